@@ -1,0 +1,7 @@
+//! Memory that is not ours: mapped video planes today, device memory later. The only room that may hold `unsafe`.
+//!
+//! Belongs here: turning a GStreamer buffer into the borrowed views of `types`. Does not belong here: pipelines.
+
+mod frame;
+
+pub use frame::{Frame, FrameError, MappedFrame, color_spec};

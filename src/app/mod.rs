@@ -1,0 +1,1 @@
+//! The service: start order, supervision, stop order.

@@ -1,0 +1,82 @@
+//! The command line: one file per verb. `anyhow` stops here.
+
+mod config;
+mod detect;
+mod models;
+mod probe;
+mod run;
+mod simulate;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Cameras in, detections out: MQTT messages and RTSP streams with the boxes drawn in.
+#[derive(Debug, Parser)]
+#[command(name = "ocelli", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Detect in a picture, a folder, a video or a stream
+    Detect(detect::Args),
+    /// Run the service: all cameras of a configuration file
+    Run(run::Args),
+    /// Check, show or describe the configuration
+    Config(config::Args),
+    /// List, show and verify models
+    Models(models::Args),
+    /// Serve a video file as an RTSP camera, to try a configuration without one
+    Simulate(simulate::Args),
+    /// Open an ONNX Runtime library in a process of its own and say whether it works
+    #[command(hide = true)]
+    ProbeRuntime(probe::Args),
+}
+
+/// How a verb failed: the message for people and the exit code for scripts.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// 1 error, 2 usage, 69 unavailable, 70 GPU fault, 78 configuration.
+    pub(crate) code: u8,
+    pub(crate) error: anyhow::Error,
+}
+
+impl Failure {
+    pub(crate) fn new(code: u8, error: impl Into<anyhow::Error>) -> Self {
+        Self { code, error: error.into() }
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::new(1, error)
+    }
+}
+
+/// Parses the command line, runs the verb, prints the error if there is one.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.verb {
+        Verb::Detect(args) => detect::run(args),
+        Verb::Run(args) => run::run(args),
+        Verb::Config(args) => config::run(args),
+        Verb::Models(args) => models::run(args),
+        Verb::Simulate(args) => simulate::run(args),
+        Verb::ProbeRuntime(args) => probe::run(args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprint_error(&failure.error);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+#[allow(clippy::print_stderr)] // the one place where errors reach the terminal
+fn eprint_error(error: &anyhow::Error) {
+    eprintln!("ocelli: error: {error:#}");
+}

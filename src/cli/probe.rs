@@ -1,0 +1,10 @@
+//! `ocelli probe`: Open an ONNX Runtime library in a process of its own.
+
+use super::Failure;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {}
+
+pub(crate) fn run(_args: Args) -> Result<(), Failure> {
+    Err(anyhow::anyhow!("not built yet").into())
+}

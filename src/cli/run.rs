@@ -1,0 +1,10 @@
+//! `ocelli run`: Run the service.
+
+use super::Failure;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {}
+
+pub(crate) fn run(_args: Args) -> Result<(), Failure> {
+    Err(anyhow::anyhow!("not built yet").into())
+}

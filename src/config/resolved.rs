@@ -1,0 +1,239 @@
+//! The configuration as the program uses it: defaults filled in, secrets resolved, durations typed, everything checked.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::types::{CameraName, Size};
+
+/// Everything that `ocelli run` needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// This box's name in topics (`ocelli/<node>/…`): `node:` of the file, else the host name.
+    pub node: String,
+    /// The detector.
+    pub model: ModelConfig,
+    /// MQTT sink.
+    pub mqtt: Option<MqttConfig>,
+    /// RTSP server for annotated streams; on by default at 127.0.0.1:8554.
+    pub rtsp: Option<RtspConfig>,
+    /// Health and metrics over HTTP.
+    pub http: Option<HttpConfig>,
+    /// JSON Lines sink.
+    pub jsonl: Option<JsonlConfig>,
+    /// Cameras, sorted by name, disabled ones included.
+    pub cameras: Vec<CameraConfig>,
+    /// How often statistics are published; 10 s by default.
+    pub stats_interval: Duration,
+}
+
+/// What was asked of the ladder of backends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendChoice {
+    /// The best that works, with a warning for each better one that does not.
+    #[default]
+    Auto,
+    /// ONNX Runtime with TensorRT, or an error.
+    Tensorrt,
+    /// ONNX Runtime with CUDA, or an error.
+    Cuda,
+    /// ONNX Runtime on the CPU, or an error.
+    Cpu,
+    /// tract, or an error.
+    Tract,
+}
+
+/// The detector.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelConfig {
+    /// An `.onnx` file, or a model folder with a `model.yaml`. `None`: the model shipped with Ocelli.
+    pub file: Option<PathBuf>,
+    /// Expected SHA-256 of the `.onnx`, lower-case hex.
+    pub sha256: Option<String>,
+    /// Which backend.
+    pub backend: BackendChoice,
+    /// Path of `libonnxruntime.so`; else `ORT_DYLIB_PATH`, else the usual places.
+    pub ort_library: Option<PathBuf>,
+    /// Threads inside one inference; `None`: chosen from the machine.
+    pub threads: Option<usize>,
+    /// Input size for models whose height and width are dynamic.
+    pub input_size: Option<Size>,
+}
+
+/// The MQTT sink.
+#[derive(Clone, PartialEq)]
+pub struct MqttConfig {
+    /// Broker's host.
+    pub host: String,
+    /// Broker's port.
+    pub port: u16,
+    /// `mqtts://`.
+    pub tls: bool,
+    /// User name.
+    pub username: Option<String>,
+    /// Password, resolved.
+    pub password: Option<String>,
+    /// CA certificates (PEM) for TLS; `None`: the system's.
+    pub ca_file: Option<PathBuf>,
+    /// First part of all topics, `ocelli` by default.
+    pub prefix: String,
+    /// One message per frame on `…/<camera>/frame`; on by default.
+    pub frames: bool,
+    /// Messages that may wait for the broker; the oldest goes first.
+    pub queue: usize,
+}
+
+impl std::fmt::Debug for MqttConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MqttConfig")
+            .field("host", &self.host)
+            .field("port", &self.port)
+            .field("tls", &self.tls)
+            .field("username", &self.username)
+            .field("password", &self.password.as_ref().map(|_| "***"))
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The RTSP server.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RtspConfig {
+    /// Address to listen on; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// H.264 bit rate in kbit/s.
+    pub bitrate_kbps: u32,
+    /// Longest time that a frame waits for its own boxes.
+    pub max_delay: Duration,
+}
+
+/// The HTTP server.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HttpConfig {
+    /// Address to listen on; port 0 takes a free one.
+    pub listen: SocketAddr,
+}
+
+/// The JSON Lines sink.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JsonlConfig {
+    /// A path, or `-` for standard output.
+    pub file: PathBuf,
+}
+
+/// Where a camera's video comes from.
+#[derive(Clone, PartialEq)]
+pub enum SourceConfig {
+    /// `rtsp://` or `rtsps://`, without credentials.
+    Rtsp {
+        /// Address without user and password.
+        url: String,
+        /// User name.
+        username: Option<String>,
+        /// Password, resolved.
+        password: Option<String>,
+        /// RTP over TCP or UDP.
+        transport: Transport,
+        /// Jitter buffer of the receiver.
+        latency: Duration,
+    },
+    /// A video file.
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// Start again at the end.
+        looped: bool,
+        /// `true`: at the file's own frame rate, newest frame wins. `false`: as fast as possible, every frame counts.
+        realtime: bool,
+    },
+}
+
+impl std::fmt::Debug for SourceConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Rtsp { url, username, password, transport, latency } => f
+                .debug_struct("Rtsp")
+                .field("url", url)
+                .field("username", username)
+                .field("password", &password.as_ref().map(|_| "***"))
+                .field("transport", transport)
+                .field("latency", latency)
+                .finish(),
+            Self::File { path, looped, realtime } => {
+                f.debug_struct("File").field("path", path).field("looped", looped).field("realtime", realtime).finish()
+            }
+        }
+    }
+}
+
+/// How RTP travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// Interleaved in the RTSP connection: through any firewall, never a torn picture.
+    #[default]
+    Tcp,
+    /// Its own UDP ports: lower delay, loses packets.
+    Udp,
+}
+
+/// One camera, its defaults filled in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CameraConfig {
+    /// `^[a-z0-9][a-z0-9_-]{0,62}$`.
+    pub name: CameraName,
+    /// `false`: shown as `disabled`, nothing runs.
+    pub enabled: bool,
+    /// Where the video comes from.
+    pub source: SourceConfig,
+    /// What is looked for.
+    pub detect: DetectConfig,
+    /// How a live source comes back.
+    pub reconnect: ReconnectConfig,
+}
+
+/// What is looked for in a camera's frames.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DetectConfig {
+    /// Frames per second given to the detector at most; `None`: as many as it can take.
+    pub fps: Option<f64>,
+    /// Lowest confidence reported, 0 ..= 1; 0.25 by default.
+    pub threshold: f32,
+    /// Boxes of one class that overlap more than this are one object, 0 ..= 1; 0.45 by default.
+    pub iou: f32,
+    /// Objects per frame at most; 300 by default.
+    pub max_detections: usize,
+    /// Labels reported; `None`: all of the model's.
+    pub labels: Option<Vec<String>>,
+}
+
+impl Default for DetectConfig {
+    fn default() -> Self {
+        Self { fps: None, threshold: 0.25, iou: 0.45, max_detections: 300, labels: None }
+    }
+}
+
+/// How a live source comes back.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReconnectConfig {
+    /// No frame for this long: the connection is torn down and made anew. 5 s by default.
+    pub no_frame: Duration,
+    /// Wait before the first retry; doubles up to `max`. 1 s by default.
+    pub first: Duration,
+    /// Longest wait. 60 s by default.
+    pub max: Duration,
+    /// Each wait is spread by ± this share, 0 ..= 1. 0.2 by default.
+    pub jitter: f64,
+}
+
+impl Default for ReconnectConfig {
+    fn default() -> Self {
+        Self {
+            no_frame: Duration::from_secs(5),
+            first: Duration::from_secs(1),
+            max: Duration::from_secs(60),
+            jitter: 0.2,
+        }
+    }
+}

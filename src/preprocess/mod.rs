@@ -1,0 +1,3 @@
+//! Pixels to tensor: letterbox, colour and normalisation in one pass, from the decoder's planes into the caller's buffer.
+//!
+//! Belongs here: arithmetic on pixels. Does not belong here: where frames come from.

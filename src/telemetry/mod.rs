@@ -1,0 +1,8 @@
+//! What is known about the running program: counters, states, the measured backend; the snapshot that MQTT, HTTP and the
+//! log all show.
+//!
+//! Belongs here: numbers and words about the program. Does not belong here: sending them anywhere.
+
+mod registry;
+
+pub use registry::{CameraStats, ModelStats, Registry, StatsSnapshot};

@@ -1,0 +1,290 @@
+//! One registry per process. Cheap to update from every thread: one short lock per frame and camera.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::Serialize;
+
+use crate::types::{BackendInfo, CameraName, CameraState, CameraStatus, FrameResult, ModelId};
+
+/// Latency samples kept per camera for the percentiles.
+const WINDOW: usize = 256;
+
+struct Camera {
+    state: CameraState,
+    since: SystemTime,
+    reason: Option<String>,
+    retries: u32,
+    reconnects: u64,
+    frames: u64,
+    results: u64,
+    dropped: u64,
+    detections: u64,
+    last_frame: Option<Instant>,
+    /// Results counted at the previous snapshot, and when it was taken: gives the rate.
+    rate_base: (Instant, u64, u64),
+    fps: (f64, f64),
+    total_ms: Vec<f32>,
+    infer_ms: Vec<f32>,
+    cursor: usize,
+}
+
+struct Inner {
+    model: Option<(Arc<ModelId>, BackendInfo)>,
+    cameras: BTreeMap<CameraName, Camera>,
+    counters: BTreeMap<&'static str, u64>,
+    mqtt_connected: Option<bool>,
+}
+
+/// The registry; clones share it.
+#[derive(Clone)]
+pub struct Registry {
+    inner: Arc<Mutex<Inner>>,
+    started: Instant,
+    node: Arc<str>,
+}
+
+impl Registry {
+    /// An empty registry for the box `node`.
+    pub fn new(node: &str) -> Self {
+        Self {
+            inner: Arc::new(Mutex::new(Inner {
+                model: None,
+                cameras: BTreeMap::new(),
+                counters: BTreeMap::new(),
+                mqtt_connected: None,
+            })),
+            started: Instant::now(),
+            node: node.into(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The model is loaded and `backend` has run it.
+    pub fn model_ready(&self, model: Arc<ModelId>, backend: BackendInfo) {
+        self.lock().model = Some((model, backend));
+    }
+
+    /// A camera's state changed.
+    pub fn camera_status(&self, status: &CameraStatus) {
+        let mut inner = self.lock();
+        let camera = inner.camera(&status.camera);
+        if camera.state == CameraState::Online && status.state != CameraState::Online {
+            camera.reconnects += u64::from(!matches!(status.state, CameraState::Ended | CameraState::Disabled));
+        }
+        camera.state = status.state;
+        camera.since = status.since;
+        camera.reason.clone_from(&status.reason);
+        camera.retries = status.retries;
+    }
+
+    /// A frame came from the decoder.
+    pub fn frame(&self, camera: &CameraName) {
+        let mut inner = self.lock();
+        let camera = inner.camera(camera);
+        camera.frames += 1;
+        camera.last_frame = Some(Instant::now());
+    }
+
+    /// `count` frames went by without detection because a newer one was there.
+    pub fn frames_dropped(&self, camera: &CameraName, count: u64) {
+        self.lock().camera(camera).dropped += count;
+    }
+
+    /// A frame's result is ready.
+    pub fn result(&self, result: &FrameResult) {
+        let mut inner = self.lock();
+        let camera = inner.camera(&result.meta.camera);
+        camera.results += 1;
+        camera.detections += result.detections.len() as u64;
+        let (total, infer) = (ms(result.latency.total), ms(result.latency.infer));
+        if camera.total_ms.len() < WINDOW {
+            camera.total_ms.push(total);
+            camera.infer_ms.push(infer);
+        } else {
+            let at = camera.cursor % WINDOW;
+            camera.total_ms[at] = total;
+            camera.infer_ms[at] = infer;
+        }
+        camera.cursor = camera.cursor.wrapping_add(1);
+    }
+
+    /// Adds to a process-wide counter such as `mqtt_dropped`.
+    pub fn count(&self, name: &'static str, add: u64) {
+        *self.lock().counters.entry(name).or_default() += add;
+    }
+
+    /// The MQTT session is up or down.
+    pub fn mqtt_connected(&self, connected: bool) {
+        self.lock().mqtt_connected = Some(connected);
+    }
+
+    /// Time since the last decoded frame of `camera`.
+    pub fn since_last_frame(&self, camera: &CameraName) -> Option<Duration> {
+        self.lock().cameras.get(camera).and_then(|c| c.last_frame).map(|at| at.elapsed())
+    }
+
+    /// Everything at once. Rates are those since the previous snapshot that is at least a second old.
+    pub fn snapshot(&self) -> StatsSnapshot {
+        let mut inner = self.lock();
+        let now = Instant::now();
+        let cameras = inner.cameras.iter_mut().map(|(name, camera)| (name.to_string(), camera.stats(now))).collect();
+        StatsSnapshot {
+            v: 1,
+            node: self.node.to_string(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            uptime_s: self.started.elapsed().as_secs(),
+            model: inner.model.as_ref().map(|(model, backend)| ModelStats {
+                name: model.name.clone(),
+                sha256: model.sha256.clone(),
+                backend: backend.kind.to_string(),
+                backend_version: backend.version.clone(),
+                fallbacks: backend.fallbacks.clone(),
+            }),
+            cameras,
+            mqtt_connected: inner.mqtt_connected,
+            counters: inner.counters.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect(),
+        }
+    }
+}
+
+impl Inner {
+    fn camera(&mut self, name: &CameraName) -> &mut Camera {
+        self.cameras.entry(name.clone()).or_insert_with(Camera::new)
+    }
+}
+
+impl Camera {
+    fn new() -> Self {
+        Self {
+            state: CameraState::Connecting,
+            since: SystemTime::now(),
+            reason: None,
+            retries: 0,
+            reconnects: 0,
+            frames: 0,
+            results: 0,
+            dropped: 0,
+            detections: 0,
+            last_frame: None,
+            rate_base: (Instant::now(), 0, 0),
+            fps: (0.0, 0.0),
+            total_ms: Vec::with_capacity(WINDOW),
+            infer_ms: Vec::with_capacity(WINDOW),
+            cursor: 0,
+        }
+    }
+
+    fn stats(&mut self, now: Instant) -> CameraStats {
+        let (since, frames, results) = self.rate_base;
+        let seconds = now.duration_since(since).as_secs_f64();
+        if seconds >= 1.0 {
+            self.fps = ((self.frames - frames) as f64 / seconds, (self.results - results) as f64 / seconds);
+            self.rate_base = (now, self.frames, self.results);
+        }
+        CameraStats {
+            state: self.state,
+            since: humantime::format_rfc3339_millis(self.since).to_string(),
+            reason: self.reason.clone(),
+            retries: self.retries,
+            reconnects: self.reconnects,
+            frames: self.frames,
+            results: self.results,
+            frames_dropped: self.dropped,
+            detections: self.detections,
+            fps: round2(self.fps.0),
+            detect_fps: round2(self.fps.1),
+            infer_ms_p50: percentile(&self.infer_ms, 0.50),
+            latency_ms_p50: percentile(&self.total_ms, 0.50),
+            latency_ms_p99: percentile(&self.total_ms, 0.99),
+        }
+    }
+}
+
+fn ms(duration: Duration) -> f32 {
+    duration.as_secs_f32() * 1e3
+}
+
+fn round2(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}
+
+fn percentile(samples: &[f32], share: f64) -> Option<f64> {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f32::total_cmp);
+    let at = (sorted.len().checked_sub(1)? as f64 * share).round() as usize;
+    sorted.get(at).map(|v| round2(f64::from(*v)))
+}
+
+/// The model that runs, and what really runs it.
+#[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
+pub struct ModelStats {
+    /// Name.
+    pub name: String,
+    /// SHA-256 of the file.
+    pub sha256: String,
+    /// `tensorrt`, `cuda`, `cpu` or `tract`: the one that ran, not the one asked for.
+    pub backend: String,
+    /// Its version.
+    pub backend_version: String,
+    /// Why a better backend was not taken; empty when the best one runs.
+    pub fallbacks: Vec<String>,
+}
+
+/// One camera's numbers since the start.
+#[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
+pub struct CameraStats {
+    /// State now.
+    pub state: CameraState,
+    /// RFC 3339 time of the last change of state.
+    pub since: String,
+    /// Why.
+    pub reason: Option<String>,
+    /// Failed attempts since it was last online.
+    pub retries: u32,
+    /// Times that it was lost after having been online.
+    pub reconnects: u64,
+    /// Frames decoded.
+    pub frames: u64,
+    /// Frames detected.
+    pub results: u64,
+    /// Frames that went by without detection.
+    pub frames_dropped: u64,
+    /// Objects found.
+    pub detections: u64,
+    /// Frames decoded per second, since the last snapshot.
+    pub fps: f64,
+    /// Frames detected per second, since the last snapshot.
+    pub detect_fps: f64,
+    /// Median time in the session, ms.
+    pub infer_ms_p50: Option<f64>,
+    /// Median time from decoded frame to result, ms.
+    pub latency_ms_p50: Option<f64>,
+    /// 99th percentile of the same, ms.
+    pub latency_ms_p99: Option<f64>,
+}
+
+/// What `…/stats` and `/api/v1/stats` show.
+#[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
+pub struct StatsSnapshot {
+    /// Version of this format.
+    pub v: u32,
+    /// This box.
+    pub node: String,
+    /// Version of Ocelli.
+    pub version: String,
+    /// Seconds since the start.
+    pub uptime_s: u64,
+    /// The model, once it has run.
+    pub model: Option<ModelStats>,
+    /// Cameras by name.
+    pub cameras: BTreeMap<String, CameraStats>,
+    /// `null` when no broker is configured.
+    pub mqtt_connected: Option<bool>,
+    /// Process-wide counters, for example `mqtt_dropped`.
+    pub counters: BTreeMap<String, u64>,
+}

@@ -1,0 +1,186 @@
+//! Typed coordinates. All boxes are half-open: `x2 - x1` is the width, no +1 anywhere.
+
+use serde::{Deserialize, Serialize};
+
+/// Width and height in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Size {
+    /// Width in pixels.
+    pub w: u32,
+    /// Height in pixels.
+    pub h: u32,
+}
+
+impl Size {
+    /// A size of `w` × `h` pixels.
+    pub const fn new(w: u32, h: u32) -> Self {
+        Self { w, h }
+    }
+}
+
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}x{}", self.w, self.h)
+    }
+}
+
+/// A box in pixels of the source frame (or, before [`Letterbox::undo`], of the model's input), `x1 ≤ x2`, `y1 ≤ y2`.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct PixelBox {
+    /// Left edge.
+    pub x1: f32,
+    /// Top edge.
+    pub y1: f32,
+    /// Right edge (exclusive).
+    pub x2: f32,
+    /// Bottom edge (exclusive).
+    pub y2: f32,
+}
+
+impl PixelBox {
+    /// A box from its edges.
+    pub const fn new(x1: f32, y1: f32, x2: f32, y2: f32) -> Self {
+        Self { x1, y1, x2, y2 }
+    }
+
+    /// A box from centre, width and height, as YOLO heads write it.
+    pub fn from_cxcywh(cx: f32, cy: f32, w: f32, h: f32) -> Self {
+        Self::new(cx - w / 2.0, cy - h / 2.0, cx + w / 2.0, cy + h / 2.0)
+    }
+
+    /// Area in square pixels; 0 for an empty box.
+    pub fn area(&self) -> f32 {
+        (self.x2 - self.x1).max(0.0) * (self.y2 - self.y1).max(0.0)
+    }
+
+    /// Intersection over union in 0 ..= 1; 0 when both boxes are empty.
+    pub fn iou(&self, other: &Self) -> f32 {
+        let w = (self.x2.min(other.x2) - self.x1.max(other.x1)).max(0.0);
+        let h = (self.y2.min(other.y2) - self.y1.max(other.y1)).max(0.0);
+        let intersection = w * h;
+        let union = self.area() + other.area() - intersection;
+        if union > 0.0 { intersection / union } else { 0.0 }
+    }
+
+    /// The box cut to the frame `0 ..= w`, `0 ..= h`. A box at the edge shrinks; it is never dropped here.
+    pub fn clipped(&self, frame: Size) -> Self {
+        let (w, h) = (frame.w as f32, frame.h as f32);
+        Self::new(self.x1.clamp(0.0, w), self.y1.clamp(0.0, h), self.x2.clamp(0.0, w), self.y2.clamp(0.0, h))
+    }
+
+    /// The same box as fractions of `frame`.
+    pub fn normalized(&self, frame: Size) -> NormBox {
+        let (w, h) = (frame.w.max(1) as f32, frame.h.max(1) as f32);
+        NormBox { x1: self.x1 / w, y1: self.y1 / h, x2: self.x2 / w, y2: self.y2 / h }
+    }
+}
+
+/// A box as fractions 0 ..= 1 of the frame: the same on the main stream and on a sub-stream.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct NormBox {
+    /// Left edge.
+    pub x1: f32,
+    /// Top edge.
+    pub y1: f32,
+    /// Right edge (exclusive).
+    pub x2: f32,
+    /// Bottom edge (exclusive).
+    pub y2: f32,
+}
+
+impl NormBox {
+    /// The same box in pixels of `frame`.
+    pub fn to_pixels(self, frame: Size) -> PixelBox {
+        let (w, h) = (frame.w as f32, frame.h as f32);
+        PixelBox::new(self.x1 * w, self.y1 * h, self.x2 * w, self.y2 * h)
+    }
+}
+
+/// Where the letterbox puts its border.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Padding {
+    /// Half on each side (YOLOv5 and its descendants).
+    #[default]
+    Centered,
+    /// Right and bottom only (YOLOX).
+    TopLeft,
+}
+
+/// How a frame was fitted into the model's input: scaled by `scale`, then padded.
+///
+/// The rounding is the reference implementation's: `r = min(h'/h, w'/w)`, the scaled size is rounded to nearest (ties
+/// to even, as Python does), and the border is split by `round(d - 0.1)` / `round(d + 0.1)`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Letterbox {
+    /// Size of the source frame.
+    pub source: Size,
+    /// Size of the model's input.
+    pub target: Size,
+    /// Size of the picture inside the border, at least 1×1.
+    pub scaled: Size,
+    /// Target pixels per source pixel.
+    pub scale: f32,
+    /// Columns of border on the left.
+    pub left: u32,
+    /// Rows of border at the top.
+    pub top: u32,
+    /// Border on the left as the reference undoes it: before rounding to whole pixels.
+    pad_x: f32,
+    /// Border at the top, likewise.
+    pad_y: f32,
+}
+
+impl Letterbox {
+    /// Fits `source` into `target`. Both must be at least 1×1.
+    pub fn new(source: Size, target: Size, padding: Padding) -> Self {
+        let ratio =
+            (f64::from(target.h) / f64::from(source.h.max(1))).min(f64::from(target.w) / f64::from(source.w.max(1)));
+        let fit =
+            |length: u32, limit: u32| ((f64::from(length) * ratio).round_ties_even() as u32).clamp(1, limit.max(1));
+        let scaled = Size::new(fit(source.w, target.w), fit(source.h, target.h));
+        let border = |whole: u32, part: u32| match padding {
+            Padding::Centered => (f64::from(whole - part.min(whole)) / 2.0 - 0.1).round_ties_even().max(0.0) as u32,
+            Padding::TopLeft => 0,
+        };
+        // The reference maps boxes back with the unrounded border and one ratio for both axes; so do we, because boxes
+        // must equal those of the training code. Against whole pixels this is under half a target pixel.
+        let unrounded = |whole: u32, length: u32| match padding {
+            Padding::Centered => ((f64::from(whole) - f64::from(length) * ratio) / 2.0) as f32,
+            Padding::TopLeft => 0.0,
+        };
+        Self {
+            pad_x: unrounded(target.w, source.w),
+            pad_y: unrounded(target.h, source.h),
+            source,
+            target,
+            scaled,
+            scale: ratio as f32,
+            left: border(target.w, scaled.w),
+            top: border(target.h, scaled.h),
+        }
+    }
+
+    /// From the model's input back to the source frame, clipped to it. The one place where the letterbox is undone.
+    pub fn undo(&self, b: &PixelBox) -> PixelBox {
+        let (left, top) = (self.pad_x, self.pad_y);
+        PixelBox::new(
+            (b.x1 - left) / self.scale,
+            (b.y1 - top) / self.scale,
+            (b.x2 - left) / self.scale,
+            (b.y2 - top) / self.scale,
+        )
+        .clipped(self.source)
+    }
+
+    /// From the source frame into the model's input.
+    pub fn apply(&self, b: &PixelBox) -> PixelBox {
+        let (left, top) = (self.pad_x, self.pad_y);
+        PixelBox::new(
+            b.x1 * self.scale + left,
+            b.y1 * self.scale + top,
+            b.x2 * self.scale + left,
+            b.y2 * self.scale + top,
+        )
+    }
+}

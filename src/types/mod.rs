@@ -1,0 +1,14 @@
+//! The words that every room speaks: geometry, frames' metadata, detections and results.
+//!
+//! Belongs here: plain data and the arithmetic on it. Does not belong here: threads, sockets, files, GStreamer, clock
+//! reads. Time is always an argument.
+
+mod frame;
+mod geometry;
+mod image;
+mod result;
+
+pub use frame::{CameraName, FrameMeta};
+pub use geometry::{Letterbox, NormBox, Padding, PixelBox, Size};
+pub use image::{ColorMatrix, ColorRange, ColorSpec, ImageView, ImageViewMut, Plane, PlaneMut};
+pub use result::{BackendInfo, BackendKind, CameraState, CameraStatus, Detection, FrameResult, Latency, ModelId};

@@ -1,0 +1,156 @@
+//! What comes out: detections, results per frame, camera states.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::{CameraName, FrameMeta, PixelBox};
+
+/// One object in one frame.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Detection {
+    /// Index into the model's labels.
+    pub class_id: u32,
+    /// Confidence 0 ..= 1.
+    pub score: f32,
+    /// Box in pixels of the source frame, clipped to it.
+    pub bbox: PixelBox,
+}
+
+/// Which model made a result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelId {
+    /// Name from the manifest, else the file's stem.
+    pub name: String,
+    /// SHA-256 of the file, lower-case hex.
+    pub sha256: String,
+    /// Class names, by `class_id`.
+    pub labels: Vec<String>,
+}
+
+impl ModelId {
+    /// The class name, or `class<N>` when the model knows none.
+    pub fn label(&self, class_id: u32) -> std::borrow::Cow<'_, str> {
+        match self.labels.get(class_id as usize) {
+            Some(label) => label.as_str().into(),
+            None => format!("class{class_id}").into(),
+        }
+    }
+}
+
+/// What runs a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendKind {
+    /// ONNX Runtime with the TensorRT provider.
+    Tensorrt,
+    /// ONNX Runtime with the CUDA provider.
+    Cuda,
+    /// ONNX Runtime on the CPU.
+    Cpu,
+    /// tract, pure Rust, built in.
+    Tract,
+}
+
+impl std::fmt::Display for BackendKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tensorrt => "tensorrt",
+            Self::Cuda => "cuda",
+            Self::Cpu => "cpu",
+            Self::Tract => "tract",
+        })
+    }
+}
+
+/// The backend that really runs, as measured: not what was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackendInfo {
+    /// Which backend loaded the model and ran the warm-up.
+    pub kind: BackendKind,
+    /// For example `ONNX Runtime 1.24.4` or `tract 0.23.9`.
+    pub version: String,
+    /// Why a better backend was not taken (`auto` only), one sentence each: `cpu: no ONNX Runtime library found …`.
+    pub fallbacks: Vec<String>,
+}
+
+/// Where the time of one frame went.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Latency {
+    /// From arrival of the decoded frame to the start of preprocessing.
+    pub wait: Duration,
+    /// Planes to tensor.
+    pub preprocess: Duration,
+    /// In the session, without the queue before it.
+    pub infer: Duration,
+    /// Decode of the output, NMS.
+    pub postprocess: Duration,
+    /// From arrival of the decoded frame to the finished result.
+    pub total: Duration,
+}
+
+/// One frame's detections: shared by all sinks, holds no pixels.
+#[derive(Debug, Clone)]
+pub struct FrameResult {
+    /// The frame.
+    pub meta: FrameMeta,
+    /// Which model.
+    pub model: Arc<ModelId>,
+    /// What ran it.
+    pub backend: BackendKind,
+    /// Objects, best score first.
+    pub detections: Vec<Detection>,
+    /// Stage times.
+    pub latency: Latency,
+}
+
+/// State of a camera as users see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CameraState {
+    /// First connection, or trying again.
+    Connecting,
+    /// Frames arrive.
+    Online,
+    /// Connected, but no frame for `no_frame`.
+    Stalled,
+    /// Cannot be reached; retried with back-off.
+    Offline,
+    /// The camera refused the credentials; retried slowly.
+    AuthFailed,
+    /// Switched off in the configuration.
+    Disabled,
+    /// A file came to its end.
+    Ended,
+}
+
+impl CameraState {
+    /// The word used in topics, JSON and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Online => "online",
+            Self::Stalled => "stalled",
+            Self::Offline => "offline",
+            Self::AuthFailed => "auth_failed",
+            Self::Disabled => "disabled",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+/// A change of a camera's state.
+#[derive(Debug, Clone)]
+pub struct CameraStatus {
+    /// Which camera.
+    pub camera: CameraName,
+    /// Its new state.
+    pub state: CameraState,
+    /// Wall clock of the change.
+    pub since: SystemTime,
+    /// Why, for people; secrets already redacted.
+    pub reason: Option<String>,
+    /// Failed attempts since the camera was last online.
+    pub retries: u32,
+}

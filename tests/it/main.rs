@@ -1,0 +1,14 @@
+//! One binary for all integration tests: they drive the real executable with real brokers, cameras and clients.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, clippy::print_stdout)]
+#![allow(missing_docs)]
+
+mod common;
+mod config;
+mod detect;
+mod e2e;
+mod layering;
+mod models;
+mod mqtt;
+mod parity;
+mod rtsp;
+mod source;
