@@ -19,6 +19,7 @@ pub enum DropPolicy {
 struct State<T> {
     items: VecDeque<T>,
     closed: bool,
+    woken: bool,
 }
 
 struct Shared<T> {
@@ -65,6 +66,20 @@ pub enum RecvError {
     /// The queue is closed and empty.
     #[error("closed")]
     Closed,
+    /// [`Waker::wake`] was called: something else than an item wants attention.
+    #[error("woken")]
+    Woken,
+}
+
+/// Wakes the receiver of a queue for another reason than an item, so that one thread can wait for two things.
+pub struct Waker<T>(Arc<Shared<T>>);
+
+impl<T> Waker<T> {
+    /// The next (or the waiting) receive returns [`RecvError::Woken`]. Items that wait come first only after it.
+    pub fn wake(&self) {
+        self.0.lock().woken = true;
+        self.0.changed.notify_all();
+    }
 }
 
 /// A queue of at most `capacity` (≥ 1) items.
@@ -73,7 +88,7 @@ pub fn bounded<T>(name: &'static str, capacity: usize, policy: DropPolicy) -> (S
         name,
         capacity: capacity.max(1),
         policy,
-        state: Mutex::new(State { items: VecDeque::with_capacity(capacity.max(1)), closed: false }),
+        state: Mutex::new(State { items: VecDeque::with_capacity(capacity.max(1)), closed: false, woken: false }),
         changed: Condvar::new(),
         dropped: AtomicU64::new(0),
     });
@@ -149,6 +164,9 @@ impl<T> Receiver<T> {
         let deadline = Instant::now() + timeout;
         let mut state = self.0.lock();
         loop {
+            if std::mem::take(&mut state.woken) {
+                return Err(RecvError::Woken);
+            }
             if let Some(item) = state.items.pop_front() {
                 drop(state);
                 self.0.changed.notify_all();
@@ -168,6 +186,11 @@ impl<T> Receiver<T> {
     /// The oldest item if one waits.
     pub fn try_recv(&self) -> Result<T, RecvError> {
         self.recv_timeout(Duration::ZERO)
+    }
+
+    /// A handle with which another thread can end a wait.
+    pub fn waker(&self) -> Waker<T> {
+        Waker(self.0.clone())
     }
 
     /// No item more is accepted and what waits is dropped; blocked senders wake up.
@@ -216,6 +239,19 @@ mod tests {
         }
         assert!(writer.join().is_ok());
         assert_eq!(got, (0..100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_wake_ends_the_wait_once_and_loses_no_item() {
+        let (tx, rx) = latest("test");
+        let waker = rx.waker();
+        waker.wake();
+        assert_eq!(tx.send(1), None);
+        assert_eq!(rx.recv_timeout(Duration::from_secs(10)), Err(RecvError::Woken));
+        assert_eq!(rx.recv_timeout(Duration::from_secs(10)), Ok(1));
+        let waiter = std::thread::spawn(move || rx.recv_timeout(Duration::from_secs(10)));
+        waker.wake();
+        assert_eq!(waiter.join().ok(), Some(Err(RecvError::Woken)));
     }
 
     #[test]

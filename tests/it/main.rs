@@ -1,6 +1,6 @@
 //! One binary for all integration tests: they drive the real executable with real brokers, cameras and clients.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, clippy::print_stdout)]
-#![allow(missing_docs)]
+#![allow(missing_docs, unreachable_pub, dead_code)]
 
 mod common;
 mod config;
