@@ -3,6 +3,8 @@
 //!
 //! Belongs here: numbers and words about the program. Does not belong here: sending them anywhere.
 
+mod redact;
 mod registry;
 
+pub use redact::{HIDDEN, redact};
 pub use registry::{CameraStats, ModelStats, Registry, StatsSnapshot};
