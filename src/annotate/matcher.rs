@@ -1,0 +1,218 @@
+//! A delay line that lets a frame wait for its own boxes, as long as that pays.
+//!
+//! Three ways of going, chosen from what the detector did lately:
+//!
+//! - it keeps up (a result for every frame): a frame leaves with its own result, the moment this is here;
+//! - it skips frames, but answers within `max_delay`: every frame leaves a fixed time after it came, a little more than
+//!   the detector needs. Detected frames carry their own boxes, those between them the nearest ones, and the picture
+//!   runs evenly instead of in jumps from result to result;
+//! - it needs longer than `max_delay`, or is dead: frames leave at once with the newest result, and without boxes when
+//!   that is older than [`FORGET`].
+//!
+//! Frames leave in order, each exactly once.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::types::FrameResult;
+
+/// Boxes older than this are not shown, and a detector silent for this long is not waited for.
+pub(super) const FORGET: Duration = Duration::from_secs(2);
+/// Results from which the detector's lag and its skipping are judged.
+const RECENT: usize = 8;
+/// Wait at most this much longer than the detector needed lately, besides a quarter of that time.
+const SLACK: Duration = Duration::from_millis(10);
+
+/// A frame on its way out.
+#[derive(Debug)]
+pub struct Released<T> {
+    /// The frame's number.
+    pub seq: u64,
+    /// The frame's presentation time in nanoseconds.
+    pub pts_ns: u64,
+    /// What was pushed.
+    pub frame: T,
+    /// The result to paint; `None`: no boxes.
+    pub result: Option<Arc<FrameResult>>,
+}
+
+impl<T> Released<T> {
+    /// True when the boxes were found in this very frame.
+    pub fn own(&self) -> bool {
+        self.result.as_ref().is_some_and(|r| r.meta.seq == self.seq)
+    }
+}
+
+struct Held<T> {
+    seq: u64,
+    pts_ns: u64,
+    at: Instant,
+    frame: T,
+}
+
+/// The delay line. Time is an argument.
+pub struct Matcher<T> {
+    max_delay: Duration,
+    capacity: usize,
+    held: VecDeque<Held<T>>,
+    /// By `seq`, oldest first.
+    results: VecDeque<Arc<FrameResult>>,
+    lags: VecDeque<Duration>,
+    newest_seq: Option<u64>,
+    /// When the oldest frame came that is newer than all results.
+    unanswered: Option<Instant>,
+}
+
+impl<T> Matcher<T> {
+    /// Holds a frame for at most `max_delay`, and at most `capacity` (≥ 1) frames.
+    pub fn new(max_delay: Duration, capacity: usize) -> Self {
+        let capacity = capacity.max(1);
+        Self {
+            max_delay,
+            capacity,
+            held: VecDeque::with_capacity(capacity + 1),
+            results: VecDeque::with_capacity(capacity + RECENT + 1),
+            lags: VecDeque::with_capacity(RECENT + 1),
+            newest_seq: None,
+            unanswered: None,
+        }
+    }
+
+    /// A frame came. One whose number does not grow starts everything anew: the source was replaced.
+    pub fn push(&mut self, seq: u64, pts_ns: u64, frame: T, now: Instant) {
+        if self.newest_seq.is_some_and(|newest| seq <= newest) {
+            self.clear();
+        }
+        self.newest_seq = Some(seq);
+        if self.results.back().is_none_or(|r| r.meta.seq < seq) {
+            self.unanswered.get_or_insert(now);
+        }
+        self.held.push_back(Held { seq, pts_ns, at: now, frame });
+    }
+
+    /// A result came, in any order.
+    pub fn result(&mut self, result: Arc<FrameResult>, now: Instant) {
+        let seq = result.meta.seq;
+        let at = self.results.partition_point(|r| r.meta.seq < seq);
+        if self.results.get(at).is_some_and(|r| r.meta.seq == seq) {
+            return;
+        }
+        push_bounded(&mut self.lags, now.saturating_duration_since(result.meta.captured), RECENT);
+        self.results.insert(at, result);
+        if self.results.len() > self.capacity + RECENT {
+            self.results.pop_front();
+        }
+        let newer_waits = self.newest_seq.is_some_and(|newest| newest > seq);
+        self.unanswered = newer_waits.then_some(now);
+    }
+
+    /// The next frame whose time has come; call until `None`.
+    pub fn pop(&mut self, now: Instant) -> Option<Released<T>> {
+        if self.due(now)? > now {
+            return None;
+        }
+        let Held { seq, pts_ns, frame, .. } = self.held.pop_front()?;
+        Some(Released { seq, pts_ns, frame, result: self.nearest(seq, pts_ns) })
+    }
+
+    /// When [`Self::pop`] will have something if nothing else comes; `None` when no frame waits.
+    pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
+        self.due(now)
+    }
+
+    /// Frames that wait.
+    pub fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    /// True when no frame waits.
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// Frames that may wait from now on.
+    pub fn set_capacity(&mut self, capacity: usize) {
+        self.capacity = capacity.max(1);
+    }
+
+    /// Forgets all frames and results.
+    pub fn clear(&mut self) {
+        self.held.clear();
+        self.results.clear();
+        self.lags.clear();
+        self.newest_seq = None;
+        self.unanswered = None;
+    }
+
+    /// Forgets the frames, keeps what is known of the detector.
+    pub fn drop_frames(&mut self) {
+        self.held.clear();
+        self.unanswered = None;
+    }
+
+    fn due(&self, now: Instant) -> Option<Instant> {
+        let first = self.held.front()?;
+        let answered = self.results.back().is_some_and(|r| r.meta.seq >= first.seq);
+        if self.held.len() > self.capacity || (answered && self.keeps_up()) {
+            return Some(now);
+        }
+        Some(first.at + self.patience(now))
+    }
+
+    /// How long a frame may wait at present.
+    fn patience(&self, now: Instant) -> Duration {
+        if self.unanswered.is_some_and(|since| now.saturating_duration_since(since) > FORGET) {
+            return Duration::ZERO;
+        }
+        match self.lag() {
+            Some(lag) if lag > self.max_delay => Duration::ZERO,
+            Some(lag) if !self.keeps_up() => (lag + lag / 4 + SLACK).min(self.max_delay),
+            // Keeping up, or not heard of yet: nothing is lost by patience, the frame leaves as soon as its result is here.
+            _ => self.max_delay,
+        }
+    }
+
+    /// What the detector needed lately: the longest but one, so that one hiccup changes nothing.
+    fn lag(&self) -> Option<Duration> {
+        let mut top = [Duration::ZERO; 2];
+        for lag in &self.lags {
+            if *lag > top[0] {
+                top = [*lag, top[0]];
+            } else if *lag > top[1] {
+                top[1] = *lag;
+            }
+        }
+        (!self.lags.is_empty()).then(|| if self.lags.len() < RECENT { top[0] } else { top[1] })
+    }
+
+    /// True when no frame was skipped between the latest results.
+    fn keeps_up(&self) -> bool {
+        let recent = || self.results.iter().rev().take(RECENT).map(|r| r.meta.seq);
+        recent().zip(recent().skip(1)).all(|(newer, older)| newer == older + 1)
+    }
+
+    /// The frame's own result, else the nearest in time, if it is not too far.
+    fn nearest(&self, seq: u64, pts_ns: u64) -> Option<Arc<FrameResult>> {
+        let split = self.results.partition_point(|r| r.meta.seq <= seq);
+        let earlier = split.checked_sub(1).and_then(|n| self.results.get(n));
+        let later = self.results.get(split);
+        let distance = |r: &&Arc<FrameResult>| r.meta.pts_ns.abs_diff(pts_ns);
+        let best = match earlier {
+            Some(own) if own.meta.seq == seq => Some(own),
+            _ => earlier.into_iter().chain(later).min_by_key(distance),
+        };
+        best.filter(|r| distance(r) <= FORGET.as_nanos() as u64).cloned()
+    }
+}
+
+fn push_bounded(lags: &mut VecDeque<Duration>, lag: Duration, limit: usize) {
+    lags.push_back(lag);
+    if lags.len() > limit {
+        lags.pop_front();
+    }
+}
+
+#[cfg(test)]
+#[path = "matcher_tests.rs"]
+mod tests;
