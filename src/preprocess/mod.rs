@@ -1,3 +1,10 @@
 //! Pixels to tensor: letterbox, colour and normalisation in one pass, from the decoder's planes into the caller's buffer.
 //!
 //! Belongs here: arithmetic on pixels. Does not belong here: where frames come from.
+
+mod axis;
+mod planes;
+mod preprocessor;
+
+pub use planes::PreprocessError;
+pub use preprocessor::Preprocessor;

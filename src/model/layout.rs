@@ -1,0 +1,362 @@
+//! From what a file and its manifest say to input, output, classes and strides. Nothing is assumed that can be computed.
+
+use super::error::ModelError;
+use super::manifest::Manifest;
+use super::names;
+use super::onnx::{Dim, OnnxInfo, Port};
+use super::spec::{ChannelOrder, Family, InputSpec, OutputSpec};
+use crate::types::{Padding, Size};
+
+/// Input size of models that leave it open, when nobody says another.
+const DEFAULT_SIZE: u32 = 640;
+/// Longest side of an input: 3·8192² floats are 800 MB.
+const MAX_SIDE: u64 = 8192;
+/// Most classes: more is a misread layout.
+const MAX_CLASSES: u64 = 100_000;
+
+/// Everything that is known before the layout is.
+pub(super) struct Facts<'a> {
+    /// The file, for messages.
+    pub(super) path: String,
+    pub(super) info: &'a OnnxInfo,
+    pub(super) manifest: Option<&'a Manifest>,
+    /// The manifest, for messages.
+    pub(super) manifest_path: String,
+    pub(super) input_size: Option<Size>,
+}
+
+/// What follows from the facts.
+#[derive(Debug)]
+pub(super) struct Resolved {
+    pub(super) labels: Vec<String>,
+    pub(super) input: InputSpec,
+    pub(super) output: OutputSpec,
+    pub(super) strides: Vec<u32>,
+    pub(super) dynamic: bool,
+}
+
+/// The output as the file declares it: `[b, second, third]`.
+struct Shape<'a> {
+    port: &'a Port,
+    second: Option<u64>,
+    third: Option<u64>,
+    /// Parts that the last `Concat` joins; 0: not known.
+    parts: usize,
+}
+
+/// Resolves a model; every failure says what was seen and what to set.
+pub(super) fn resolve(facts: &Facts<'_>) -> Result<Resolved, ModelError> {
+    let (port, size, dynamic) = input(facts)?;
+    let labels = labels(facts)?;
+    let max_stride = max_stride(facts)?;
+    let shape = output(facts)?;
+    let family = family(facts, &shape, size, labels.as_deref(), max_stride)?;
+    let classes = classes(facts, &shape, family, labels.as_deref())?;
+    let strides = strides(facts, &shape, family, size, max_stride)?;
+    let rows = rows(family, size, &strides);
+    let said = facts.manifest.map(|m| m.input).unwrap_or_default();
+    // YOLOX was trained on OpenCV's own order and range, with the picture in the corner.
+    let (order, scale, padding) = match family {
+        Family::YoloV5 | Family::YoloV8 => (ChannelOrder::Rgb, 255.0, Padding::Centered),
+        Family::YoloX => (ChannelOrder::Bgr, 1.0, Padding::TopLeft),
+    };
+    Ok(Resolved {
+        labels: labels.unwrap_or_default(),
+        input: InputSpec {
+            name: port.name.clone(),
+            size,
+            f16: port.elem == 10,
+            order: said.color.unwrap_or(order),
+            scale: said.scale.unwrap_or(scale),
+            padding: said.pad.unwrap_or(padding),
+            pad_value: said.pad_value.unwrap_or(114),
+        },
+        output: OutputSpec {
+            name: shape.port.name.clone(),
+            family,
+            rows: rows as usize,
+            classes,
+            f16: shape.port.elem == 10,
+        },
+        strides,
+        dynamic,
+    })
+}
+
+/// The input, its size, and whether some axis is symbolic.
+fn input<'a>(facts: &Facts<'a>) -> Result<(&'a Port, Size, bool), ModelError> {
+    let wrong = |reason: String| ModelError::Input { path: facts.path.clone(), reason };
+    let [port] = facts.info.inputs.as_slice() else {
+        let seen: Vec<String> = facts.info.inputs.iter().map(Port::to_string).collect();
+        return Err(wrong(format!("a detector has one input, this model has {}: {}", seen.len(), seen.join("; "))));
+    };
+    if !matches!(port.elem, 1 | 10) {
+        return Err(wrong(format!("input {port}: Ocelli feeds float32 or float16; export it without quantised input")));
+    }
+    let Some([batch, channels, height, width]) = port.dims.as_deref() else {
+        return Err(wrong(format!("input {port}: the rank is wrong, Ocelli needs [1, 3, height, width]")));
+    };
+    if channels.fixed().is_some_and(|c| c != 3) {
+        let hint = if width.fixed() == Some(3) { "; it has its channels last: export it channels first" } else { "" };
+        return Err(wrong(format!("input {port}: Ocelli needs 3 channels, [1, 3, height, width]{hint}")));
+    }
+    if let Some(batch) = batch.fixed().filter(|b| *b != 1) {
+        return Err(wrong(format!(
+            "input {port}: the batch is fixed at {batch}, Ocelli needs 1 or a dynamic one; export it with batch 1"
+        )));
+    }
+    let size = Size::new(side(facts, width, "width")?, side(facts, height, "height")?);
+    let dynamic = [batch, channels, height, width].iter().any(|d| d.fixed().is_none());
+    Ok((port, size, dynamic))
+}
+
+/// One side of the input: the file's word, which the others may not contradict; else the configuration's, the
+/// manifest's, the usual one.
+fn side(facts: &Facts<'_>, dim: &Dim, what: &'static str) -> Result<u32, ModelError> {
+    let pick = |size: Size| if what == "width" { size.w } else { size.h };
+    let config = facts.input_size.map(pick);
+    let said = facts.manifest.map(|m| m.input).unwrap_or_default();
+    let manifest = if what == "width" { said.width } else { said.height };
+    let wrong = |reason: String| ModelError::Size { path: facts.path.clone(), reason };
+    if let Some(fixed) = dim.fixed() {
+        if let Some(config) = config.filter(|n| u64::from(*n) != fixed) {
+            return Err(wrong(format!(
+                "input_size asks for {what} {config}, but the file fixes it at {fixed}: remove input_size, or export \
+                 the model with dynamic height and width"
+            )));
+        }
+        if let Some(manifest) = manifest.filter(|n| u64::from(*n) != fixed) {
+            return Err(contradiction(facts, "input size", format!("{what} {fixed}"), format!("{what} {manifest}")));
+        }
+    }
+    let side = dim.fixed().or(config.or(manifest).map(u64::from)).unwrap_or(u64::from(DEFAULT_SIZE));
+    match u32::try_from(side) {
+        Ok(n) if (1..=MAX_SIDE).contains(&side) => Ok(n),
+        _ => Err(wrong(format!("{what} {side} of the input is outside of 1 … {MAX_SIDE}"))),
+    }
+}
+
+fn contradiction(facts: &Facts<'_>, what: &'static str, file: String, manifest: String) -> ModelError {
+    let manifest_path = facts.manifest_path.clone();
+    ModelError::Contradiction { path: facts.path.clone(), what, file, manifest_path, manifest }
+}
+
+/// Class names from the metadata, else from the manifest.
+fn labels(facts: &Facts<'_>) -> Result<Option<Vec<String>>, ModelError> {
+    let manifest = facts.manifest.and_then(|m| m.labels.as_ref());
+    let Some(text) = facts.info.meta("names") else { return Ok(manifest.cloned()) };
+    let names = names::parse(text).map_err(|e| ModelError::Classes {
+        path: facts.path.clone(),
+        reason: format!("the metadata `names` cannot be read, {e}"),
+    })?;
+    if let Some(manifest) = manifest
+        && *manifest != names
+    {
+        let differ = names.iter().zip(manifest).position(|(a, b)| a != b).unwrap_or(names.len().min(manifest.len()));
+        let show = |list: &[String]| {
+            let name = list.get(differ).map_or("none".into(), |l| format!("`{l}`"));
+            format!("{} classes with {name} as number {differ}", list.len())
+        };
+        return Err(contradiction(facts, "labels", show(&names), show(manifest)));
+    }
+    Ok(Some(names))
+}
+
+/// The largest stride, from the metadata.
+fn max_stride(facts: &Facts<'_>) -> Result<Option<u32>, ModelError> {
+    let Some(text) = facts.info.meta("stride") else { return Ok(None) };
+    // Exporters write `32`, `32.0` or `[8, 16, 32]`.
+    let last = text.trim().trim_matches(['[', ']', '(', ')']).rsplit(',').map(str::trim).find(|s| !s.is_empty());
+    let stride = last.and_then(|s| s.parse::<f64>().ok()).filter(|s| s.fract() == 0.0 && (1.0..=1024.0).contains(s));
+    match stride {
+        Some(stride) => Ok(Some(stride as u32)),
+        None => Err(ModelError::Size {
+            path: facts.path.clone(),
+            reason: format!("the metadata `stride` is `{text}`, expected a number such as 32"),
+        }),
+    }
+}
+
+fn unknown(facts: &Facts<'_>, reason: impl Into<String>) -> ModelError {
+    let outputs: Vec<String> = facts.info.outputs.iter().map(Port::to_string).collect();
+    ModelError::Layout { path: facts.path.clone(), reason: reason.into(), outputs: outputs.join("; ") }
+}
+
+/// The first output of rank 3. Old exports list their raw heads beside the decoded output.
+fn output<'a>(facts: &Facts<'a>) -> Result<Shape<'a>, ModelError> {
+    if let Some(task) = facts.info.meta("task").filter(|t| *t != "detect") {
+        return Err(unknown(facts, format!("the model's task is `{task}`, Ocelli runs detectors (`detect`)")));
+    }
+    for (n, port) in facts.info.outputs.iter().enumerate() {
+        let Some([batch, second, third]) = port.dims.as_deref() else { continue };
+        if batch.fixed().is_some_and(|b| b != 1) {
+            continue;
+        }
+        if !matches!(port.elem, 1 | 10) {
+            return Err(unknown(facts, format!("output `{}` must be float32 or float16", port.name)));
+        }
+        let parts = facts.info.concat_parts.get(n).copied().unwrap_or(0);
+        return Ok(Shape { port, second: second.fixed(), third: third.fixed(), parts });
+    }
+    let raw = facts.info.outputs.iter().any(|o| o.dims.as_ref().is_some_and(|d| d.len() == 5));
+    Err(unknown(
+        facts,
+        if raw {
+            "these are raw detection heads; export the model with its decoded output ([1, N, 5 + classes])"
+        } else {
+            "no output of rank 3 ([1, N, 5 + classes])"
+        },
+    ))
+}
+
+/// Which layout: the manifest's word, else what the shape allows.
+fn family(
+    facts: &Facts<'_>,
+    shape: &Shape<'_>,
+    size: Size,
+    labels: Option<&[String]>,
+    max_stride: Option<u32>,
+) -> Result<Family, ModelError> {
+    if let Some(family) = facts.manifest.and_then(|m| m.family) {
+        return Ok(family);
+    }
+    let fits = |family: Family, n: Option<u64>| {
+        n.is_some_and(|n| candidates(facts, shape, max_stride).iter().any(|s| rows(family, size, s) == n))
+    };
+    let columns = |n: Option<u64>, fixed: u64| match labels {
+        Some(labels) => n.is_none_or(|n| n == fixed + labels.len() as u64),
+        None => n.is_some_and(|n| n > fixed),
+    };
+    let (second, third) = (shape.second, shape.third);
+    if fits(Family::YoloV5, second) || (second.is_none() && columns(third, 5)) {
+        return Ok(Family::YoloV5);
+    }
+    if fits(Family::YoloV8, third) || (third.is_none() && second.is_some() && columns(second, 4)) {
+        return Ok(Family::YoloV8);
+    }
+    if fits(Family::YoloX, second) {
+        return Err(unknown(
+            facts,
+            "it looks like YOLOX: write `family: yolox` (and `labels`) into a model.yaml beside it",
+        ));
+    }
+    if third == Some(6) && second.is_some_and(|n| n <= 1000) {
+        return Err(unknown(facts, "it looks like an export with NMS inside; export it without NMS"));
+    }
+    let stride = max_stride.map_or("no stride in the metadata".into(), |s| format!("largest stride {s}"));
+    Err(unknown(
+        facts,
+        format!(
+            "for an input of {size} and {stride} neither [1, N, 5 + classes] nor [1, 4 + classes, N] fits; if you know \
+             better, write `family`, `strides` and `labels` into a model.yaml beside it"
+        ),
+    ))
+}
+
+/// Number of classes: from the shape, which the labels must agree with; else from the labels.
+fn classes(
+    facts: &Facts<'_>,
+    shape: &Shape<'_>,
+    family: Family,
+    labels: Option<&[String]>,
+) -> Result<usize, ModelError> {
+    let wrong = |reason: String| ModelError::Classes { path: facts.path.clone(), reason };
+    let (columns, fixed) = match family {
+        Family::YoloV5 | Family::YoloX => (shape.third, 5),
+        Family::YoloV8 => (shape.second, 4),
+    };
+    let named = labels.map(|l| l.len() as u64);
+    let count = match (columns, named) {
+        (Some(columns), named) => {
+            let count = columns.saturating_sub(fixed);
+            if let Some(named) = named.filter(|n| *n != count) {
+                let origin = if facts.info.meta("names").is_some() { "the metadata `names`" } else { "the manifest" };
+                return Err(wrong(format!(
+                    "output `{}` has {columns} columns, that is {fixed} + {count} classes ({}), but {origin} names {named}",
+                    shape.port.name,
+                    family.as_str(),
+                )));
+            }
+            count
+        }
+        (None, Some(named)) => named,
+        (None, None) => {
+            return Err(wrong(format!(
+                "output {} does not tell it and the file has no `names`: write `labels` into a model.yaml beside it",
+                shape.port
+            )));
+        }
+    };
+    match count {
+        1..=MAX_CLASSES => Ok(count as usize),
+        _ => Err(wrong(format!("{count} classes; expected 1 … {MAX_CLASSES}. Output {}", shape.port))),
+    }
+}
+
+/// Sets of strides that could be meant, likeliest first.
+fn candidates(facts: &Facts<'_>, shape: &Shape<'_>, max_stride: Option<u32>) -> Vec<Vec<u32>> {
+    if let Some(strides) = facts.manifest.and_then(|m| m.strides.clone()) {
+        return vec![strides];
+    }
+    // Consecutive powers of two: the yolov5s family 8/16/32, its P6 sisters 8 … 64, the document's detector 16/32/64.
+    let set = |largest: u32, levels: u32| -> Option<Vec<u32>> {
+        let smallest = largest >> (levels - 1);
+        (smallest << (levels - 1) == largest && smallest > 1).then(|| (0..levels).map(|n| smallest << n).collect())
+    };
+    let largest: &[u32] = max_stride.as_ref().map_or(&[32, 64, 128, 16], std::slice::from_ref);
+    let sets = largest.iter().flat_map(|l| [set(*l, 3), set(*l, 4)]).flatten();
+    let mut sets: Vec<Vec<u32>> = sets.collect();
+    // Stable: what the last Concat joins comes first, the order above decides the rest.
+    sets.sort_by_key(|s| s.len() != shape.parts);
+    sets
+}
+
+/// N: rows of all heads together.
+fn rows(family: Family, size: Size, strides: &[u32]) -> u64 {
+    let cells = |s: &u32| u64::from(size.w / s) * u64::from(size.h / s);
+    family.anchors() * strides.iter().map(cells).sum::<u64>()
+}
+
+/// The strides, proved by N when the file fixes it.
+fn strides(
+    facts: &Facts<'_>,
+    shape: &Shape<'_>,
+    family: Family,
+    size: Size,
+    max_stride: Option<u32>,
+) -> Result<Vec<u32>, ModelError> {
+    let candidates = candidates(facts, shape, max_stride);
+    if let (Some(file), Some(said)) = (max_stride, facts.manifest.and_then(|m| m.strides.as_ref()))
+        && said.last() != Some(&file)
+    {
+        return Err(contradiction(facts, "strides", format!("largest {file}"), format!("{said:?}")));
+    }
+    let fixed = if family == Family::YoloV8 { shape.third } else { shape.second };
+    let found = match fixed {
+        Some(n) => candidates.iter().find(|s| rows(family, size, s) == n),
+        None => candidates.first(),
+    };
+    let Some(found) = found else {
+        let tried: Vec<String> = candidates.iter().map(|s| format!("{s:?} gives {}", rows(family, size, s))).collect();
+        return Err(unknown(
+            facts,
+            format!(
+                "its {} rows fit no strides at {size} ({}: {}); write the right `strides` into a model.yaml beside it",
+                fixed.unwrap_or(0),
+                family.as_str(),
+                tried.join(", ")
+            ),
+        ));
+    };
+    let largest = found.last().copied().unwrap_or(1).max(1);
+    if size.w % largest != 0 || size.h % largest != 0 {
+        let next = Size::new(size.w.next_multiple_of(largest), size.h.next_multiple_of(largest));
+        return Err(ModelError::Size {
+            path: facts.path.clone(),
+            reason: format!(
+                "input size {size} is no multiple of the largest stride {largest}: the next valid size is {next}"
+            ),
+        });
+    }
+    Ok(found.clone())
+}

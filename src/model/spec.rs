@@ -1,0 +1,316 @@
+//! What Ocelli has to know of a model before it runs: opened, checked, resolved.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::error::ModelError;
+use super::layout::{self, Facts};
+use super::manifest::{MANIFEST, Manifest};
+use super::onnx;
+use crate::types::{ModelId, Padding, Size};
+
+/// One model file is at most this long: it is read into memory, and an edge box has few GiB.
+const MAX_FILE: u64 = 1 << 30;
+
+/// Layout of the detector's output. `b` is the batch (1), `nc` the number of classes, `N` the number of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// `[b, N, 5 + nc]`: cx, cy, w, h in input pixels, objectness, class scores; all decoded. N = Σ 3·(H/s)·(W/s).
+    YoloV5,
+    /// `[b, 4 + nc, N]`: cx, cy, w, h in input pixels, class scores; N = Σ (H/s)·(W/s).
+    YoloV8,
+    /// `[b, N, 5 + nc]`: undecoded grid offsets, objectness, class scores; N = Σ (H/s)·(W/s).
+    YoloX,
+}
+
+impl Family {
+    /// Rows per cell of a detection head's grid.
+    pub const fn anchors(self) -> u64 {
+        match self {
+            Self::YoloV5 => 3,
+            Self::YoloV8 | Self::YoloX => 1,
+        }
+    }
+
+    /// The word in manifests.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::YoloV5 => "yolov5",
+            Self::YoloV8 => "yolov8",
+            Self::YoloX => "yolox",
+        }
+    }
+}
+
+/// Order of the colour planes in the input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChannelOrder {
+    /// Red first.
+    #[default]
+    Rgb,
+    /// Blue first, as OpenCV reads pictures.
+    Bgr,
+}
+
+/// The input: `[1, 3, h, w]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InputSpec {
+    /// Name in the graph.
+    pub name: String,
+    /// Width and height in pixels.
+    pub size: Size,
+    /// Half precision: the session converts.
+    pub f16: bool,
+    /// Order of the colour planes.
+    pub order: ChannelOrder,
+    /// Pixels 0 … 255 are divided by this: 255 or 1.
+    pub scale: f32,
+    /// Where the letterbox puts its border.
+    pub padding: Padding,
+    /// Grey level of the border, 0 … 255, before the division.
+    pub pad_value: u8,
+}
+
+/// The output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputSpec {
+    /// Name in the graph; there may be other outputs, which are not read.
+    pub name: String,
+    /// Its layout.
+    pub family: Family,
+    /// N.
+    pub rows: usize,
+    /// nc.
+    pub classes: usize,
+    /// Half precision: the session converts.
+    pub f16: bool,
+}
+
+impl OutputSpec {
+    /// How many numbers the whole output holds.
+    pub fn len(&self) -> usize {
+        let fixed = if self.family == Family::YoloV8 { 4 } else { 5 };
+        self.rows * (fixed + self.classes)
+    }
+
+    /// Never: a model without rows is refused.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A model that was opened and understood.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelSpec {
+    /// Name, SHA-256, labels.
+    pub id: Arc<ModelId>,
+    /// The `.onnx` file.
+    pub path: PathBuf,
+    /// The input.
+    pub input: InputSpec,
+    /// The output.
+    pub output: OutputSpec,
+    /// Strides of the detection heads, ascending.
+    pub strides: Vec<u32>,
+    /// Some axis of the input is symbolic: backends fix it to `[1, 3, h, w]` when they load the model.
+    pub dynamic: bool,
+    /// The manifest, if there is one.
+    pub manifest: Option<Manifest>,
+}
+
+impl ModelSpec {
+    /// Opens an `.onnx` file, a folder with a `model.yaml`, or that file itself.
+    ///
+    /// An `.onnx` file beside a `model.yaml` that names it is read together with it. `input_size` is for models whose
+    /// height and width are dynamic; else it must be what the file says.
+    pub fn open(path: &Path, input_size: Option<Size>) -> Result<Self, ModelError> {
+        let Located { file, manifest } = locate(path)?;
+        let bytes = read(&file)?;
+        let sha256 = hex(&Sha256::digest(&bytes));
+        if let Some((manifest_path, Manifest { sha256: Some(expected), .. })) = &manifest {
+            same_sha256(&file, &sha256, expected, &manifest_path.display().to_string())?;
+        }
+        let shown = || file.display().to_string();
+        let info = onnx::read(&bytes).map_err(|reason| ModelError::NotOnnx { path: shown(), reason })?;
+        drop(bytes);
+        if let Some(tensor) = info.external {
+            return Err(ModelError::ExternalData { path: shown(), tensor });
+        }
+        let (manifest_path, manifest) = manifest.map_or((None, None), |(p, m)| (Some(p), Some(m)));
+        let facts = Facts {
+            path: shown(),
+            info: &info,
+            manifest: manifest.as_ref(),
+            manifest_path: manifest_path.map(|p| p.display().to_string()).unwrap_or_default(),
+            input_size,
+        };
+        let found = layout::resolve(&facts)?;
+        let stem = || file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let name = manifest.as_ref().and_then(|m| m.name.clone()).unwrap_or_else(stem);
+        Ok(Self {
+            id: Arc::new(ModelId { name, sha256, labels: found.labels }),
+            path: file,
+            input: found.input,
+            output: found.output,
+            strides: found.strides,
+            dynamic: found.dynamic,
+            manifest,
+        })
+    }
+
+    /// Compares the file's SHA-256 with what the configuration expects.
+    pub fn check_sha256(&self, expected: &str) -> Result<(), ModelError> {
+        same_sha256(&self.path, &self.id.sha256, expected, "the configuration (model.sha256)")
+    }
+
+    /// Which classes a label filter lets through, by `class_id`. An unknown label is an error with the nearest one.
+    pub fn class_mask(&self, labels: &[String]) -> Result<Vec<bool>, ModelError> {
+        let mut mask = vec![false; self.output.classes];
+        for wanted in labels {
+            let mut found = false;
+            for (class, slot) in mask.iter_mut().enumerate() {
+                // Two classes may bear one name; both are meant.
+                if self.id.label(class as u32) == wanted.as_str() {
+                    *slot = true;
+                    found = true;
+                }
+            }
+            if !found {
+                return Err(ModelError::Label {
+                    model: self.id.name.clone(),
+                    label: wanted.clone(),
+                    hint: self.nearest_label(wanted),
+                });
+            }
+        }
+        Ok(mask)
+    }
+
+    fn nearest_label(&self, wanted: &str) -> String {
+        let best = self
+            .id
+            .labels
+            .iter()
+            .max_by(|a, b| strsim::jaro_winkler(a, wanted).total_cmp(&strsim::jaro_winkler(b, wanted)));
+        match best {
+            Some(label) if strsim::jaro_winkler(label, wanted) > 0.8 => format!(": did you mean `{label}`?"),
+            Some(label) => {
+                format!("; its {} labels begin with `{label}`: see `ocelli models show`", self.id.labels.len())
+            }
+            None => format!("; it knows no names, use class0 … class{}", self.output.classes.saturating_sub(1)),
+        }
+    }
+}
+
+struct Located {
+    file: PathBuf,
+    manifest: Option<(PathBuf, Manifest)>,
+}
+
+fn locate(path: &Path) -> Result<Located, ModelError> {
+    let meta = fs::metadata(path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => ModelError::NotFound(path.to_owned()),
+        _ => ModelError::Read { path: path.display().to_string(), source },
+    })?;
+    let is_yaml = path.extension().is_some_and(|e| e == "yaml" || e == "yml");
+    if meta.is_dir() || is_yaml {
+        let manifest_path = if is_yaml && !meta.is_dir() { path.to_owned() } else { path.join(MANIFEST) };
+        if !manifest_path.is_file() {
+            return Err(ModelError::NoManifest { folder: path.display().to_string(), hint: onnx_inside(path) });
+        }
+        let manifest = read_manifest(&manifest_path)?;
+        let file = manifest_path.parent().unwrap_or(Path::new("")).join(&manifest.file);
+        if !file.exists() {
+            return Err(ModelError::Manifest {
+                path: manifest_path.display().to_string(),
+                message: format!("file: `{}` is not in this folder", manifest.file),
+            });
+        }
+        return Ok(Located { file, manifest: Some((manifest_path, manifest)) });
+    }
+    let beside = path.parent().unwrap_or(Path::new("")).join(MANIFEST);
+    // A broken manifest of some other model must not keep this file from being opened, so only one that names it counts.
+    let manifest = match read_manifest(&beside) {
+        Ok(manifest) if Some(Path::new(&manifest.file).as_os_str()) == path.file_name() => Some((beside, manifest)),
+        _ => None,
+    };
+    Ok(Located { file: path.to_owned(), manifest })
+}
+
+fn onnx_inside(folder: &Path) -> String {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<String> = files
+        .map(|f| f.path())
+        .filter(|p| p.extension().is_some_and(|e| e == "onnx"))
+        .map(|p| p.display().to_string())
+        .collect();
+    names.sort();
+    match names.as_slice() {
+        [] => " and without an .onnx file: give a model folder (`ocelli models list`) or an .onnx file".into(),
+        names => format!(": give the file itself ({})", names.join(", ")),
+    }
+}
+
+fn read_manifest(path: &Path) -> Result<Manifest, ModelError> {
+    let shown = || path.display().to_string();
+    let text = fs::File::open(path)
+        .and_then(|file| {
+            let mut text = String::new();
+            // A manifest holds a few hundred labels; nobody writes more than a megabyte.
+            file.take(1 << 20).read_to_string(&mut text).map(|_| text)
+        })
+        .map_err(|source| ModelError::Read { path: shown(), source })?;
+    Manifest::parse(&text).map_err(|message| ModelError::Manifest { path: shown(), message })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ModelError> {
+    let failed = |source| ModelError::Read { path: path.display().to_string(), source };
+    let file = fs::File::open(path).map_err(failed)?;
+    let meta = file.metadata().map_err(failed)?;
+    let too_large = |bytes| ModelError::TooLarge { path: path.display().to_string(), bytes };
+    if !meta.is_file() {
+        return Err(failed(std::io::Error::other("it is not a regular file")));
+    }
+    if meta.len() > MAX_FILE {
+        return Err(too_large(meta.len()));
+    }
+    let mut bytes = Vec::with_capacity(meta.len() as usize);
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(failed)?;
+    match bytes.len() as u64 {
+        0 => Err(ModelError::Empty(path.to_owned())),
+        n if n > MAX_FILE => Err(too_large(n)),
+        _ => Ok(bytes),
+    }
+}
+
+/// SHA-256 of a file, lower-case hex, without holding it in memory.
+pub fn file_sha256(path: &Path) -> Result<String, ModelError> {
+    let failed = |source| ModelError::Read { path: path.display().to_string(), source };
+    let mut file = fs::File::open(path).map_err(failed)?;
+    let mut hash = Sha256::new();
+    std::io::copy(&mut file, &mut hash).map_err(failed)?;
+    Ok(hex(&hash.finalize()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn same_sha256(path: &Path, actual: &str, expected: &str, said_by: &str) -> Result<(), ModelError> {
+    if actual.eq_ignore_ascii_case(expected.trim()) {
+        return Ok(());
+    }
+    Err(ModelError::Sha256 {
+        path: path.display().to_string(),
+        actual: actual.to_owned(),
+        expected: expected.to_owned(),
+        said_by: said_by.to_owned(),
+    })
+}

@@ -1,0 +1,223 @@
+//! The letterbox: planes in, tensor out.
+
+use super::axis::Axis;
+use super::planes::{Planes, PreprocessError, Rows};
+use crate::model::{ChannelOrder, InputSpec};
+use crate::types::{ColorMatrix, ColorRange, ColorSpec, ImageView, Letterbox, Padding, Size};
+
+/// Turns pictures into a model's input. Keeps its tables for the last source size; one per camera.
+#[derive(Debug)]
+pub struct Preprocessor {
+    target: Size,
+    order: ChannelOrder,
+    padding: Padding,
+    /// Factor from 0 … 255 to the model's range.
+    gain: f32,
+    border: f32,
+    letterbox: Option<Letterbox>,
+    luma: [Axis; 2],
+    chroma: [Axis; 2],
+    /// One source line, interpolated between two rows.
+    line: Vec<f32>,
+    /// One output line of each plane.
+    samples: [Vec<f32>; 3],
+}
+
+/// The three planes of a tensor, in the order red, green, blue.
+type Rgb<'a> = [&'a mut [f32]; 3];
+
+impl Preprocessor {
+    /// A preprocessor for pictures of any size.
+    pub fn new(input: &InputSpec) -> Self {
+        Self {
+            target: input.size,
+            order: input.order,
+            padding: input.padding,
+            gain: 1.0 / input.scale,
+            border: f32::from(input.pad_value) / input.scale,
+            letterbox: None,
+            luma: Default::default(),
+            chroma: Default::default(),
+            line: Vec::new(),
+            samples: Default::default(),
+        }
+    }
+
+    /// Letterboxes `image` into `tensor` (`[3, h, w]`, every element is written) and tells how.
+    ///
+    /// Scales with two-tap bilinear interpolation at half-pixel centres, each plane for itself, then converts colour per
+    /// output pixel by the picture's own matrix and range. Allocates only when the source size changes.
+    pub fn run(&mut self, image: &ImageView<'_>, tensor: &mut [f32]) -> Result<Letterbox, PreprocessError> {
+        let need = 3 * self.target.w as usize * self.target.h as usize;
+        if tensor.len() != need {
+            return Err(PreprocessError::Tensor { have: tensor.len(), need });
+        }
+        let planes = Planes::new(image)?;
+        let letterbox = self.prepare(image.size());
+        let (first, rest) = tensor.split_at_mut(need / 3);
+        let (second, third) = rest.split_at_mut(need / 3);
+        let mut rgb = match self.order {
+            ChannelOrder::Rgb => [first, second, third],
+            ChannelOrder::Bgr => [third, second, first],
+        };
+        // Buffers rotate between camera and engine, so this one may hold another frame's border or none.
+        fill_border(&mut rgb, &letterbox, self.border);
+        match (planes, image) {
+            (Planes::I420(rows), ImageView::I420 { color, .. }) => self.i420(&rows, *color, &letterbox, &mut rgb),
+            (Planes::Nv12(rows), ImageView::Nv12 { color, .. }) => self.nv12(&rows, *color, &letterbox, &mut rgb),
+            (Planes::Rgb(rows), _) => self.rgb(&rows, &letterbox, &mut rgb),
+            (Planes::I420(_) | Planes::Nv12(_), _) => {}
+        }
+        Ok(letterbox)
+    }
+
+    fn prepare(&mut self, source: Size) -> Letterbox {
+        if let Some(letterbox) = self.letterbox.filter(|l| l.source == source) {
+            return letterbox;
+        }
+        let letterbox = Letterbox::new(source, self.target, self.padding);
+        let scaled = letterbox.scaled;
+        self.luma[0].build(scaled.w, source.w, source.w, 1.0);
+        self.luma[1].build(scaled.h, source.h, source.h, 1.0);
+        self.chroma[0].build(scaled.w, source.w, source.w.div_ceil(2), 2.0);
+        self.chroma[1].build(scaled.h, source.h, source.h.div_ceil(2), 2.0);
+        self.line.resize(source.w as usize * 3, 0.0);
+        for samples in &mut self.samples {
+            samples.resize(scaled.w as usize, 0.0);
+        }
+        self.letterbox = Some(letterbox);
+        letterbox
+    }
+
+    fn i420(&mut self, [y, u, v]: &[Rows<'_>; 3], color: ColorSpec, letterbox: &Letterbox, rgb: &mut Rgb<'_>) {
+        let convert = Convert::new(color, self.gain);
+        let [ys, us, vs] = &mut self.samples;
+        for n in 0..letterbox.scaled.h as usize {
+            plane(y, n, &self.luma, &mut self.line, 1, [ys]);
+            plane(u, n, &self.chroma, &mut self.line, 1, [us]);
+            plane(v, n, &self.chroma, &mut self.line, 1, [vs]);
+            convert.line(ys, us, vs, output_line(rgb, letterbox, n));
+        }
+    }
+
+    fn nv12(&mut self, [y, uv]: &[Rows<'_>; 2], color: ColorSpec, letterbox: &Letterbox, rgb: &mut Rgb<'_>) {
+        let convert = Convert::new(color, self.gain);
+        let [ys, us, vs] = &mut self.samples;
+        for n in 0..letterbox.scaled.h as usize {
+            plane(y, n, &self.luma, &mut self.line, 1, [ys]);
+            plane(uv, n, &self.chroma, &mut self.line, 2, [us, vs]);
+            convert.line(ys, us, vs, output_line(rgb, letterbox, n));
+        }
+    }
+
+    fn rgb(&mut self, rows: &Rows<'_>, letterbox: &Letterbox, rgb: &mut Rgb<'_>) {
+        for n in 0..letterbox.scaled.h as usize {
+            let [r, g, b] = &mut self.samples;
+            plane(rows, n, &self.luma, &mut self.line, 3, [r, g, b]);
+            for (samples, out) in self.samples.iter().zip(output_line(rgb, letterbox, n)) {
+                for (out, sample) in out.iter_mut().zip(samples) {
+                    *out = sample * self.gain;
+                }
+            }
+        }
+    }
+}
+
+/// One output line of each of `C` interleaved channels: between two rows first, where it vectorises, then along them.
+fn plane<const C: usize>(
+    rows: &Rows<'_>,
+    n: usize,
+    [x, y]: &[Axis; 2],
+    line: &mut [f32],
+    channels: usize,
+    out: [&mut Vec<f32>; C],
+) {
+    let (first, second, weight) = y.tap(n);
+    let top = rows.row(first);
+    if weight == 0.0 {
+        for (channel, out) in out.into_iter().enumerate() {
+            x.sample(top, channels, channel, out);
+        }
+        return;
+    }
+    let line = &mut line[..top.len()];
+    for ((mid, a), b) in line.iter_mut().zip(top).zip(rows.row(second)) {
+        let (a, b) = (f32::from(*a), f32::from(*b));
+        *mid = a + (b - a) * weight;
+    }
+    for (channel, out) in out.into_iter().enumerate() {
+        x.sample(line, channels, channel, out);
+    }
+}
+
+/// The part of the tensor's line that shows line `n` of the scaled picture.
+fn output_line<'a>(rgb: &'a mut Rgb<'_>, letterbox: &Letterbox, n: usize) -> [&'a mut [f32]; 3] {
+    let from = (letterbox.top as usize + n) * letterbox.target.w as usize + letterbox.left as usize;
+    rgb.each_mut().map(|plane| &mut plane[from..][..letterbox.scaled.w as usize])
+}
+
+fn fill_border(rgb: &mut Rgb<'_>, letterbox: &Letterbox, value: f32) {
+    let width = letterbox.target.w as usize;
+    let (left, inner) = (letterbox.left as usize, letterbox.scaled.w as usize);
+    let (top, bottom) = (letterbox.top as usize, (letterbox.top + letterbox.scaled.h) as usize);
+    for plane in rgb {
+        plane[..top * width].fill(value);
+        plane[bottom * width..].fill(value);
+        if inner < width {
+            for line in plane[top * width..bottom * width].chunks_exact_mut(width) {
+                line[..left].fill(value);
+                line[left + inner..].fill(value);
+            }
+        }
+    }
+}
+
+/// Y'CbCr to the model's range, one multiplication per coefficient: gain and offsets are folded in.
+struct Convert {
+    luma: f32,
+    red_v: f32,
+    green_u: f32,
+    green_v: f32,
+    blue_u: f32,
+    offsets: [f32; 3],
+    white: f32,
+}
+
+impl Convert {
+    fn new(color: ColorSpec, gain: f32) -> Self {
+        // Weights of red and blue in luma, by the standards' own tables.
+        let (kr, kb): (f32, f32) = match color.matrix {
+            ColorMatrix::Bt601 => (0.299, 0.114),
+            ColorMatrix::Bt709 => (0.2126, 0.0722),
+            ColorMatrix::Bt2020 => (0.2627, 0.0593),
+        };
+        let kg = 1.0 - kr - kb;
+        let (luma, chroma, black) = match color.range {
+            ColorRange::Limited => (255.0 / 219.0 * gain, 255.0 / 224.0 * gain, 16.0),
+            ColorRange::Full => (gain, gain, 0.0),
+        };
+        let (red_v, blue_u) = (2.0 * (1.0 - kr) * chroma, 2.0 * (1.0 - kb) * chroma);
+        let (green_u, green_v) = (-blue_u * kb / kg, -red_v * kr / kg);
+        let base = -luma * black;
+        let offsets = [base - 128.0 * red_v, base - 128.0 * (green_u + green_v), base - 128.0 * blue_u];
+        Self { luma, red_v, green_u, green_v, blue_u, offsets, white: 255.0 * gain }
+    }
+
+    fn line(&self, y: &[f32], u: &[f32], v: &[f32], [red, green, blue]: [&mut [f32]; 3]) {
+        let white = self.white;
+        // `f32::clamp` and `max` mind NaN, which costs instructions; there is none here.
+        let clamp = |x: f32| {
+            let x = if x > 0.0 { x } else { 0.0 };
+            if x < white { x } else { white }
+        };
+        let [r0, g0, b0] = self.offsets;
+        let inputs = y.iter().zip(u).zip(v);
+        let outputs = red.iter_mut().zip(green).zip(blue);
+        for (((r, g), b), ((y, u), v)) in outputs.zip(inputs) {
+            let luma = self.luma * y;
+            *r = clamp(luma + self.red_v * v + r0);
+            *g = clamp(luma + self.green_u * u + self.green_v * v + g0);
+            *b = clamp(luma + self.blue_u * u + b0);
+        }
+    }
+}
