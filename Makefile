@@ -1,0 +1,35 @@
+# The two commands of the README are `make demo` and `make test`; both install what is missing.
+SHELL := /bin/bash
+OCELLI := $(shell if [ -n "$$CARGO_TARGET_DIR" ]; then echo "$$CARGO_TARGET_DIR"; else echo target; fi)/release/ocelli
+
+.PHONY: demo test build bench lint deny docs setup
+
+## build everything and show it working: camera, detector, broker, annotated stream
+demo: build
+	@OCELLI=$(OCELLI) deploy/demo.sh
+
+## all tests
+test: setup
+	tests/fetch-ort.sh || echo "LOUD: no ONNX Runtime library could be fetched; the tests of the cpu backend are skipped" >&2
+	cargo test --release --locked
+
+build: setup
+	cargo build --release --locked
+
+## packages of the system that building, testing and the demo need
+setup:
+	@deploy/setup.sh
+
+## CPU per frame and throughput, beside the bare session and a hand-written script
+bench: setup
+	cargo bench --locked --bench pipeline
+
+lint:
+	cargo fmt --check
+	cargo clippy --release --locked --all-targets -- -D warnings
+
+docs:
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps --document-private-items
+
+deny:
+	cargo deny check bans licenses sources
