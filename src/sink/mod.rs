@@ -2,6 +2,11 @@
 //!
 //! Belongs here: clients, servers and their queues. Does not belong here: deciding what is detected.
 
+pub mod http;
+pub mod jsonl;
+pub mod message;
+pub mod mqtt;
+
 use std::sync::Arc;
 
 use crate::types::{CameraStatus, FrameResult};

@@ -3,8 +3,11 @@
 //!
 //! Belongs here: numbers and words about the program. Does not belong here: sending them anywhere.
 
+mod health;
+pub mod log;
 mod redact;
 mod registry;
 
+pub use health::{CameraHealth, Health, HealthStatus, MqttHealth};
 pub use redact::{HIDDEN, redact};
 pub use registry::{CameraStats, ModelStats, Registry, StatsSnapshot};

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 
+use super::health::{CameraHealth, Health, MqttHealth};
 use crate::types::{BackendInfo, CameraName, CameraState, CameraStatus, FrameResult, ModelId};
 
 /// Latency samples kept per camera for the percentiles.
@@ -35,6 +36,7 @@ struct Inner {
     cameras: BTreeMap<CameraName, Camera>,
     counters: BTreeMap<&'static str, u64>,
     mqtt_connected: Option<bool>,
+    mqtt_error: Option<String>,
 }
 
 /// The registry; clones share it.
@@ -54,6 +56,7 @@ impl Registry {
                 cameras: BTreeMap::new(),
                 counters: BTreeMap::new(),
                 mqtt_connected: None,
+                mqtt_error: None,
             })),
             started: Instant::now(),
             node: node.into(),
@@ -118,14 +121,40 @@ impl Registry {
         *self.lock().counters.entry(name).or_default() += add;
     }
 
+    /// A process-wide counter; 0 when nothing was ever added.
+    pub fn counter(&self, name: &str) -> u64 {
+        self.lock().counters.get(name).copied().unwrap_or_default()
+    }
+
     /// The MQTT session is up or down.
     pub fn mqtt_connected(&self, connected: bool) {
-        self.lock().mqtt_connected = Some(connected);
+        let mut inner = self.lock();
+        inner.mqtt_connected = Some(connected);
+        if connected {
+            inner.mqtt_error = None;
+        }
+    }
+
+    /// The MQTT session is down, and why, for people; stays until it is up again.
+    pub fn mqtt_failed(&self, reason: String) {
+        let mut inner = self.lock();
+        inner.mqtt_connected = Some(false);
+        inner.mqtt_error = Some(reason);
     }
 
     /// Time since the last decoded frame of `camera`.
     pub fn since_last_frame(&self, camera: &CameraName) -> Option<Duration> {
         self.lock().cameras.get(camera).and_then(|c| c.last_frame).map(|at| at.elapsed())
+    }
+
+    /// Whether all is well, and if not, why. Unlike a snapshot it leaves the rates alone, so it may be asked at any pace.
+    pub fn health(&self) -> Health {
+        let inner = self.lock();
+        Health::new(
+            inner.model.as_ref().map(|(model, backend)| ModelStats::new(model, backend)),
+            inner.cameras.iter().map(|(name, camera)| (name.to_string(), camera.health())).collect(),
+            inner.mqtt_connected.map(|connected| MqttHealth { connected, reason: inner.mqtt_error.clone() }),
+        )
     }
 
     /// Everything at once. Rates are those since the previous snapshot that is at least a second old.
@@ -138,13 +167,7 @@ impl Registry {
             node: self.node.to_string(),
             version: env!("CARGO_PKG_VERSION").into(),
             uptime_s: self.started.elapsed().as_secs(),
-            model: inner.model.as_ref().map(|(model, backend)| ModelStats {
-                name: model.name.clone(),
-                sha256: model.sha256.clone(),
-                backend: backend.kind.to_string(),
-                backend_version: backend.version.clone(),
-                fallbacks: backend.fallbacks.clone(),
-            }),
+            model: inner.model.as_ref().map(|(model, backend)| ModelStats::new(model, backend)),
             cameras,
             mqtt_connected: inner.mqtt_connected,
             counters: inner.counters.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect(),
@@ -176,6 +199,15 @@ impl Camera {
             total_ms: Vec::with_capacity(WINDOW),
             infer_ms: Vec::with_capacity(WINDOW),
             cursor: 0,
+        }
+    }
+
+    fn health(&self) -> CameraHealth {
+        CameraHealth {
+            state: self.state,
+            since: humantime::format_rfc3339_millis(self.since).to_string(),
+            reason: self.reason.clone(),
+            retries: self.retries,
         }
     }
 
@@ -235,6 +267,18 @@ pub struct ModelStats {
     pub fallbacks: Vec<String>,
 }
 
+impl ModelStats {
+    fn new(model: &ModelId, backend: &BackendInfo) -> Self {
+        Self {
+            name: model.name.clone(),
+            sha256: model.sha256.clone(),
+            backend: backend.kind.to_string(),
+            backend_version: backend.version.clone(),
+            fallbacks: backend.fallbacks.clone(),
+        }
+    }
+}
+
 /// One camera's numbers since the start.
 #[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
 pub struct CameraStats {
@@ -287,4 +331,102 @@ pub struct StatsSnapshot {
     pub mqtt_connected: Option<bool>,
     /// Process-wide counters, for example `mqtt_dropped`.
     pub counters: BTreeMap<String, u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::telemetry::HealthStatus;
+    use crate::types::{BackendKind, Detection, FrameMeta, Latency, PixelBox, Size};
+
+    fn model(registry: &Registry) -> Arc<ModelId> {
+        let model = Arc::new(ModelId { name: "m".into(), sha256: "ab".repeat(32), labels: vec!["person".into()] });
+        let backend = BackendInfo { kind: BackendKind::Tract, version: "tract 0.23".into(), fallbacks: vec![] };
+        registry.model_ready(model.clone(), backend);
+        model
+    }
+
+    fn status(state: CameraState) -> CameraStatus {
+        CameraStatus { camera: "gate".into(), state, since: SystemTime::now(), reason: None, retries: 0 }
+    }
+
+    fn result(model: &Arc<ModelId>, total_ms: u64) -> FrameResult {
+        FrameResult {
+            meta: FrameMeta {
+                camera: "gate".into(),
+                seq: 0,
+                pts_ns: 0,
+                captured_at: SystemTime::now(),
+                captured: Instant::now(),
+                size: Size::new(4, 4),
+            },
+            model: model.clone(),
+            backend: BackendKind::Tract,
+            detections: vec![Detection { class_id: 0, score: 0.5, bbox: PixelBox::default() }; 2],
+            latency: Latency { total: Duration::from_millis(total_ms), ..Latency::default() },
+        }
+    }
+
+    #[test]
+    fn what_was_counted_is_shown() {
+        let registry = Registry::new("node1");
+        let model = model(&registry);
+        let gate: CameraName = "gate".into();
+        assert_eq!(registry.since_last_frame(&gate), None);
+        registry.frame(&gate);
+        registry.frames_dropped(&gate, 3);
+        registry.result(&result(&model, 10));
+        registry.count("mqtt_dropped", 2);
+        registry.count("mqtt_dropped", 3);
+        let stats = registry.snapshot();
+        let camera = &stats.cameras["gate"];
+        assert_eq!((camera.frames, camera.frames_dropped, camera.results, camera.detections), (1, 3, 1, 2));
+        assert_eq!(stats.counters["mqtt_dropped"], 5);
+        assert_eq!((registry.counter("mqtt_dropped"), registry.counter("none")), (5, 0));
+        assert_eq!(stats.model.unwrap().backend, "tract");
+        assert_eq!((stats.node.as_str(), stats.mqtt_connected), ("node1", None));
+        assert!(registry.since_last_frame(&gate).is_some());
+    }
+
+    #[test]
+    fn percentiles_come_from_the_newest_samples() {
+        let registry = Registry::new("node1");
+        let model = model(&registry);
+        for _ in 0..WINDOW {
+            registry.result(&result(&model, 500));
+        }
+        for ms in 1..=WINDOW as u64 {
+            registry.result(&result(&model, ms));
+        }
+        let camera = registry.snapshot().cameras["gate"].clone();
+        assert_eq!(camera.latency_ms_p50, Some(129.0));
+        assert_eq!(camera.latency_ms_p99, Some(253.0));
+    }
+
+    #[test]
+    fn a_reconnect_is_a_loss_after_having_been_online() {
+        let registry = Registry::new("node1");
+        for state in [CameraState::Connecting, CameraState::Offline, CameraState::Online, CameraState::Stalled] {
+            registry.camera_status(&status(state));
+        }
+        registry.camera_status(&status(CameraState::Online));
+        assert_eq!(registry.snapshot().cameras["gate"].reconnects, 1);
+        registry.camera_status(&status(CameraState::Ended));
+        assert_eq!(registry.snapshot().cameras["gate"].reconnects, 1, "the end of a file is no loss");
+    }
+
+    #[test]
+    fn health_knows_why_the_broker_is_away() {
+        let registry = Registry::new("node1");
+        model(&registry);
+        registry.mqtt_connected(false);
+        registry.mqtt_failed("cannot be reached".into());
+        let health = registry.health();
+        assert_eq!(health.status, HealthStatus::Degraded);
+        assert!(health.reasons.iter().any(|reason| reason.contains("cannot be reached")));
+        registry.mqtt_connected(true);
+        assert_eq!(registry.health().status, HealthStatus::Ok);
+    }
 }

@@ -1,0 +1,226 @@
+//! MQTT: availability with last will, camera states, one message per frame, statistics.
+//!
+//! One thread, `sink-mqtt`, owns the client. The threads that detect only put a reference into a bounded queue: a broker
+//! that is slow, frozen or gone costs messages, never video or inference.
+//!
+//! | topic below `<prefix>/<node>` | QoS, retained | payload |
+//! |---|---|---|
+//! | `available` | 1, yes, last will | `online`, `stopped`, `offline` |
+//! | `<camera>/status` | 1, yes | [`StatusMessage`](super::message::StatusMessage) |
+//! | `<camera>/frame` | 0, no | [`FrameMessage`](super::message::FrameMessage) |
+//! | `stats` | 0, no | [`StatsSnapshot`](crate::telemetry::StatsSnapshot) |
+//!
+//! Delivery: a state is kept until the broker has it, and sent anew at each connection. A frame is sent at most once.
+
+mod link;
+mod tls;
+mod trouble;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rumqttc::{LastWill, MqttOptions, QoS, Transport};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::Sink;
+use crate::config::MqttConfig;
+use crate::queue::{self, DropPolicy};
+use crate::telemetry::Registry;
+use crate::types::{CameraName, CameraStatus, FrameResult};
+
+/// Largest packet sent, bytes. A frame of 300 objects is 30 kB; what is larger than this is dropped and counted, because
+/// a packet that the client refuses would end the connection, each time anew.
+pub const MAX_PACKET: usize = 1 << 20;
+/// Largest packet accepted from the broker, bytes.
+const MAX_INCOMING: usize = 64 << 10;
+/// Requests between our queue and the socket: few, because what waits here is lost with the connection.
+const CHANNEL: usize = 16;
+/// A broker is told that we live at least this often; it sends the last will after 1.5 times as much silence.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// Why the sink cannot start. An absent or unwilling broker is none of these: that is retried for ever.
+#[derive(Debug, thiserror::Error)]
+pub enum MqttError {
+    /// The file with the CA certificates cannot be read.
+    #[error("cannot read the CA certificates {path}: {source}; check `mqtt.ca_file`")]
+    CaFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file holds no usable certificate.
+    #[error("{path} holds no usable certificate; `mqtt.ca_file` must name a PEM file with the CA's certificate")]
+    NoCertificate {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The system has no CA certificates.
+    #[error(
+        "this system has no CA certificates for `mqtts://`: install the package ca-certificates, or set `mqtt.ca_file`"
+    )]
+    NoSystemCertificates,
+    /// TLS cannot be set up.
+    #[error("cannot set up TLS for MQTT: {0}")]
+    Tls(String),
+    /// A topic would be invalid.
+    #[error("`{0}` is no valid MQTT topic: `mqtt.prefix` and `node` must not hold `+`, `#` or control characters")]
+    Topic(String),
+    /// The client refuses its options.
+    #[error("cannot set up the MQTT client: {0}")]
+    Options(String),
+    /// The thread or its runtime cannot be started.
+    #[error("cannot start the thread sink-mqtt: {0}")]
+    Thread(std::io::Error),
+}
+
+/// A camera's newest state.
+struct Slot {
+    status: CameraStatus,
+    /// Not yet given to this connection.
+    unsent: bool,
+}
+
+/// What the callers and the thread share.
+struct Shared {
+    frames: bool,
+    queue: queue::Sender<Arc<FrameResult>>,
+    waiting: queue::Receiver<Arc<FrameResult>>,
+    /// At most one entry per camera.
+    statuses: Mutex<BTreeMap<CameraName, Slot>>,
+    /// Something waits for the thread.
+    wake: Notify,
+    registry: Registry,
+}
+
+impl Shared {
+    fn statuses(&self) -> MutexGuard<'_, BTreeMap<CameraName, Slot>> {
+        self.statuses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The MQTT sink.
+pub struct MqttSink {
+    shared: Arc<Shared>,
+    /// When the thread must have ended; `None` while it shall run.
+    stop: watch::Sender<Option<Instant>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl MqttSink {
+    /// Starts the thread `sink-mqtt`, which connects and stays connected. Returns at once; a broker that cannot be
+    /// reached is reported in the log and in the registry, and tried again.
+    ///
+    /// Statistics are published every `stats_interval` (at least 100 ms).
+    ///
+    /// # Errors
+    ///
+    /// What trying again would not mend: unreadable certificates, impossible topics, no thread.
+    pub fn start(
+        config: &MqttConfig,
+        node: &str,
+        stats_interval: Duration,
+        registry: Registry,
+    ) -> Result<Self, MqttError> {
+        let base = format!("{}/{node}", config.prefix);
+        if config.prefix.is_empty() || node.is_empty() || base.contains(['+', '#']) || base.contains(char::is_control) {
+            return Err(MqttError::Topic(base));
+        }
+        let options = options(config, node, &base)?;
+        let (queue, waiting) = queue::bounded("mqtt", config.queue, DropPolicy::DropOldest);
+        registry.mqtt_connected(false);
+        let shared = Arc::new(Shared {
+            frames: config.frames,
+            queue,
+            waiting,
+            statuses: Mutex::new(BTreeMap::new()),
+            wake: Notify::new(),
+            registry,
+        });
+        let (stop, stopped) = watch::channel(None);
+        let link = link::Link::new(options, config, base, shared.clone(), stopped);
+        // Built here, so that its failure is an error of start.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(MqttError::Thread)?;
+        let stats_interval = stats_interval.max(Duration::from_millis(100));
+        let thread = std::thread::Builder::new()
+            .name("sink-mqtt".into())
+            .spawn(move || {
+                runtime.block_on(link.run(stats_interval));
+                // A name look-up that hangs in the resolver must not hold up the stop.
+                runtime.shutdown_background();
+            })
+            .map_err(MqttError::Thread)?;
+        Ok(Self { shared, stop, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Publishes what waits, then `stopped`, disconnects, and joins the thread: all within `deadline`. When the broker
+    /// does not take part, the connection is cut and the broker publishes `offline` by itself. A second call does nothing.
+    pub fn stop(&self, deadline: Duration) {
+        self.shared.queue.close();
+        self.stop.send_if_modified(|stop| stop.is_none() && stop.replace(Instant::now() + deadline).is_none());
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread sink-mqtt panicked; please report this");
+        }
+    }
+}
+
+impl Sink for MqttSink {
+    fn result(&self, result: &Arc<FrameResult>) {
+        if !self.shared.frames {
+            return;
+        }
+        if self.shared.queue.send(result.clone()).is_some() {
+            self.shared.registry.count("mqtt_dropped", 1);
+        }
+        self.shared.wake.notify_one();
+    }
+
+    fn status(&self, status: &CameraStatus) {
+        self.shared.statuses().insert(status.camera.clone(), Slot { status: status.clone(), unsent: true });
+        self.shared.wake.notify_one();
+    }
+}
+
+impl Drop for MqttSink {
+    /// Without [`MqttSink::stop`] this is no orderly end: the connection is cut, and the broker publishes `offline`.
+    fn drop(&mut self) {
+        self.stop(Duration::ZERO);
+    }
+}
+
+fn options(config: &MqttConfig, node: &str, base: &str) -> Result<MqttOptions, MqttError> {
+    // The client joins host and port with a colon, so an IPv6 address needs its brackets.
+    let host = if config.host.contains(':') && !config.host.starts_with('[') {
+        format!("[{}]", config.host)
+    } else {
+        config.host.clone()
+    };
+    let mut options = MqttOptions::new(format!("ocelli-{node}"), (host, config.port));
+    options.set_keep_alive(KEEP_ALIVE.as_secs() as u16);
+    options.set_clean_session(true);
+    options.set_max_packet_size(MAX_INCOMING, MAX_PACKET);
+    options.set_max_request_batch(CHANNEL);
+    options.set_last_will(LastWill::new(format!("{base}/available"), "offline", QoS::AtLeastOnce, true));
+    match (&config.username, &config.password) {
+        (Some(username), None) => {
+            options.set_username(username.clone());
+        }
+        // MQTT 3.1.1 knows no password without a user name.
+        (username, Some(password)) => {
+            options.set_credentials(username.clone().unwrap_or_default(), password.clone());
+        }
+        (None, None) => {}
+    }
+    if config.tls {
+        options.set_transport(Transport::tls_with_config(tls::client(config.ca_file.as_deref())?));
+    }
+    options.validate().map_err(|error| MqttError::Options(error.to_string()))?;
+    Ok(options)
+}
