@@ -1,10 +1,25 @@
-//! `ocelli probe`: Open an ONNX Runtime library in a process of its own.
+//! `ocelli probe-runtime`: open an ONNX Runtime library in a process of its own, which may die of it.
+
+use std::io::Write;
+use std::path::PathBuf;
 
 use super::Failure;
+use crate::infer::check_here;
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// Path of the library
+    library: PathBuf,
+}
 
-pub(crate) fn run(_args: Args) -> Result<(), Failure> {
-    Err(anyhow::anyhow!("not built yet").into())
+/// Prints one line of JSON, [`crate::infer::ProbeReport`].
+pub(crate) fn run(args: Args) -> Result<(), Failure> {
+    let report = check_here(&args.library);
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{}", serde_json::to_string(&report)?)?;
+    stdout.flush()?;
+    match report.error {
+        None => Ok(()),
+        Some(error) => Err(anyhow::anyhow!("{}: {error}", args.library.display()).into()),
+    }
 }

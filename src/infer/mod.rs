@@ -1,3 +1,76 @@
 //! Running a model: backends behind one trait, the ladder between them, and the engine that serves all cameras.
 //!
-//! Belongs here: sessions and their threads. Does not belong here: cameras, boxes' meaning.
+//! Belongs here: sessions and their threads, finding and proving a runtime library. Does not belong here: cameras, the
+//! meaning of a model's output (room `model`), pixels (room `preprocess`).
+//!
+//! Architecture Invariant: a runtime library is opened in this process only after a child process has opened it, because
+//! opening a damaged one kills the process that does it.
+
+mod elf;
+mod engine;
+#[cfg(test)]
+mod engine_tests;
+mod error;
+#[cfg(test)]
+mod fake;
+mod ladder;
+mod library;
+mod ort;
+mod probe;
+#[cfg(feature = "tract")]
+mod tract;
+
+pub use engine::{Engine, Job, Lane};
+pub use error::InferError;
+pub use ladder::load;
+pub use library::{LibrarySource, candidates};
+pub use ort::{OrtBackend, OrtProvider};
+pub use probe::{ProbeReport, check_here, probe};
+#[cfg(feature = "tract")]
+pub use tract::TractBackend;
+
+use std::sync::Arc;
+
+use crate::model::ModelSpec;
+use crate::types::BackendKind;
+
+/// Oldest ONNX Runtime that works, as `1.<minor>`.
+pub const OLDEST_ORT: &str = "1.17";
+
+/// One loaded model, ready to run. A session belongs to one thread at a time.
+pub trait Session: Send {
+    /// Runs the model once.
+    ///
+    /// `input` is CHW, `3·h·w` values in the model's own range (the session converts to half floats when the model
+    /// wants them). `consume` is called exactly once on success, with the whole output in the model's layout
+    /// ([`OutputSpec`](crate::model::OutputSpec)), borrowed from the runtime.
+    ///
+    /// # Errors
+    /// [`InferError::Input`] when `input` has the wrong length, [`InferError::Run`] when the runtime fails, and
+    /// [`InferError::Output`] when the output has not the shape that the model declares. The session stays usable.
+    fn run(&mut self, input: &[f32], consume: &mut dyn FnMut(&[f32])) -> Result<(), InferError>;
+
+    /// How a further session of the same model on the same backend is made, for a further thread. Shares the weights
+    /// where the backend can.
+    fn fork(&self) -> Fork;
+}
+
+/// Makes one more session of a model that runs already.
+pub type Fork = Arc<dyn Fn() -> Result<Box<dyn Session>, InferError> + Send + Sync>;
+
+/// Something that can run models.
+pub trait Backend: Send + Sync {
+    /// Which one it is.
+    fn kind(&self) -> BackendKind;
+
+    /// Whether it works on this machine: its name and version for people, for example `ONNX Runtime 1.24.4`.
+    fn probe(&self) -> Result<String, InferError>;
+
+    /// Loads a model. Does not run it.
+    fn load(&self, spec: &ModelSpec) -> Result<Box<dyn Session>, InferError>;
+}
+
+/// Number of values that `spec` takes for one frame: `3·h·w`.
+pub(crate) fn input_len(spec: &ModelSpec) -> usize {
+    3 * spec.input.size.w as usize * spec.input.size.h as usize
+}

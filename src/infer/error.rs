@@ -1,0 +1,131 @@
+//! What can go wrong between a model file and its output.
+
+use std::path::PathBuf;
+
+use super::OLDEST_ORT;
+use crate::types::BackendKind;
+
+/// Why a model cannot be run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InferError {
+    /// No library in any of the usual places.
+    #[error(
+        "no ONNX Runtime library found (looked in {searched}); install ONNX Runtime {OLDEST_ORT} or newer, \
+         or set model.ort_library or ORT_DYLIB_PATH to its libonnxruntime.so, or use backend: tract"
+    )]
+    NoLibrary {
+        /// The places, for people.
+        searched: String,
+    },
+    /// A library is there, but it cannot be used.
+    #[error("{} cannot be used as ONNX Runtime: {reason}; {hint}", path.display())]
+    Library {
+        /// The file.
+        path: PathBuf,
+        /// What happened.
+        reason: String,
+        /// What to try.
+        hint: String,
+    },
+    /// The library cannot be tried in a child process, so it is not opened at all.
+    #[error("{} was not opened, because it could not be tried in a child process first: {reason}", path.display())]
+    Prober {
+        /// The file.
+        path: PathBuf,
+        /// Why there was no child.
+        reason: String,
+    },
+    /// This process has opened another library already, and there can be only one.
+    #[error("this process already runs {}; restart it to use {}", open.display(), wanted.display())]
+    OtherLibrary {
+        /// The library in use.
+        open: PathBuf,
+        /// The library asked for.
+        wanted: PathBuf,
+    },
+    /// An execution provider refuses.
+    #[error("{backend}: {reason}")]
+    Provider {
+        /// Which backend.
+        backend: BackendKind,
+        /// The runtime's own words.
+        reason: String,
+    },
+    /// The backend is not part of this build.
+    #[error("backend {0} is not part of this build; build with --features {0} or choose another backend")]
+    NotBuilt(BackendKind),
+    /// The model cannot be loaded.
+    #[error("{backend} cannot load {}: {reason}", model.display())]
+    Load {
+        /// Which backend.
+        backend: BackendKind,
+        /// The `.onnx` file.
+        model: PathBuf,
+        /// The backend's own words.
+        reason: String,
+    },
+    /// The backend failed while running the model.
+    #[error("{backend} failed to run the model: {reason}")]
+    Run {
+        /// Which backend.
+        backend: BackendKind,
+        /// The backend's own words.
+        reason: String,
+    },
+    /// The input has the wrong length.
+    #[error("the input tensor has {got} values, the model takes {expected}")]
+    Input {
+        /// `3·h·w`.
+        expected: usize,
+        /// What was given.
+        got: usize,
+    },
+    /// The output has not the shape that the model declares.
+    #[error("the model put out {got} values, its declared shape has {expected}; is the file damaged?")]
+    Output {
+        /// From the model's declared shape.
+        expected: usize,
+        /// What came.
+        got: usize,
+    },
+    /// The lane has as many jobs in flight as it may have.
+    #[error("lane {lane} already has {depth} jobs in flight; wait for one first")]
+    LaneFull {
+        /// Which lane.
+        lane: String,
+        /// Jobs in flight at most.
+        depth: usize,
+    },
+    /// The engine has stopped.
+    #[error("the inference engine has stopped")]
+    Stopped,
+    /// A thread could not be started.
+    #[error("cannot start thread {name}: {reason}")]
+    Thread {
+        /// Its name.
+        name: String,
+        /// The system's own words.
+        reason: String,
+    },
+}
+
+impl InferError {
+    /// True for GPU errors that stay until the process ends (CUDA 700, 719, 999): only a restart helps.
+    pub fn device_lost(&self) -> bool {
+        let Self::Run { reason, .. } = self else { return false };
+        ["CUDA failure 700", "CUDA failure 719", "CUDA failure 999"].iter().any(|sign| reason.contains(sign))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sticky_gpu_errors_are_told_from_others() {
+        let run = |reason: &str| InferError::Run { backend: BackendKind::Cuda, reason: reason.into() };
+        assert!(run("CUDA failure 700: an illegal memory access was encountered ; GPU=0").device_lost());
+        assert!(!run("CUDA failure 2: out of memory").device_lost());
+        assert!(!InferError::Stopped.device_lost());
+    }
+}

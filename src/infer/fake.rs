@@ -1,0 +1,137 @@
+//! A backend for tests: runs when it is told to.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+
+use super::{Backend, Fork, InferError, Session};
+use crate::model::{ChannelOrder, DecodeParams, Family, InputSpec, ModelSpec, OutputSpec};
+use crate::types::{BackendInfo, BackendKind, ModelId, Padding, Size};
+
+/// First value of an input that makes the session fail.
+pub(super) const FAIL: f32 = -1.0;
+/// First value of an input that makes the session panic.
+pub(super) const PANIC: f32 = -2.0;
+
+/// Which inputs may run, by their first value; what ran, in order.
+#[derive(Default)]
+pub(super) struct Script {
+    state: Mutex<(BTreeSet<i64>, bool)>,
+    changed: Condvar,
+    ran: Mutex<Vec<f32>>,
+    /// Sessions that were made by forking.
+    pub(super) forks: AtomicUsize,
+}
+
+impl Script {
+    /// A script that lets everything run.
+    pub(super) fn open() -> Arc<Self> {
+        let script = Arc::new(Self::default());
+        script.allow_all();
+        script
+    }
+
+    /// A script that lets nothing run yet.
+    pub(super) fn closed() -> Arc<Self> {
+        Arc::default()
+    }
+
+    pub(super) fn allow_all(&self) {
+        self.state.lock().unwrap().1 = true;
+        self.changed.notify_all();
+    }
+
+    pub(super) fn allow(&self, value: i64) {
+        self.state.lock().unwrap().0.insert(value);
+        self.changed.notify_all();
+    }
+
+    pub(super) fn ran(&self) -> Vec<f32> {
+        self.ran.lock().unwrap().clone()
+    }
+
+    fn enter(&self, value: f32) {
+        self.ran.lock().unwrap().push(value);
+        self.changed.notify_all();
+        let mut state = self.state.lock().unwrap();
+        while !state.1 && !state.0.contains(&(value as i64)) {
+            state = self.changed.wait(state).unwrap();
+        }
+    }
+}
+
+pub(super) struct FakeSession {
+    pub(super) script: Arc<Script>,
+    pub(super) output: Vec<f32>,
+}
+
+impl FakeSession {
+    pub(super) fn new(script: &Arc<Script>) -> Self {
+        Self { script: script.clone(), output: vec![0.0; spec().output.len()] }
+    }
+}
+
+impl Session for FakeSession {
+    fn run(&mut self, input: &[f32], consume: &mut dyn FnMut(&[f32])) -> Result<(), InferError> {
+        self.script.enter(input[0]);
+        if input[0] == FAIL {
+            return Err(InferError::Run { backend: BackendKind::Tract, reason: "told to fail".into() });
+        }
+        assert!(input[0] != PANIC, "told to panic");
+        consume(&self.output);
+        Ok(())
+    }
+
+    fn fork(&self) -> Fork {
+        let (script, output) = (self.script.clone(), self.output.clone());
+        Arc::new(move || {
+            script.forks.fetch_add(1, Ordering::SeqCst);
+            Ok(Box::new(Self { script: script.clone(), output: output.clone() }))
+        })
+    }
+}
+
+/// A backend whose load gives what it was told.
+pub(super) struct FakeBackend(pub(super) BackendKind, pub(super) Vec<f32>);
+
+impl Backend for FakeBackend {
+    fn kind(&self) -> BackendKind {
+        self.0
+    }
+
+    fn probe(&self) -> Result<String, InferError> {
+        Ok(format!("fake {}", self.0))
+    }
+
+    fn load(&self, _spec: &ModelSpec) -> Result<Box<dyn Session>, InferError> {
+        Ok(Box::new(FakeSession { script: Script::open(), output: self.1.clone() }))
+    }
+}
+
+/// A model of 2×2 pixels with one row of one class.
+pub(super) fn spec() -> ModelSpec {
+    ModelSpec {
+        id: Arc::new(ModelId { name: "fake".into(), sha256: String::new(), labels: vec!["thing".into()] }),
+        path: "fake.onnx".into(),
+        input: InputSpec {
+            name: "images".into(),
+            size: Size::new(2, 2),
+            f16: false,
+            order: ChannelOrder::Rgb,
+            scale: 255.0,
+            padding: Padding::Centered,
+            pad_value: 114,
+        },
+        output: OutputSpec { name: "output0".into(), family: Family::YoloV5, rows: 1, classes: 1, f16: false },
+        strides: vec![2],
+        dynamic: false,
+    }
+}
+
+pub(super) fn info() -> BackendInfo {
+    BackendInfo { kind: BackendKind::Tract, version: "fake".into(), fallbacks: Vec::new() }
+}
+
+pub(super) fn params() -> DecodeParams {
+    DecodeParams { threshold: 0.25, classes: None }
+}

@@ -1,0 +1,368 @@
+//! ONNX Runtime, opened at run time: on the CPU, with CUDA, or with TensorRT.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use ort::ep::{self, ExecutionProvider};
+use ort::session::Session as Inner;
+use ort::session::builder::SessionBuilder;
+use ort::value::TensorRef;
+
+use super::{Backend, Fork, InferError, Session, input_len, library};
+use crate::model::ModelSpec;
+use crate::types::BackendKind;
+
+/// A Relu of four values: enough to see a runtime load a graph and run it.
+const TINY_MODEL: &[u8] = b"\x08\x08\x3a\x33\
+    \x0a\x0c\x0a\x01x\x12\x01y\x22\x04Relu\x12\x01g\
+    \x5a\x0f\x0a\x01x\x12\x0a\x0a\x08\x08\x01\x12\x04\x0a\x02\x08\x04\
+    \x62\x0f\x0a\x01y\x12\x0a\x0a\x08\x08\x01\x12\x04\x0a\x02\x08\x04\
+    \x42\x02\x10\x0d";
+
+/// The library that this process has opened. ONNX Runtime allows one, and for ever.
+struct Opened {
+    path: PathBuf,
+    environment: Option<ort::environment::Environment>,
+}
+
+static OPENED: Mutex<Option<Opened>> = Mutex::new(None);
+
+/// What executes the graph inside ONNX Runtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OrtProvider {
+    /// The CPU.
+    Cpu,
+    /// CUDA.
+    Cuda,
+    /// TensorRT, and CUDA for what TensorRT cannot do.
+    Tensorrt,
+}
+
+impl OrtProvider {
+    fn kind(self) -> BackendKind {
+        match self {
+            Self::Cpu => BackendKind::Cpu,
+            Self::Cuda => BackendKind::Cuda,
+            Self::Tensorrt => BackendKind::Tensorrt,
+        }
+    }
+
+    /// The name that the runtime's profile uses.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "CPUExecutionProvider",
+            Self::Cuda => ep::CUDA::NAME,
+            Self::Tensorrt => ep::TensorRT::NAME,
+        }
+    }
+}
+
+/// ONNX Runtime.
+#[derive(Debug, Clone)]
+pub struct OrtBackend {
+    provider: OrtProvider,
+    library: PathBuf,
+    version: String,
+    threads: usize,
+}
+
+impl OrtBackend {
+    /// Finds a library (`library`, else `ORT_DYLIB_PATH`, else the usual places), tries it in a child process, and
+    /// opens it in this one. `threads` (≥ 1) work on one inference.
+    ///
+    /// # Errors
+    /// [`InferError::NoLibrary`], [`InferError::Library`], [`InferError::Prober`] or [`InferError::OtherLibrary`].
+    pub fn new(provider: OrtProvider, library: Option<&Path>, threads: usize) -> Result<Self, InferError> {
+        let (library, version) = library::locate(library)?;
+        Ok(Self::proven(provider, library, version, threads))
+    }
+
+    /// A backend on a library that a child process has opened already.
+    pub(super) fn proven(provider: OrtProvider, library: PathBuf, version: String, threads: usize) -> Self {
+        Self { provider, library, version, threads: threads.max(1) }
+    }
+
+    fn builder(&self) -> Result<SessionBuilder, InferError> {
+        let environment = environment(&self.library)?;
+        let refused = |error: ort::Error| self.refused(&error);
+        let mut builder = Inner::builder(&environment)
+            .and_then(|b| Ok(b.with_intra_threads(self.threads)?))
+            .and_then(|b| Ok(b.with_inter_threads(1)?))
+            // A pool that spins takes the cores away from decoding and encoding.
+            .and_then(|b| Ok(b.with_intra_op_spinning(false)?))
+            .and_then(|b| Ok(b.with_inter_op_spinning(false)?))
+            .and_then(|b| Ok(b.with_log_level(ort::logging::LogLevel::Warning)?))
+            .map_err(refused)?;
+        // One by one and strictly: registering a list swallows the errors and runs on the CPU.
+        match self.provider {
+            OrtProvider::Cpu => {}
+            OrtProvider::Cuda => ep::CUDA::default().register(&mut builder).map_err(refused)?,
+            OrtProvider::Tensorrt => {
+                ep::TensorRT::default().register(&mut builder).map_err(refused)?;
+                // TensorRT leaves nodes over; without CUDA they run on the CPU, which is slow but right.
+                if let Err(error) = ep::CUDA::default().register(&mut builder) {
+                    tracing::warn!("nodes that TensorRT cannot run go to the CPU: {error}");
+                }
+            }
+        }
+        Ok(builder)
+    }
+
+    fn refused(&self, error: &ort::Error) -> InferError {
+        InferError::Provider { backend: self.provider.kind(), reason: chain(error) }
+    }
+
+    fn session(&self, spec: &Arc<ModelSpec>) -> Result<OrtSession, InferError> {
+        let failed = |error: ort::Error| InferError::Load {
+            backend: self.provider.kind(),
+            model: spec.path.clone(),
+            reason: chain(&error),
+        };
+        let mut builder = self.builder()?;
+        let profile = match self.provider {
+            OrtProvider::Cpu => None,
+            _ => Some(profile_prefix()),
+        };
+        if let Some(prefix) = &profile {
+            builder = builder.with_profiling(prefix).map_err(|error| failed(error.into()))?;
+        }
+        let inner = builder.commit_from_file(&spec.path).map_err(failed)?;
+        let mut session = OrtSession::new(self.clone(), spec.clone(), inner);
+        if profile.is_some() {
+            session.prove_provider()?;
+        }
+        Ok(session)
+    }
+}
+
+impl Backend for OrtBackend {
+    fn kind(&self) -> BackendKind {
+        self.provider.kind()
+    }
+
+    fn probe(&self) -> Result<String, InferError> {
+        environment(&self.library)?;
+        Ok(format!("ONNX Runtime {}", self.version))
+    }
+
+    fn load(&self, spec: &ModelSpec) -> Result<Box<dyn Session>, InferError> {
+        Ok(Box::new(self.session(&Arc::new(spec.clone()))?))
+    }
+}
+
+struct OrtSession {
+    backend: OrtBackend,
+    spec: Arc<ModelSpec>,
+    inner: Inner,
+    shape: [i64; 4],
+    expected: (usize, usize),
+    input_f16: Vec<f16>,
+    output_f32: Vec<f32>,
+}
+
+impl OrtSession {
+    fn new(backend: OrtBackend, spec: Arc<ModelSpec>, inner: Inner) -> Self {
+        let shape = [1, 3, i64::from(spec.input.size.h), i64::from(spec.input.size.w)];
+        let expected = (input_len(&spec), spec.output.len());
+        let input_f16 = if spec.input.f16 { vec![f16::ZERO; expected.0] } else { Vec::new() };
+        let output_f32 = if spec.output.f16 { vec![0.0; expected.1] } else { Vec::new() };
+        Self { backend, spec, inner, shape, expected, input_f16, output_f32 }
+    }
+
+    /// Runs once with the profiler on, and fails unless the provider ran a part of the graph.
+    fn prove_provider(&mut self) -> Result<(), InferError> {
+        let kind = self.backend.provider.kind();
+        let input = vec![0.5; self.expected.0];
+        let ran = self.run(&input, &mut |_| {});
+        let profile = self.inner.end_profiling().map_err(|error| self.backend.refused(&error))?;
+        let text = std::fs::read_to_string(&profile);
+        let _ = std::fs::remove_file(&profile);
+        ran?;
+        let text = text.map_err(|error| InferError::Provider {
+            backend: kind,
+            reason: format!("the profile {profile} cannot be read ({error})"),
+        })?;
+        let nodes = nodes_on(&text, self.backend.provider.name());
+        tracing::info!("{kind}: {nodes} nodes on {}", self.backend.provider.name());
+        if nodes == 0 {
+            let reason = "it registered, but ran no node of this model".to_owned();
+            return Err(InferError::Provider { backend: kind, reason });
+        }
+        Ok(())
+    }
+}
+
+impl Session for OrtSession {
+    fn run(&mut self, input: &[f32], consume: &mut dyn FnMut(&[f32])) -> Result<(), InferError> {
+        if input.len() != self.expected.0 {
+            return Err(InferError::Input { expected: self.expected.0, got: input.len() });
+        }
+        let kind = self.backend.provider.kind();
+        let failed = |error: ort::Error| InferError::Run { backend: kind, reason: chain(&error) };
+        // The runtime reads our memory in place and we read its output in place: no tensor is copied.
+        let outputs = if self.spec.input.f16 {
+            self.input_f16.convert_from_f32_slice(input);
+            let tensor = TensorRef::from_array_view((self.shape, self.input_f16.as_slice())).map_err(failed)?;
+            self.inner.run(ort::inputs![tensor])
+        } else {
+            let tensor = TensorRef::from_array_view((self.shape, input)).map_err(failed)?;
+            self.inner.run(ort::inputs![tensor])
+        }
+        .map_err(failed)?;
+        let name = self.spec.output.name.as_str();
+        let value = (!name.is_empty())
+            .then(|| outputs.get(name))
+            .flatten()
+            .ok_or_else(|| InferError::Run { backend: kind, reason: format!("there is no output {name:?}") })?;
+        let check = |got: usize| match got == self.expected.1 {
+            true => Ok(()),
+            false => Err(InferError::Output { expected: self.expected.1, got }),
+        };
+        if self.spec.output.f16 {
+            let (_, values) = value.try_extract_tensor::<f16>().map_err(failed)?;
+            check(values.len())?;
+            values.convert_to_f32_slice(&mut self.output_f32);
+            consume(&self.output_f32);
+        } else {
+            let (_, values) = value.try_extract_tensor::<f32>().map_err(failed)?;
+            check(values.len())?;
+            consume(values);
+        }
+        Ok(())
+    }
+
+    fn fork(&self) -> Fork {
+        // ONNX Runtime cannot share weights between sessions that are loaded from a file.
+        let (backend, spec) = (self.backend.clone(), self.spec.clone());
+        Arc::new(move || Ok(Box::new(backend.session(&spec)?)))
+    }
+}
+
+/// The environment of this process on `library`, made at the first call. The library must have passed
+/// [`probe`](super::probe()).
+fn environment(library: &Path) -> Result<ort::environment::Environment, InferError> {
+    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    let unusable = |reason: String| InferError::Library { path: library.to_owned(), reason, hint: library::hint() };
+    if let Some(Opened { path, environment }) = &*opened {
+        return match environment {
+            Some(environment) if path == library => Ok(environment.clone()),
+            _ => Err(InferError::OtherLibrary { open: path.clone(), wanted: library.to_owned() }),
+        };
+    }
+    let (path, outcome) = (library.to_owned(), open(library));
+    let environment = outcome.map_err(unusable)?;
+    *opened = Some(Opened { path, environment: Some(environment.clone()) });
+    Ok(environment)
+}
+
+fn open(library: &Path) -> Result<ort::environment::Environment, String> {
+    let builder = ort::init_from(library).map_err(|error| load_error(&error))?;
+    let environment = builder
+        .with_name("ocelli")
+        .with_telemetry(false)
+        .with_logger(Arc::new(|level, category, _, _, message| match level {
+            ort::logging::LogLevel::Fatal | ort::logging::LogLevel::Error => {
+                tracing::warn!(target: "onnxruntime", "{category}: {message}");
+            }
+            ort::logging::LogLevel::Warning => tracing::debug!(target: "onnxruntime", "{category}: {message}"),
+            _ => tracing::trace!(target: "onnxruntime", "{category}: {message}"),
+        }))
+        .build()
+        .map_err(|error| chain(&error))?;
+    environment.set_log_level(ort::logging::LogLevel::Warning);
+    Ok(environment)
+}
+
+/// Opens `library` in this process, runs a tiny model, and gives the version. For the probing child only.
+pub(super) fn try_library(library: &Path) -> Result<String, String> {
+    let environment = open(library)?;
+    let mut session = Inner::builder(&environment)
+        .and_then(|b| Ok(b.with_intra_threads(1)?))
+        .and_then(|mut b| b.commit_from_memory(TINY_MODEL))
+        .map_err(|error| format!("it cannot load a model ({})", chain(&error)))?;
+    let input = [-1.0_f32, 0.0, 1.0, 2.0];
+    let outputs = TensorRef::from_array_view(([4_i64], input.as_slice()))
+        .and_then(|tensor| session.run(ort::inputs![tensor]))
+        .map_err(|error| format!("it cannot run a model ({})", chain(&error)))?;
+    match outputs.get("y").map(|value| value.try_extract_tensor::<f32>()) {
+        Some(Ok((_, [0.0, 0.0, 1.0, 2.0]))) => Ok(version(library)),
+        _ => Err("it runs a model, but the result is wrong".into()),
+    }
+}
+
+fn load_error(error: &ort::LoadDynamicError) -> String {
+    match error {
+        ort::LoadDynamicError::Dlopen { error, .. } => format!("the system cannot load it ({})", chain(error)),
+        ort::LoadDynamicError::MissingApi { .. } => {
+            "it is a library, but not ONNX Runtime (it does not export OrtGetApiBase)".into()
+        }
+        ort::LoadDynamicError::BadVersion { version_str, .. } => {
+            format!("it is version {version_str}, which is too old")
+        }
+        other => chain(other),
+    }
+}
+
+/// The version that the library says of itself. The crate does not hand out ONNX Runtime's version string, but each
+/// build carries it as the name of its symbol version, `VERS_1.24.4`; failing that, the file name has it.
+fn version(library: &Path) -> String {
+    let text = std::fs::read(library).ok().and_then(|bytes| {
+        let at = bytes.windows(7).position(|window| window == b"VERS_1.")? + 5;
+        version_at(bytes.get(at..at + 24)?)
+    });
+    let real = library.canonicalize().unwrap_or_else(|_| library.to_owned());
+    let named = || real.to_string_lossy().split_once(".so.").and_then(|(_, v)| version_at(v.as_bytes()));
+    text.or_else(named).unwrap_or_else(|| "of unknown version".into())
+}
+
+fn version_at(bytes: &[u8]) -> Option<String> {
+    let length = bytes.iter().take_while(|b| b.is_ascii_digit() || **b == b'.').count();
+    std::str::from_utf8(&bytes[..length]).ok().filter(|v| !v.is_empty()).map(str::to_owned)
+}
+
+/// Where a provider's profile goes; removed after it was read.
+fn profile_prefix() -> PathBuf {
+    std::env::temp_dir().join(format!("ocelli-profile-{}", std::process::id()))
+}
+
+/// Nodes of a profile that `provider` ran.
+fn nodes_on(profile: &str, provider: &str) -> usize {
+    profile.matches(&format!("\"provider\":\"{provider}\"")).count()
+        + profile.matches(&format!("\"provider\" : \"{provider}\"")).count()
+}
+
+/// An error and what caused it, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text.replace('\n', " ").trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_from_their_first_digits() {
+        assert_eq!(version_at(b"1.24.4\0OrtGet"), Some("1.24.4".into()));
+        assert_eq!(version_at(b"\0"), None);
+    }
+
+    #[test]
+    fn nodes_are_counted_per_provider() {
+        let profile =
+            r#"[{"args":{"provider":"CPUExecutionProvider"}},{"args":{"provider" : "CUDAExecutionProvider"}}]"#;
+        assert_eq!(nodes_on(profile, "CPUExecutionProvider"), 1);
+        assert_eq!(nodes_on(profile, "CUDAExecutionProvider"), 1);
+        assert_eq!(nodes_on(profile, "TensorrtExecutionProvider"), 0);
+    }
+}
