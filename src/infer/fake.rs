@@ -125,6 +125,7 @@ pub(super) fn spec() -> ModelSpec {
         output: OutputSpec { name: "output0".into(), family: Family::YoloV5, rows: 1, classes: 1, f16: false },
         strides: vec![2],
         dynamic: false,
+        manifest: None,
     }
 }
 
