@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use crate::types::FrameResult;
 
 /// Boxes older than this are not shown, and a detector silent for this long is not waited for.
-pub(super) const FORGET: Duration = Duration::from_secs(2);
+pub const FORGET: Duration = Duration::from_secs(2);
 /// Results from which the detector's lag and its skipping are judged.
 const RECENT: usize = 8;
 /// Wait at most this much longer than the detector needed lately, besides a quarter of that time.

@@ -77,7 +77,7 @@ fn a_detector_that_keeps_up_gives_every_frame_its_own_boxes() {
     for (fps, infer) in [(10, 80), (30, 30), (5, 190), (1, 300)] {
         let out = simulate(fps, 60, 500 * MS, |_| Some(infer * MS));
         assert!(out.iter().all(|o| o.result == Some(o.seq)), "{fps} fps, {infer} ms");
-        assert!(out.iter().all(|o| o.delay <= (infer + 1) as u32 * MS), "waited for nothing at {fps} fps");
+        assert!(out.iter().all(|o| o.delay <= (infer + 1) * MS), "waited for nothing at {fps} fps");
     }
 }
 
@@ -90,11 +90,11 @@ fn jitter_of_a_detector_that_keeps_up_costs_no_boxes() {
 #[test]
 fn a_slow_detector_leaves_the_rate_and_even_steps() {
     let out = simulate(30, 300, 500 * MS, |_| Some(200 * MS));
-    // Detected frames carry their own boxes, the others those of the nearest detected frame before them.
+    // Detected frames carry their own boxes, the others those of a detected frame nearby.
     let settled = &out[30..];
     let own = settled.iter().filter(|o| o.result == Some(o.seq)).count();
     assert!((settled.len() / 8..=settled.len() / 5).contains(&own), "{own} of {}", settled.len());
-    assert!(settled.iter().all(|o| o.result.is_some_and(|r| r <= o.seq && o.seq - r <= 7)));
+    assert!(settled.iter().all(|o| o.result.is_some_and(|r| r.abs_diff(o.seq) <= 7)));
     // 33 ms from frame to frame: no jumps from result to result.
     for pair in settled.windows(2) {
         let step = pair[1].at - pair[0].at;

@@ -10,6 +10,6 @@ mod slate;
 mod text;
 
 pub use draw::draw;
-pub use matcher::{Matcher, Released};
+pub use matcher::{FORGET, Matcher, Released};
 pub use palette::class_color;
 pub use slate::slate;

@@ -2,10 +2,12 @@
 //!
 //! Belongs here: clients, servers and their queues. Does not belong here: deciding what is detected.
 
+pub mod encoder;
 pub mod http;
 pub mod jsonl;
 pub mod message;
 pub mod mqtt;
+pub mod rtsp;
 
 use std::sync::Arc;
 

@@ -1,0 +1,92 @@
+//! Who is connected, and who has to go.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use gstreamer_rtsp_server as gst_rtsp_server;
+use gstreamer_rtsp_server::glib;
+use gstreamer_rtsp_server::prelude::*;
+
+/// Connections at once; one more is closed.
+pub(super) const MAX_CLIENTS: usize = 200;
+/// A connection that asked for nothing, and plays nothing, for this long is closed.
+const HANDSHAKE: Duration = Duration::from_secs(15);
+
+struct Client {
+    connection: glib::WeakRef<gst_rtsp_server::RTSPClient>,
+    last_request: Instant,
+    has_session: bool,
+}
+
+/// The open connections.
+#[derive(Clone, Default)]
+pub(super) struct Clients(Arc<Mutex<(u64, HashMap<u64, Client>)>>);
+
+impl Clients {
+    fn lock(&self) -> MutexGuard<'_, (u64, HashMap<u64, Client>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Open connections.
+    pub(super) fn count(&self) -> usize {
+        self.lock().1.len()
+    }
+
+    /// Enters a new connection; `false`: there are too many, close it.
+    pub(super) fn admit(&self, client: &gst_rtsp_server::RTSPClient) -> bool {
+        let id = {
+            let mut inner = self.lock();
+            if inner.1.len() >= MAX_CLIENTS {
+                return false;
+            }
+            inner.0 += 1;
+            let id = inner.0;
+            let entry = Client { connection: client.downgrade(), last_request: Instant::now(), has_session: false };
+            inner.1.insert(id, entry);
+            id
+        };
+        self.watch(client, id);
+        true
+    }
+
+    fn watch(&self, client: &gst_rtsp_server::RTSPClient, id: u64) {
+        let seen = |clients: &Self| {
+            let clients = clients.clone();
+            move |_: &gst_rtsp_server::RTSPClient, _: &gst_rtsp_server::RTSPContext| clients.touch(id)
+        };
+        client.connect_options_request(seen(self));
+        client.connect_describe_request(seen(self));
+        client.connect_setup_request(seen(self));
+        let clients = self.clone();
+        client.connect_new_session(move |_, _| {
+            if let Some(client) = clients.lock().1.get_mut(&id) {
+                client.has_session = true;
+            }
+        });
+        let clients = self.clone();
+        client.connect_closed(move |_| {
+            clients.lock().1.remove(&id);
+        });
+    }
+
+    fn touch(&self, id: u64) {
+        if let Some(client) = self.lock().1.get_mut(&id) {
+            client.last_request = Instant::now();
+        }
+    }
+
+    /// Closes connections that only hold a socket.
+    pub(super) fn close_idle(&self, now: Instant) {
+        let idle: Vec<_> = {
+            let mut inner = self.lock();
+            inner.1.retain(|_, client| client.connection.upgrade().is_some());
+            let stale = |c: &&Client| !c.has_session && now.saturating_duration_since(c.last_request) > HANDSHAKE;
+            inner.1.values().filter(stale).filter_map(|c| c.connection.upgrade()).collect()
+        };
+        // Closing runs our own `closed` handler: not under the lock.
+        for client in idle {
+            client.close();
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! Annotated video over RTSP: one mount `/<camera>` per camera, one encoder per watched camera, none for the others.
+//!
+//! Belongs here: the server, and per camera the thread that matches, paints and feeds the encoder. Does not belong here:
+//! which boxes there are, and how they look.
+
+mod clients;
+mod media;
+mod server;
+mod timeline;
+mod view;
+mod worker;
+
+pub use server::{RtspError, RtspServer};
+pub use view::View;

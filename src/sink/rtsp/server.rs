@@ -1,0 +1,249 @@
+//! The RTSP server: its socket, its thread, its mounts.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use gstreamer_rtsp_server as gst_rtsp_server;
+use gstreamer_rtsp_server::prelude::*;
+use gstreamer_rtsp_server::{gio, glib};
+
+use super::clients::{Clients, MAX_CLIENTS};
+use super::media;
+use super::view::View;
+use crate::config::RtspConfig;
+use crate::sink::encoder::{self, EncoderError};
+use crate::types::CameraName;
+
+/// How often dead sessions and silent connections are looked for.
+const SWEEP: Duration = Duration::from_secs(2);
+/// Seconds without a sign of life after which a session over UDP is over.
+const SESSION_TIMEOUT_S: u32 = 30;
+/// Threads of the RTSP library for the media's messages: a mount that is slow to prepare must not block the others.
+const POOL_THREADS: i32 = 4;
+/// Longest time that [`RtspServer::stop`] waits for the library.
+const STOP: Duration = Duration::from_secs(2);
+
+/// Why there is no RTSP server.
+#[derive(Debug, thiserror::Error)]
+pub enum RtspError {
+    /// The address cannot be listened on.
+    #[error(
+        "RTSP cannot listen on {addr}: {reason}; end the program that uses it, or set `rtsp.listen` to another port"
+    )]
+    Bind {
+        /// The address of the configuration.
+        addr: SocketAddr,
+        /// What the system said.
+        reason: String,
+    },
+    /// No H.264 encoder.
+    #[error("RTSP output needs an H.264 encoder: {0}")]
+    Encoder(#[from] EncoderError),
+    /// A thread could not be started.
+    #[error("cannot start the thread {name}: {source}")]
+    Thread {
+        /// The thread's name.
+        name: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The library refused something that cannot fail.
+    #[error("the RTSP library failed: {0}")]
+    Library(String),
+}
+
+/// A running server: `rtsp://<addr>/<camera>` for each camera, 404 for everything else.
+pub struct RtspServer {
+    addr: SocketAddr,
+    encoder: String,
+    server: gst_rtsp_server::RTSPServer,
+    pool: gst_rtsp_server::RTSPSessionPool,
+    clients: Clients,
+    views: BTreeMap<CameraName, Arc<View>>,
+    main_loop: glib::MainLoop,
+    thread: Option<(JoinHandle<()>, mpsc::Receiver<()>)>,
+}
+
+impl RtspServer {
+    /// Listens on `config.listen` and starts one idle view per camera.
+    pub fn start(config: &RtspConfig, cameras: &[CameraName]) -> Result<Self, RtspError> {
+        let encoder = Arc::new(encoder::choose()?);
+        probe(config.listen)?;
+        let server = gst_rtsp_server::RTSPServer::new();
+        server.set_address(&config.listen.ip().to_string());
+        server.set_service(&config.listen.port().to_string());
+        let pool = gst_rtsp_server::RTSPSessionPool::new();
+        pool.set_max_sessions(MAX_CLIENTS as u32);
+        server.set_session_pool(Some(&pool));
+        let threads = gst_rtsp_server::RTSPThreadPool::new();
+        threads.set_max_threads(POOL_THREADS);
+        server.set_thread_pool(Some(&threads));
+
+        let mounts = server.mount_points().ok_or_else(|| RtspError::Library("no mount points".into()))?;
+        let mut views = BTreeMap::new();
+        for camera in cameras {
+            let view = View::start(camera, config.max_delay)
+                .map_err(|source| RtspError::Thread { name: format!("view-{camera}"), source })?;
+            mounts.add_factory(&format!("/{camera}"), media::factory(&view.shared, &encoder, config.bitrate_kbps));
+            views.insert(camera.clone(), Arc::new(view));
+        }
+        let clients = Clients::default();
+        serve_clients(&server, &pool, &clients, &views);
+        let (main_loop, thread) = run(&server, &pool, &clients, config.listen)?;
+        let addr = SocketAddr::new(config.listen.ip(), u16::try_from(server.bound_port()).unwrap_or_default());
+        Ok(Self { addr, encoder: encoder.description(), server, pool, clients, views, main_loop, thread: Some(thread) })
+    }
+
+    /// Where it listens, with the port that was really taken.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The encoder that was chosen, for logs.
+    pub fn encoder(&self) -> &str {
+        &self.encoder
+    }
+
+    /// The view of a camera; `None` when it was not among those given to [`Self::start`].
+    pub fn view(&self, camera: &str) -> Option<Arc<View>> {
+        self.views.get(camera).cloned()
+    }
+
+    /// Open connections.
+    pub fn clients(&self) -> usize {
+        self.clients.count()
+    }
+
+    /// Viewers who have set up a stream.
+    pub fn sessions(&self) -> u32 {
+        self.pool.n_sessions()
+    }
+
+    /// Disconnects all viewers and ends all threads; takes at most about two seconds.
+    pub fn stop(mut self) {
+        self.shut_down();
+    }
+
+    fn shut_down(&mut self) {
+        let Some((thread, ended)) = self.thread.take() else { return };
+        self.server.client_filter(Some(&mut |_, client| {
+            client.close();
+            gst_rtsp_server::RTSPFilterResult::Remove
+        }));
+        // From inside the loop: a quit that comes before the loop runs would be lost.
+        let main_loop = self.main_loop.clone();
+        let quit = glib::idle_source_new(Some("rtsp-quit"), glib::Priority::DEFAULT, move || {
+            main_loop.quit();
+            glib::ControlFlow::Break
+        });
+        quit.attach(Some(&self.main_loop.context()));
+        // The library may wait for a network in there; a thread that does not come back must not hold up the shutdown.
+        match ended.recv_timeout(STOP) {
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                tracing::warn!("the RTSP server's thread does not end; it is left behind");
+            }
+            _ => {
+                let _ = thread.join();
+            }
+        }
+        for view in self.views.values() {
+            view.stop();
+        }
+    }
+}
+
+impl Drop for RtspServer {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+/// Binds and lets go: the RTSP library's own error says neither the address nor what is wrong with it.
+fn probe(addr: SocketAddr) -> Result<(), RtspError> {
+    std::net::TcpListener::bind(addr).map(drop).map_err(|error| RtspError::Bind { addr, reason: error.to_string() })
+}
+
+/// Counts, limits and watches the connections.
+fn serve_clients(
+    server: &gst_rtsp_server::RTSPServer,
+    pool: &gst_rtsp_server::RTSPSessionPool,
+    clients: &Clients,
+    views: &BTreeMap<CameraName, Arc<View>>,
+) {
+    let shares: BTreeMap<_, _> =
+        views.iter().map(|(name, view)| (name.clone(), Arc::downgrade(&view.shared))).collect();
+    let shares = Arc::new(shares);
+    let (clients, pool) = (clients.clone(), pool.downgrade());
+    server.connect_client_connected(move |_, client| {
+        if !clients.admit(client) {
+            tracing::warn!(limit = MAX_CLIENTS, "too many RTSP connections: one was refused");
+            client.close();
+            return;
+        }
+        client.connect_new_session(|_, session| session.set_timeout(SESSION_TIMEOUT_S));
+        let shares = shares.clone();
+        client.connect_play_request(move |_, context| {
+            let path = context.uri().map(|uri| uri.request_uri()).unwrap_or_default();
+            let path = path.split_once("://").map_or(path.as_str(), |(_, rest)| rest);
+            let camera = path.split('/').nth(1).unwrap_or_default();
+            if let Some(shared) = shares.get(camera).and_then(std::sync::Weak::upgrade) {
+                shared.request_key_frame();
+            }
+        });
+        let pool = pool.clone();
+        client.connect_closed(move |client| {
+            // A viewer whose connection is gone is gone: else the library keeps its session, and with it the encoder,
+            // until the session times out.
+            let sessions = client.session_filter(None);
+            if let Some(pool) = pool.upgrade() {
+                for session in sessions {
+                    let _ = pool.remove(&session);
+                }
+            }
+        });
+    });
+}
+
+type LoopThread = (JoinHandle<()>, mpsc::Receiver<()>);
+
+/// Starts the thread `rtsp`, which owns the socket and all connections.
+fn run(
+    server: &gst_rtsp_server::RTSPServer,
+    pool: &gst_rtsp_server::RTSPSessionPool,
+    clients: &Clients,
+    addr: SocketAddr,
+) -> Result<(glib::MainLoop, LoopThread), RtspError> {
+    let context = glib::MainContext::new();
+    let listener = server
+        .create_source(gio::Cancellable::NONE)
+        .map_err(|error| RtspError::Bind { addr, reason: error.to_string() })?;
+    listener.attach(Some(&context));
+    let (weak_pool, sweep_clients) = (pool.downgrade(), clients.clone());
+    let sweep = glib::timeout_source_new(SWEEP, Some("rtsp-sweep"), glib::Priority::DEFAULT, move || {
+        if let Some(pool) = weak_pool.upgrade() {
+            pool.cleanup();
+        }
+        sweep_clients.close_idle(Instant::now());
+        glib::ControlFlow::Continue
+    });
+    sweep.attach(Some(&context));
+    let main_loop = glib::MainLoop::new(Some(&context), false);
+    let (done, ended) = mpsc::channel();
+    let looped = main_loop.clone();
+    let thread = std::thread::Builder::new()
+        .name("rtsp".into())
+        .spawn(move || {
+            let entered = context.with_thread_default(|| looped.run());
+            listener.destroy();
+            sweep.destroy();
+            if entered.is_err() {
+                tracing::error!("the RTSP server's thread could not take its main context");
+            }
+            let _ = done.send(());
+        })
+        .map_err(|source| RtspError::Thread { name: "rtsp".into(), source })?;
+    Ok((main_loop, (thread, ended)))
+}

@@ -1,0 +1,236 @@
+//! The thread `view-<camera>`: lets frames wait for their boxes, paints, and feeds the encoder.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime};
+
+use gstreamer as gst;
+use gstreamer_video as gst_video;
+
+use super::media::Outlet;
+use super::timeline::Timeline;
+use super::view::{Input, Known, Shared};
+use crate::accel::Frame;
+use crate::annotate::{self, FORGET, Matcher};
+use crate::queue::{Receiver, RecvError};
+use crate::types::{CameraState, FrameMeta, FrameResult, Size};
+
+/// A still picture is sent again after this long, so that viewers do not time out.
+const REPEAT: Duration = Duration::from_secs(1);
+/// A camera whose state nobody told is away when its last frame is older than this.
+const FRESH: Duration = Duration::from_secs(3);
+/// Nothing to do: the thread sleeps until it is woken.
+const IDLE: Duration = Duration::from_secs(3600);
+/// Bytes of pictures that may wait for their boxes.
+const HELD_BYTES: usize = 64 << 20;
+/// Size of the slate of a camera that never sent a frame.
+const SLATE_SIZE: Size = Size::new(1280, 720);
+
+/// The card that is shown now, to be sent again without being painted again.
+struct Slate {
+    frame: Frame,
+    detail: String,
+}
+
+pub(super) struct Worker {
+    shared: Arc<Shared>,
+    input: Receiver<Input>,
+    matcher: Matcher<Frame>,
+    outlet: Option<Outlet>,
+    timeline: Timeline,
+    /// Layout that the encoder was told.
+    format: Option<gst_video::VideoInfo>,
+    slate: Option<Slate>,
+    last_push: Instant,
+    /// What the picture that stands still is: repeated while nothing else comes.
+    away: Option<String>,
+}
+
+impl Worker {
+    pub(super) fn new(shared: Arc<Shared>, input: Receiver<Input>, max_delay: Duration) -> Self {
+        Self {
+            shared,
+            input,
+            matcher: Matcher::new(max_delay, 8),
+            outlet: None,
+            timeline: Timeline::default(),
+            format: None,
+            slate: None,
+            last_push: Instant::now(),
+            away: None,
+        }
+    }
+
+    pub(super) fn run(&mut self) {
+        loop {
+            let now = Instant::now();
+            match self.input.recv_timeout(self.wait(now)) {
+                Ok(Input::Frame(frame)) if self.outlet.is_some() => self.hold(frame, Instant::now()),
+                Ok(Input::Frame(_)) => {}
+                Ok(Input::Result(result)) => self.matcher.result(result, Instant::now()),
+                Err(RecvError::Timeout | RecvError::Woken) => {}
+                Err(RecvError::Closed) => return,
+            }
+            self.follow_outlet();
+            self.release();
+            self.fill_silence(Instant::now());
+        }
+    }
+
+    /// Until when nothing has to be done if nothing comes.
+    fn wait(&self, now: Instant) -> Duration {
+        if self.outlet.is_none() {
+            return IDLE;
+        }
+        let due = self.matcher.next_deadline(now).unwrap_or(self.last_push + REPEAT);
+        due.saturating_duration_since(now)
+    }
+
+    /// Takes up the media that viewers have now, with a first picture at once: without one their DESCRIBE would hang.
+    fn follow_outlet(&mut self) {
+        let current = self.shared.outlet();
+        let generation = |outlet: &Option<Outlet>| outlet.as_ref().map(|o| o.generation);
+        if generation(&current) == generation(&self.outlet) {
+            return;
+        }
+        self.matcher.clear();
+        self.timeline = Timeline::default();
+        self.format = None;
+        self.away = None;
+        self.outlet = current;
+        if self.outlet.is_some() {
+            let known = self.shared.known();
+            if let Some(result) = &known.result {
+                self.matcher.result(result.clone(), Instant::now());
+            }
+            self.still(known);
+        }
+    }
+
+    fn hold(&mut self, frame: Frame, now: Instant) {
+        self.matcher.set_capacity((HELD_BYTES / frame.info().size().max(1)).clamp(2, 64));
+        self.matcher.push(frame.meta.seq, frame.meta.pts_ns, frame, now);
+    }
+
+    fn release(&mut self) {
+        while let Some(released) = self.matcher.pop(Instant::now()) {
+            self.away = None;
+            self.show(released.frame, released.result.as_deref(), Some(released.pts_ns));
+        }
+    }
+
+    /// Sends a still picture when nothing moved for a second, or when the reason why nothing moves has changed.
+    fn fill_silence(&mut self, now: Instant) {
+        if self.outlet.is_none() || !self.matcher.is_empty() {
+            return;
+        }
+        let known = self.shared.known();
+        let changed = self.away.is_some() && away(&known) != self.away;
+        if changed || now.saturating_duration_since(self.last_push) >= REPEAT {
+            self.still(known);
+        }
+    }
+
+    /// Sends the last frame of a camera that is there, else the slate.
+    fn still(&mut self, known: Known) {
+        self.away = away(&known);
+        match (&self.away, known.frame) {
+            (None, Some(frame)) => {
+                let result =
+                    known.result.filter(|r| r.meta.pts_ns.abs_diff(frame.meta.pts_ns) <= FORGET.as_nanos() as u64);
+                self.show(frame, result.as_deref(), None);
+            }
+            (detail, frame) => {
+                let detail = detail.clone().unwrap_or_else(|| CameraState::Connecting.as_str().to_owned());
+                if let Some(slate) = self.slate(detail, frame.as_ref()) {
+                    self.show(slate, None, None);
+                }
+            }
+        }
+    }
+
+    /// The card for `detail`, in the layout of the last frame so that the encoder goes on.
+    fn slate(&mut self, detail: String, last: Option<&Frame>) -> Option<Frame> {
+        let info = match last {
+            Some(frame) => frame.info().clone(),
+            None => gst_video::VideoInfo::builder(gst_video::VideoFormat::I420, SLATE_SIZE.w, SLATE_SIZE.h)
+                .fps(gst::Fraction::new(25, 1))
+                .build()
+                .ok()?,
+        };
+        if let Some(slate) = self.slate.as_ref().filter(|s| s.detail == detail && *s.frame.info() == info) {
+            return Some(slate.frame.clone());
+        }
+        let mut frame = blank(&self.shared, info)?;
+        let text = format!("{}: {detail}", self.shared.camera);
+        frame.paint(|view| annotate::slate(view, "NO SIGNAL", &text)).ok()?;
+        self.slate = Some(Slate { frame: frame.clone(), detail });
+        Some(frame)
+    }
+
+    /// Paints and pushes one picture; `pts_ns` is the camera's time stamp.
+    fn show(&mut self, mut frame: Frame, result: Option<&FrameResult>, pts_ns: Option<u64>) {
+        let Some(outlet) = self.outlet.clone() else { return };
+        self.last_push = Instant::now();
+        let info = frame.info().clone();
+        if outlet.is_full(info.size()) {
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        // A result from before a change of resolution has other pixels.
+        let result = result.filter(|r| r.meta.size == frame.meta.size && !r.detections.is_empty());
+        if let Some(result) = result
+            && let Err(error) = frame.paint(|view| annotate::draw(view, &result.detections, &result.model))
+        {
+            tracing::debug!(camera = %self.shared.camera, %error, "frame shown without boxes");
+        }
+        if self.format.as_ref() != Some(&info) {
+            if let Err(error) = outlet.set_format(&info) {
+                tracing::error!(camera = %self.shared.camera, %error, "the encoder was not told the video's format");
+                return;
+            }
+            self.format = Some(info);
+        }
+        let stamp = self.timeline.stamp(pts_ns, outlet.running_time());
+        let mut buffer = frame.into_buffer();
+        {
+            // The pixels stay shared; only the header with the time stamps is ours.
+            let header = buffer.make_mut();
+            header.set_pts(gst::ClockTime::from_nseconds(stamp));
+            header.set_dts(gst::ClockTime::NONE);
+            header.set_duration(gst::ClockTime::NONE);
+        }
+        match outlet.push(buffer) {
+            Ok(()) => {
+                self.shared.pushed.fetch_add(1, Ordering::Relaxed);
+            }
+            // The last viewer left between two frames.
+            Err(_) => self.shared.detach(outlet.generation),
+        }
+    }
+}
+
+/// Why the camera has no picture now; `None` when it has one.
+fn away(known: &Known) -> Option<String> {
+    let state = known.status.as_ref().map(|s| s.state);
+    match (state, &known.frame) {
+        (Some(CameraState::Online), Some(_)) => None,
+        (None, Some(frame)) if frame.meta.captured.elapsed() < FRESH => None,
+        (None | Some(CameraState::Online), _) => Some(CameraState::Connecting.as_str().to_owned()),
+        (Some(state), _) => Some(state.as_str().replace('_', " ")),
+    }
+}
+
+/// An unpainted picture.
+fn blank(shared: &Shared, info: gst_video::VideoInfo) -> Option<Frame> {
+    let meta = FrameMeta {
+        camera: shared.camera.clone(),
+        seq: 0,
+        pts_ns: 0,
+        captured_at: SystemTime::now(),
+        captured: Instant::now(),
+        size: Size::new(info.width(), info.height()),
+    };
+    let buffer = gst::Buffer::with_size(info.size()).ok()?;
+    Frame::new(meta, buffer, info).ok()
+}
