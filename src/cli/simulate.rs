@@ -1,10 +1,85 @@
 //! `ocelli simulate`: Serve a video file as an RTSP camera.
 
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use super::Failure;
+use crate::source::{Simulator, SimulatorConfig};
+
+/// How often the end of a clip played once is looked for.
+const POLL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// Video file to serve as a live H.264 camera
+    file: PathBuf,
+    /// Address to listen on; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:8555")]
+    listen: SocketAddr,
+    /// Path of the stream: rtsp://HOST:PORT/PATH
+    #[arg(long, default_value = "demo", value_parser = stream_path)]
+    path: String,
+    /// Frames per second instead of the file's own rate
+    #[arg(long, value_parser = frame_rate)]
+    fps: Option<f64>,
+    /// Ask viewers for this user name (digest authentication)
+    #[arg(long, requires = "password")]
+    user: Option<String>,
+    /// Password for --user; a simulated camera's secret is none, real ones belong into the configuration
+    #[arg(long, requires = "user")]
+    password: Option<String>,
+    /// Start with the first viewer and end with the file, instead of playing for ever
+    #[arg(long)]
+    once: bool,
+    /// Paint the frame number into the bottom left corner as black and white cells, for tests
+    #[arg(long)]
+    counter: bool,
+}
 
-pub(crate) fn run(_args: Args) -> Result<(), Failure> {
-    Err(anyhow::anyhow!("not built yet").into())
+pub(crate) fn run(args: Args) -> Result<(), Failure> {
+    // Before the server starts, so that no signal finds the default handler.
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // A second signal ends the process at once.
+        signal_hook::flag::register_conditional_shutdown(signal, 1, stop.clone())?;
+        signal_hook::flag::register(signal, stop.clone())?;
+    }
+    let simulator = Simulator::start(&SimulatorConfig {
+        file: args.file,
+        listen: args.listen,
+        path: args.path,
+        fps: args.fps,
+        credentials: args.user.zip(args.password),
+        once: args.once,
+        counter: args.counter,
+    })?;
+    // The one line that scripts read; a closed pipe is no reason to stop serving.
+    let mut out = std::io::stdout();
+    let _ = writeln!(out, "{}", simulator.url()).and_then(|()| out.flush());
+    while !stop.load(Ordering::Acquire) && !simulator.finished() {
+        // Short enough that nobody notices the delay after Ctrl-C.
+        std::thread::park_timeout(POLL);
+    }
+    simulator.stop();
+    Ok(())
+}
+
+fn stream_path(text: &str) -> Result<String, String> {
+    let path = text.trim_matches('/');
+    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
+    if path.is_empty() || !path.chars().all(fine) {
+        return Err("use letters, digits, `-`, `_`, `.` and `/`".into());
+    }
+    Ok(path.to_owned())
+}
+
+fn frame_rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(fps) if fps > 0.0 && fps <= 1000.0 => Ok(fps),
+        _ => Err("a number above 0, at most 1000".into()),
+    }
 }

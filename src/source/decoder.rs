@@ -1,0 +1,179 @@
+//! Which elements turn a camera's RTP packets, or a file's packets, into pictures.
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+
+use super::SourceError;
+use super::error::{make, missing};
+
+/// A codec that is taken apart with elements chosen here, never by auto-plugging.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Codec {
+    /// Name for people.
+    pub(super) name: &'static str,
+    /// `encoding-name` in RTP caps.
+    rtp: &'static str,
+    /// Media type of the packets in a file.
+    media: &'static str,
+    depay: &'static str,
+    parse: Option<&'static str>,
+    /// Best first; the first that the registry has and whose device opens is taken.
+    decoders: &'static [Decoder],
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Decoder {
+    element: &'static str,
+    /// Brings pictures from the decoder's own memory into the system's.
+    download: Option<&'static str>,
+}
+
+const fn plain(element: &'static str) -> Decoder {
+    Decoder { element, download: None }
+}
+
+/// Jetson's decoder writes NVMM memory; `nvvidconv` copies it into system memory as NV12 (on the VIC, not on the CPU).
+const JETSON: Decoder = Decoder { element: "nvv4l2decoder", download: Some("nvvidconv") };
+
+static CODECS: [Codec; 3] = [
+    Codec {
+        name: "H.264",
+        rtp: "H264",
+        media: "video/x-h264",
+        depay: "rtph264depay",
+        parse: Some("h264parse"),
+        decoders: &[JETSON, plain("v4l2slh264dec"), plain("v4l2h264dec"), plain("avdec_h264"), plain("openh264dec")],
+    },
+    Codec {
+        name: "H.265",
+        rtp: "H265",
+        media: "video/x-h265",
+        depay: "rtph265depay",
+        parse: Some("h265parse"),
+        decoders: &[JETSON, plain("v4l2slh265dec"), plain("v4l2h265dec"), plain("avdec_h265")],
+    },
+    Codec {
+        name: "MJPEG",
+        rtp: "JPEG",
+        media: "image/jpeg",
+        depay: "rtpjpegdepay",
+        parse: None,
+        decoders: &[plain("jpegdec"), plain("avdec_mjpeg")],
+    },
+];
+
+impl Codec {
+    /// By the `encoding-name` of RTP caps.
+    pub(super) fn of_rtp(encoding: &str) -> Option<&'static Self> {
+        CODECS.iter().find(|c| c.rtp.eq_ignore_ascii_case(encoding))
+    }
+
+    /// By the media type of packets in a file.
+    pub(super) fn of_media(media: &str) -> Option<&'static Self> {
+        CODECS.iter().find(|c| c.media == media)
+    }
+
+    /// The elements from RTP packets to pictures, in order.
+    pub(super) fn rtp_chain(&self) -> Result<Vec<gst::Element>, SourceError> {
+        let mut chain = vec![make(self.depay)?];
+        chain.extend(self.packet_chain()?);
+        if let Some(decoder) = chain.iter().find(|e| e.has_property("max-threads")) {
+            few_threads(decoder);
+        }
+        Ok(chain)
+    }
+
+    /// The elements from a file's packets to pictures, in order.
+    pub(super) fn packet_chain(&self) -> Result<Vec<gst::Element>, SourceError> {
+        let mut chain = Vec::with_capacity(4);
+        chain.extend(self.parse.map(make).transpose()?);
+        chain.extend(self.decoder()?);
+        Ok(chain)
+    }
+
+    fn decoder(&self) -> Result<Vec<gst::Element>, SourceError> {
+        for choice in self.decoders {
+            let Ok(decoder) = gst::ElementFactory::make(choice.element).build() else {
+                continue;
+            };
+            // READY opens the device: a hardware decoder whose device is absent or taken fails here, not later.
+            if decoder.set_state(gst::State::Ready).is_err() {
+                let _ = decoder.set_state(gst::State::Null);
+                tracing::info!("decoder {} is installed but does not open: trying the next one", choice.element);
+                continue;
+            }
+            let Some(download) = choice.download else {
+                return Ok(vec![decoder]);
+            };
+            if let Ok(chain) = downloaded(decoder.clone(), download) {
+                return Ok(chain);
+            }
+            let _ = decoder.set_state(gst::State::Null);
+        }
+        let names: Vec<&str> = self.decoders.iter().map(|d| d.element).collect();
+        let best = names.iter().find(|n| n.starts_with("avdec_")).copied().unwrap_or("avdec_h264");
+        match missing(best) {
+            SourceError::MissingElement { package, .. } => {
+                Err(SourceError::MissingElement { element: names.join("` or `"), package })
+            }
+            other => Err(other),
+        }
+    }
+}
+
+fn downloaded(decoder: gst::Element, download: &'static str) -> Result<Vec<gst::Element>, SourceError> {
+    let download = make(download)?;
+    // Frames stay out of the pool while they wait for their boxes; the default of 4 would stop the decoder.
+    if download.has_property("output-buffers") {
+        download.set_property_from_str("output-buffers", "24");
+    }
+    let caps = gst::Caps::builder("video/x-raw").field("format", "NV12").build();
+    let filter = make("capsfilter")?;
+    filter.set_property("caps", caps);
+    Ok(vec![decoder, download, filter])
+}
+
+/// One decoding thread for a live picture up to 1080p: 6 ms of one core per frame is enough, and eight cameras with a
+/// thread per core each only fight for the caches. Larger pictures keep libav's own choice. (libav uses slices, not
+/// frames, in a live pipeline, so threads never add delay.)
+fn few_threads(decoder: &gst::Element) {
+    let Some(pad) = decoder.static_pad("sink") else {
+        return;
+    };
+    let decoder = decoder.downgrade();
+    // The size is known once the parser has seen the stream; the decoder reads the property when the caps arrive.
+    pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+        if let (Some(gst::EventView::Caps(caps)), Some(decoder)) = (info.event().map(|e| e.view()), decoder.upgrade()) {
+            let dimension = |name| caps.caps().structure(0).and_then(|s| s.get::<i32>(name).ok()).unwrap_or(0);
+            let large = i64::from(dimension("width")) * i64::from(dimension("height")) > 1920 * 1088;
+            decoder.set_property("max-threads", if large { 0i32 } else { 1 });
+        }
+        gst::PadProbeReturn::Ok
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn codecs_are_found_by_either_name() {
+        assert_eq!(Codec::of_rtp("h265").unwrap().name, "H.265");
+        assert_eq!(Codec::of_media("image/jpeg").unwrap().name, "MJPEG");
+        assert!(Codec::of_rtp("VP8").is_none());
+        assert!(Codec::of_media("audio/mpeg").is_none());
+    }
+
+    #[test]
+    fn every_codec_has_a_working_chain_here() {
+        gst::init().unwrap();
+        for codec in &CODECS {
+            let chain = codec.rtp_chain().unwrap();
+            assert!(chain.len() >= 2, "{}", codec.name);
+            for element in chain {
+                element.set_state(gst::State::Null).unwrap();
+            }
+        }
+    }
+}
