@@ -201,7 +201,7 @@ fn first_frame(source: &Source, failure: &Failure, frames: &queue::Receiver<Fram
                     _ => SourceError::NoVideo("the file ended without a frame".into()),
                 });
             }
-            Err(RecvError::Timeout) => {}
+            Err(RecvError::Timeout | RecvError::Woken) => {}
         }
         if let Some(reason) = failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return Err(SourceError::Stream(reason));
@@ -389,7 +389,7 @@ impl Feed {
         while !self.shared.stopping() {
             let frame = match next.take().map_or_else(|| self.received.recv_timeout(LATE), Ok) {
                 Ok(frame) => frame,
-                Err(RecvError::Timeout) => continue,
+                Err(RecvError::Timeout | RecvError::Woken) => continue,
                 Err(RecvError::Closed) => break,
             };
             let frame = self.prepared(frame, number);
