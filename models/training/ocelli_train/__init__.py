@@ -1,0 +1,1 @@
+"""Define, check, train, label with, measure and export Ocelli's detectors."""

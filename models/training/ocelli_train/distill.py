@@ -1,0 +1,73 @@
+"""The student's features regress those of a YOLOX teacher while its own weights are still raw."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from torch import Tensor, nn
+
+from .errors import InputError
+
+# Tensors of the published yolox_nano.onnx: backbone at strides 8, 16, 32, then the neck's three outputs.
+TEACHER_FEATURES = ("781", "841", "886", "956", "990", "1024")
+# Layers of yolov5s_efficientnetv2_corrected.yaml at the same strides.
+STUDENT_LAYERS = (5, 9, 12, 20, 23, 26)
+
+
+class FeatureTeacher:
+    """The part of the ONNX file that ends at the features, at any input size."""
+
+    def __init__(self, path: str | Path, threads: int):
+        try:
+            whole = onnx.load(str(path))
+        except Exception as e:
+            raise InputError(f"cannot read the teacher: {e}", where=str(path)) from e
+        outputs = {o for n in whole.graph.node for o in n.output}
+        missing = [n for n in TEACHER_FEATURES if n not in outputs]
+        if missing:
+            raise InputError(f"lacks the tensors {missing}", where=str(path))
+        del whole
+        with tempfile.TemporaryDirectory() as folder:
+            cut = str(Path(folder) / "features.onnx")
+            onnx.utils.extract_model(str(path), cut, ["images"], list(TEACHER_FEATURES), check_model=False)
+            model = onnx.load(cut)
+        shape = model.graph.input[0].type.tensor_type.shape
+        for d, name in zip(shape.dim, ("batch", "3", "height", "width")):
+            if name == "3":
+                continue
+            d.dim_param = name
+        for out in model.graph.output:
+            out.type.tensor_type.ClearField("shape")
+        del model.graph.value_info[:]
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        self.session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, rgb: Tensor) -> list[Tensor]:
+        """``rgb`` in 0..1, as the student gets it; the teacher wants BGR in 0..255."""
+        bgr = np.ascontiguousarray((rgb.flip(1) * 255.0).contiguous().numpy())
+        return [torch.from_numpy(f) for f in self.session.run(None, {"images": bgr})]
+
+
+class Adapters(nn.Module):
+    """1x1 convolutions from the student's widths to the teacher's; thrown away after training."""
+
+    def __init__(self, student: list[int], teacher: list[int]):
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(s, t, 1) for s, t in zip(student, teacher))
+
+    def forward(self, student: list[Tensor], teacher: list[Tensor]) -> Tensor:
+        """Mean squared error against features of zero mean and unit deviation in each channel."""
+        total = student[0].new_zeros(())
+        for conv, s, t in zip(self.convs, student, teacher):
+            std, mean = torch.std_mean(t, dim=(0, 2, 3), keepdim=True)
+            goal = ((t - mean) / (std + 1e-3)).clamp(-6, 6)
+            total = total + (conv(s) - goal).square().mean()
+        return total / len(self.convs)
