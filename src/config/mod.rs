@@ -2,9 +2,28 @@
 //!
 //! Belongs here: what the keys mean and every message about them. Does not belong here: opening cameras or sockets.
 
+mod cameras;
+mod check;
+mod error;
+mod interpolate;
+mod keys;
+mod load;
+mod mask;
+mod reference;
+mod resolve;
 mod resolved;
+mod schema;
+mod show;
+mod tree;
+mod url;
+mod value;
+mod view;
 
+pub use error::{ConfigErrors, Problem};
+pub use load::{DEFAULT_FILES, Loaded, load, load_all};
+pub use reference::reference;
 pub use resolved::{
     BackendChoice, CameraConfig, Config, DetectConfig, HttpConfig, JsonlConfig, ModelConfig, MqttConfig,
     ReconnectConfig, RtspConfig, SourceConfig, Transport,
 };
+pub use schema::schema;

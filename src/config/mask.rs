@@ -1,0 +1,241 @@
+//! Source lines as they may be shown: secrets masked, control characters made visible, long lines cut.
+//!
+//! Works on text, not on the parsed tree, because a file that does not parse is shown as well.
+
+use crate::telemetry::{HIDDEN, redact};
+
+/// Is a key of this name a secret? Misspelled ones too: they are shown just when they are wrong.
+pub(crate) fn is_secret_key(key: &str) -> bool {
+    let key = key.to_lowercase();
+    ["pass", "pwd", "secret", "token"].iter().any(|word| key.contains(word))
+        || strsim::damerau_levenshtein(&key, "password") <= 3
+}
+
+/// Text without control characters (a terminal would obey them); tabs become spaces.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| match c {
+            '\t' => ' ',
+            '\n' => '\n',
+            c if c.is_control() || is_bidi_control(c) => '\u{fffd}',
+            c => c,
+        })
+        .collect()
+}
+
+fn is_bidi_control(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Line `line` (from 1) of `text` with its secrets masked, and the offset of `column` (from 1) in what is shown, in
+/// characters from 0. `None` when there is no such line.
+pub(crate) fn source_line(text: &str, line: usize, column: usize, width: usize) -> Option<(String, usize)> {
+    let source = text.lines().nth(line.checked_sub(1)?)?;
+    let caret = column.saturating_sub(1).min(source.chars().count());
+    if continues_secret(text, line) {
+        let indent = indent_of(source);
+        return Some((format!("{}{HIDDEN}", " ".repeat(indent.min(width))), caret.min(indent).min(width)));
+    }
+    let (masked, caret) = mask_line(source, caret);
+    let (masked, caret) = mask_urls(&masked, caret);
+    Some(cut(&printable(&masked), caret, width))
+}
+
+fn indent_of(line: &str) -> usize {
+    line.chars().take_while(|c| c.is_whitespace()).count()
+}
+
+/// Is the line part of a secret that began on an earlier line (a block scalar, a value on the next line)?
+fn continues_secret(text: &str, line: usize) -> bool {
+    let mut secret_indent = None;
+    for (index, current) in text.lines().enumerate() {
+        let blank = current.trim().is_empty();
+        let indent = indent_of(current);
+        if secret_indent.is_some_and(|start| indent <= start && !blank) {
+            secret_indent = None;
+        }
+        if index + 1 == line {
+            return secret_indent.is_some();
+        }
+        if secret_indent.is_none() && secret_value(current, 0).is_some() {
+            secret_indent = Some(indent);
+        }
+    }
+    false
+}
+
+/// The byte range of the next value of a secret key at or behind byte `from`, up to the end of the flow entry. The
+/// range is empty when the value stands on the next line.
+fn secret_value(line: &str, from: usize) -> Option<(usize, usize)> {
+    let mut search = from;
+    while let Some(at) = line[search..].find([':', '=']).map(|at| search + at) {
+        let next = &line[at + 1..];
+        let key_start = line[..at]
+            .rfind(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '"' | '\'')))
+            .map_or(0, |i| i + line[i..].chars().next().map_or(1, char::len_utf8));
+        let key = line[key_start..at].trim_matches(['"', '\'']);
+        let separates = line.as_bytes()[at] == b'=' || next.is_empty() || next.starts_with([' ', '\t', '"', '\'']);
+        if separates && is_secret_key(key.rsplit(['.', '_']).next().unwrap_or(key)) {
+            let start = at + 1 + (next.len() - next.trim_start().len());
+            return Some((start, value_end(line, start)));
+        }
+        search = at + 1;
+    }
+    None
+}
+
+/// Where the value that starts at byte `start` ends: at its closing quote, at `,` or `}` inside `{…}`, else at the end.
+fn value_end(line: &str, start: usize) -> usize {
+    let value = &line[start..];
+    if let Some(quote) = value.chars().next().filter(|c| matches!(c, '"' | '\'')) {
+        let mut escaped = false;
+        for (at, c) in value.char_indices().skip(1) {
+            match c {
+                '\\' if quote == '"' && !escaped => escaped = true,
+                c if c == quote && !escaped => return start + at + 1,
+                _ => escaped = false,
+            }
+        }
+        return line.len();
+    }
+    if line[..start].contains('{') {
+        // A `,` inside a plain flow value ends it; `${NAME}` does not.
+        let mut depth = 0_usize;
+        for (at, c) in value.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' if depth > 0 => depth -= 1,
+                '}' | ',' if depth == 0 => return start + at,
+                _ => {}
+            }
+        }
+    }
+    line.len()
+}
+
+/// Masks the values of secret keys; `caret` (characters from 0) moves along.
+fn mask_line(line: &str, caret: usize) -> (String, usize) {
+    let mut out = String::new();
+    let mut shown_caret = caret;
+    let mut done = 0;
+    while let Some((start, end)) = secret_value(line, done) {
+        let value = &line[start..end];
+        out.push_str(&line[done..start]);
+        // A reference holds no secret and is worth reading.
+        let reference = value.trim().trim_matches(['"', '\'']);
+        if value.trim().is_empty() || (reference.starts_with("${") && !reference.contains(":-")) {
+            out.push_str(value);
+        } else {
+            let (from, to) = (line[..start].chars().count(), line[..end].chars().count());
+            let delta = HIDDEN.len() as isize - (to - from) as isize;
+            if caret >= to {
+                shown_caret = shown_caret.saturating_add_signed(delta);
+            } else if caret > from {
+                shown_caret = out.chars().count();
+            }
+            out.push_str(HIDDEN);
+        }
+        if end <= done {
+            // An empty value at the end of the line.
+            done = line.len();
+            break;
+        }
+        done = end;
+    }
+    out.push_str(&line[done..]);
+    (out, shown_caret)
+}
+
+/// Hides credentials inside URLs; a caret behind them moves along.
+fn mask_urls(line: &str, caret: usize) -> (String, usize) {
+    let head: String = line.chars().take(caret).collect();
+    let shown = redact(line);
+    // The caret stays where it was when the text before it is the same, else it goes back by what was hidden there.
+    let head_shown = redact(&head);
+    let caret = if shown.starts_with(&head) { caret } else { head_shown.chars().count() };
+    let length = shown.chars().count();
+    (shown, caret.min(length))
+}
+
+/// At most `width` characters of `line`, around the caret.
+fn cut(line: &str, caret: usize, width: usize) -> (String, usize) {
+    let length = line.chars().count();
+    if length <= width {
+        return (line.to_owned(), caret);
+    }
+    let start = if caret < width * 3 / 4 { 0 } else { caret - width / 2 };
+    let end = (start + width).min(length);
+    let mut out: String = line.chars().skip(start).take(end - start).collect();
+    if end < length {
+        out.push('…');
+    }
+    match start {
+        0 => (out, caret),
+        _ => (format!("…{out}"), caret - start + 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, line: usize, column: usize, expected: &str) {
+        let (shown, caret) = source_line(text, line, column, 110).unwrap();
+        assert_eq!(format!("{shown}\n{:caret$}^", ""), expected);
+    }
+
+    #[test]
+    fn the_caret_points_at_the_column() {
+        check("a: 1\n  b: x", 2, 6, "  b: x\n     ^");
+        check("ä: ö", 1, 4, "ä: ö\n   ^");
+        check("\ta", 1, 2, " a\n ^");
+    }
+
+    #[test]
+    fn secrets_are_masked_and_the_caret_moves_along() {
+        check("  password: hunter2", 1, 13, "  password: ***\n            ^");
+        check("  password: hunter2", 1, 17, "  password: ***\n            ^");
+        check("{password: hunter2, url: 5}", 1, 21, "{password: ***, url: 5}\n                ^");
+        check("{password: 'a, b}', url: 5}", 1, 21, "{password: ***, url: 5}\n                ^");
+        check("pasword: hunter2", 1, 1, "pasword: ***\n^");
+        check("\"password\": hunter2", 1, 1, "\"password\": ***\n^");
+        check("mqtt.password=hunter2", 1, 15, "mqtt.password=***\n              ^");
+        check("OCELLI__MQTT__PASSWORD=hunter2", 1, 1, "OCELLI__MQTT__PASSWORD=***\n^");
+        check("{a: {password: ${X}, b: 1}", 1, 23, "{a: {password: ${X}, b: 1}\n                      ^");
+        check("url: rtsp://admin:hunter2@host", 1, 6, "url: rtsp://***@host\n     ^");
+        check("password:\n  hunter2: : x\nb: 1", 2, 10, "  ***\n  ^");
+        check("password: |\n  hunter2\n\n  hunter3\nb: 1", 4, 3, "  ***\n  ^");
+        check("password: |\n  hunter2\nb: 1", 3, 4, "b: 1\n   ^");
+    }
+
+    #[test]
+    fn long_lines_are_cut_around_the_caret() {
+        let line = format!("{}X{}", "a".repeat(500), "b".repeat(500));
+        let (shown, caret) = source_line(&line, 1, 501, 110).unwrap();
+        assert_eq!(shown.chars().nth(caret), Some('X'));
+        assert!(shown.chars().count() < 120);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_line_is_taken(text in "([ -~]|\n|ä|: |password: |://|@|\\{|\\}|\"){0,40}", line in 0_usize..6, column in 0_usize..60) {
+            if let Some((shown, caret)) = source_line(&text, line, column, 20) {
+                proptest::prop_assert!(caret <= shown.chars().count());
+            }
+        }
+
+        #[test]
+        fn a_password_is_never_shown(
+            before in "(url: x, |a: \"b\", |\\$\\{X\\}, ){0,3}",
+            quote in "[\"']?",
+            after in "(, b: 1|\\}| # note){0,3}",
+            column in 1_usize..60,
+        ) {
+            let line = format!("{{{before}password: {quote}S3CRET{quote}{after}");
+            let (shown, _) = source_line(&line, 1, column, 110).unwrap();
+            proptest::prop_assert!(!shown.contains("S3CRET"), "{}", shown);
+        }
+    }
+}
