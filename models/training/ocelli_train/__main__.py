@@ -59,6 +59,7 @@ def _train(a: argparse.Namespace) -> None:
         eval_every=a.eval_every,
         seed=a.seed,
         resume=a.resume,
+        init=a.init,
     )
     print(f"wrote {train(options)}")
 
@@ -103,8 +104,24 @@ def _eval(a: argparse.Namespace) -> None:
 def _export(a: argparse.Namespace) -> None:
     from .export import export
 
-    for line in export(a.weights, a.out, a.img, a.opset, a.dynamic, a.half, a.input, a.check):
-        print(line)
+    if a.int8 is None:
+        lines = export(a.weights, a.out, a.img, a.opset, a.dynamic, a.half, a.input, a.check)
+        print("\n".join(lines))
+        return
+    if a.dynamic or a.half or a.input != "f32":
+        raise InputError("goes with a static fp32 export only", key="--int8")
+    from .checkpoint import load_model
+    from .eval import evaluate, onnx_predictor
+    from .int8 import quantise
+
+    whole = a.out.with_suffix(".fp32.onnx")
+    lines = export(a.weights, whole, a.img, a.opset, False, False, "f32", a.check)
+    print("\n".join(lines + quantise(whole, a.out, a.int8, a.count)))
+    if a.data is not None:
+        names = load_model(a.weights)[1]
+        for label, path in (("fp32", whole), ("int8", a.out)):
+            result = evaluate(onnx_predictor(path, None), a.data, a.split, names)
+            print(f"{label}: mAP50 {result.map50:.4f}, mAP50-95 {result.map:.4f} on {result.images} images")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -140,6 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--eval-every", type=int, default=1, help="epochs; 0: never")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--resume", action="store_true", help="go on from OUT/last.pt")
+    p.add_argument("--init", type=Path, help="checkpoint whose weights a new schedule starts from")
     p.set_defaults(run=_train)
 
     p = verbs.add_parser("label", help="label the frames of a clip by a teacher")
@@ -177,6 +195,10 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--half", action="store_true", help="fp16, input and output too")
     p.add_argument("--input", choices=("f32", "u8"), default="f32", help="u8: 0..255, the division is in the graph")
     p.add_argument("--check", type=Path, help="image for the comparison with PyTorch; default: noise")
+    p.add_argument("--int8", type=Path, metavar="DIR", help="quantise, calibrated with images of this folder")
+    p.add_argument("--count", type=int, default=100, help="images to calibrate with")
+    p.add_argument("--data", type=Path, help="with --int8: measure before and after on this folder")
+    p.add_argument("--split", default="valid")
     p.set_defaults(run=_export)
     return top
 

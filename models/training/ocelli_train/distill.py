@@ -13,10 +13,14 @@ from torch import Tensor, nn
 
 from .errors import InputError
 
-# Tensors of the published yolox_nano.onnx: backbone at strides 8, 16, 32, then the neck's three outputs.
-TEACHER_FEATURES = ("781", "841", "886", "956", "990", "1024")
+# Tensors of the published yolox_nano.onnx at strides 8, 16, 32: backbone, neck, and what
+# classes and boxes are read from.
+TEACHER_FEATURES = ("781", "841", "886", "956", "990", "1024",
+                    "1044", "1086", "1128", "1061", "1103", "1145")  # fmt: skip
 # Layers of yolov5s_efficientnetv2_corrected.yaml at the same strides.
 STUDENT_LAYERS = (5, 9, 12, 20, 23, 26)
+# For each of the teacher's tensors, which of the student's layers regresses it.
+PAIRS = (0, 1, 2, 3, 4, 5, 3, 4, 5, 3, 4, 5)
 
 
 class FeatureTeacher:
@@ -61,13 +65,13 @@ class Adapters(nn.Module):
 
     def __init__(self, student: list[int], teacher: list[int]):
         super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(s, t, 1) for s, t in zip(student, teacher))
+        self.convs = nn.ModuleList(nn.Conv2d(student[index], t, 1) for index, t in zip(PAIRS, teacher))
 
     def forward(self, student: list[Tensor], teacher: list[Tensor]) -> Tensor:
         """Mean squared error against features of zero mean and unit deviation in each channel."""
         total = student[0].new_zeros(())
-        for conv, s, t in zip(self.convs, student, teacher):
+        for conv, index, t in zip(self.convs, PAIRS, teacher):
             std, mean = torch.std_mean(t, dim=(0, 2, 3), keepdim=True)
             goal = ((t - mean) / (std + 1e-3)).clamp(-6, 6)
-            total = total + (conv(s) - goal).square().mean()
+            total = total + (conv(student[index]) - goal).square().mean()
         return total / len(self.convs)

@@ -49,6 +49,7 @@ class Options:
     eval_every: int
     seed: int
     resume: bool
+    init: Path | None
 
 
 def parse_sizes(text: str) -> list[tuple[float, int]]:
@@ -68,14 +69,18 @@ def parse_sizes(text: str) -> list[tuple[float, int]]:
     return sizes
 
 
-def _averaged(ema: Model, model: Model, decay: float) -> None:
-    with torch.no_grad():
+class _Average:
+    """Moves the averaged weights towards the trained ones after every step."""
+
+    def __init__(self, ema: Model, model: Model):
         own = model.state_dict()
-        for name, value in ema.state_dict().items():
-            if value.dtype.is_floating_point:
-                value.mul_(decay).add_(own[name], alpha=1 - decay)
-            else:
-                value.copy_(own[name])
+        pairs = [(v, own[k]) for k, v in ema.state_dict().items() if v.dtype.is_floating_point]
+        self.ema = [e for e, _ in pairs]
+        self.own = [o for _, o in pairs]
+
+    def step(self, decay: float) -> None:
+        with torch.no_grad():
+            torch._foreach_lerp_(self.ema, self.own, 1 - decay)
 
 
 def _optimizer(parts: list[nn.Module], options: Options) -> torch.optim.AdamW:
@@ -85,7 +90,7 @@ def _optimizer(parts: list[nn.Module], options: Options) -> torch.optim.AdamW:
         for p in part.parameters():
             (decayed if p.ndim > 1 else plain).append(p)
     groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.99))
+    return torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.99), fused=True)
 
 
 def _side(sizes: list[tuple[float, int]], progress: float) -> int:
@@ -95,6 +100,8 @@ def _side(sizes: list[tuple[float, int]], progress: float) -> int:
 def train(options: Options) -> Path:
     """Gives the path of the last checkpoint."""
     torch.set_num_threads(options.threads)
+    # Second moments of dead channels become denormal and slow every step down.
+    torch.set_flush_denormal(True)
     torch.manual_seed(options.seed)
     config = load_config(options.data, options.data_root)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -117,6 +124,10 @@ def train(options: Options) -> Path:
     optimizer = _optimizer([model] + ([adapters] if adapters is not None else []), options)
     scaler = torch.amp.GradScaler(device.type, enabled=options.amp == "fp16")  # type: ignore[attr-defined]
 
+    if options.init is not None and not options.resume:
+        first = checkpoint.read(options.init)
+        for part in (model, ema):
+            checkpoint.fill(part, first["weights"], str(options.init), "weights")
     iteration, begun, deadline = 0, time.time(), options.deadline
     if options.resume:
         state = checkpoint.read(last)
@@ -133,6 +144,7 @@ def train(options: Options) -> Path:
         batches = Batches(config, options_seed)
         print(f"resumed at iteration {iteration}", flush=True)
     total = (options.epochs or 0) * len(batches)
+    average = _Average(ema, model)
     weights = Weights(classes=0.4 * len(config.names) / 80 + 0.02)
     model.train()
 
@@ -192,7 +204,7 @@ def train(options: Options) -> Path:
         scaler.step(optimizer)
         scaler.update()
         iteration += 1
-        _averaged(ema, model, options.ema * (1 - math.exp(-iteration / 300)))
+        average.step(options.ema * (1 - math.exp(-iteration / 300)))
         for key, value in parts.items():
             mean[key] = value if key not in mean else 0.95 * mean[key] + 0.05 * value
         if iteration % 20 == 0:

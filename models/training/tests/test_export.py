@@ -57,6 +57,27 @@ def test_half_and_bytes(model, tmp_path):
     assert np.isfinite([boxes, scores]).all()
 
 
+def test_int8_is_calibrated_and_keeps_the_metadata(model, tmp_path):
+    import cv2
+
+    from ocelli_train.int8 import quantise
+
+    with pytest.raises(InputError, match="no such folder"):
+        quantise(tmp_path / "m.onnx", tmp_path / "q.onnx", tmp_path / "none", 4)
+    for i in range(4):
+        noise = np.random.default_rng(i).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+        cv2.imwrite(str(tmp_path / f"{i}.png"), noise)
+    export_model(model, NAMES, tmp_path / "m.onnx", 96, 17, False, False, "f32", None)
+    quantise(tmp_path / "m.onnx", tmp_path / "q.onnx", tmp_path, 4)
+    graph = onnx.load(str(tmp_path / "q.onnx"))
+    assert {p.key for p in graph.metadata_props} == {"stride", "names"}
+    kinds = [n.op_type for n in graph.graph.node]
+    assert kinds.count("QuantizeLinear") > 50 and kinds.count("DequantizeLinear") > 50
+    assert (tmp_path / "q.onnx").stat().st_size < 0.4 * (tmp_path / "m.onnx").stat().st_size
+    _, scores = compare(model, tmp_path / "q.onnx", 96, 96, "f32", False, tmp_path / "0.png")
+    assert scores < 0.2
+
+
 def test_side_must_fit_the_stride(model, tmp_path):
     with pytest.raises(InputError, match="multiple of the model's stride 32"):
         export_model(model, NAMES, tmp_path / "m.onnx", 100, 17, False, False, "f32", None)
