@@ -271,8 +271,8 @@ mod tests {
             ("{-1: 'a'}", 1, "class number"),
             ("{99999999999999999999: 'a'}", 1, "class number"),
             ("['a'] x", 6, "the end"),
-            (r"['\x4']", 6, "hexadecimal"),
-            (r"['\ud800']", 9, "surrogate"),
+            (r"['\x4']", 5, "hexadecimal"),
+            (r"['\ud800']", 8, "surrogate"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.what.contains(what), "{text}: {error}");

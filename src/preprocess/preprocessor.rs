@@ -1,6 +1,6 @@
 //! The letterbox: planes in, tensor out.
 
-use super::axis::Axis;
+use super::axis::{Axis, LANES, groups};
 use super::planes::{Planes, PreprocessError, Rows};
 use crate::model::{ChannelOrder, InputSpec};
 use crate::types::{ColorMatrix, ColorRange, ColorSpec, ImageView, Letterbox, Padding, Size};
@@ -20,7 +20,7 @@ pub struct Preprocessor {
     /// One source line, interpolated between two rows.
     line: Vec<f32>,
     /// One output line of each plane.
-    samples: [Vec<f32>; 3],
+    samples: [Vec<[f32; LANES]>; 3],
 }
 
 /// The three planes of a tensor, in the order red, green, blue.
@@ -81,9 +81,10 @@ impl Preprocessor {
         self.luma[1].build(scaled.h, source.h, source.h, 1.0);
         self.chroma[0].build(scaled.w, source.w, source.w.div_ceil(2), 2.0);
         self.chroma[1].build(scaled.h, source.h, source.h.div_ceil(2), 2.0);
-        self.line.resize(source.w as usize * 3, 0.0);
+        // Three channels at most, and one pixel behind the last.
+        self.line.resize((source.w as usize + 1) * 3, 0.0);
         for samples in &mut self.samples {
-            samples.resize(scaled.w as usize, 0.0);
+            samples.resize(groups(scaled.w), [0.0; LANES]);
         }
         self.letterbox = Some(letterbox);
         letterbox
@@ -93,9 +94,9 @@ impl Preprocessor {
         let convert = Convert::new(color, self.gain);
         let [ys, us, vs] = &mut self.samples;
         for n in 0..letterbox.scaled.h as usize {
-            plane(y, n, &self.luma, &mut self.line, 1, [ys]);
-            plane(u, n, &self.chroma, &mut self.line, 1, [us]);
-            plane(v, n, &self.chroma, &mut self.line, 1, [vs]);
+            plane(y, n, &self.luma, &mut self.line, [ys]);
+            plane(u, n, &self.chroma, &mut self.line, [us]);
+            plane(v, n, &self.chroma, &mut self.line, [vs]);
             convert.line(ys, us, vs, output_line(rgb, letterbox, n));
         }
     }
@@ -104,8 +105,8 @@ impl Preprocessor {
         let convert = Convert::new(color, self.gain);
         let [ys, us, vs] = &mut self.samples;
         for n in 0..letterbox.scaled.h as usize {
-            plane(y, n, &self.luma, &mut self.line, 1, [ys]);
-            plane(uv, n, &self.chroma, &mut self.line, 2, [us, vs]);
+            plane(y, n, &self.luma, &mut self.line, [ys]);
+            plane(uv, n, &self.chroma, &mut self.line, [us, vs]);
             convert.line(ys, us, vs, output_line(rgb, letterbox, n));
         }
     }
@@ -113,9 +114,9 @@ impl Preprocessor {
     fn rgb(&mut self, rows: &Rows<'_>, letterbox: &Letterbox, rgb: &mut Rgb<'_>) {
         for n in 0..letterbox.scaled.h as usize {
             let [r, g, b] = &mut self.samples;
-            plane(rows, n, &self.luma, &mut self.line, 3, [r, g, b]);
+            plane(rows, n, &self.luma, &mut self.line, [r, g, b]);
             for (samples, out) in self.samples.iter().zip(output_line(rgb, letterbox, n)) {
-                for (out, sample) in out.iter_mut().zip(samples) {
+                for (out, sample) in out.iter_mut().zip(samples.as_flattened()) {
                     *out = sample * self.gain;
                 }
             }
@@ -129,25 +130,27 @@ fn plane<const C: usize>(
     n: usize,
     [x, y]: &[Axis; 2],
     line: &mut [f32],
-    channels: usize,
-    out: [&mut Vec<f32>; C],
+    out: [&mut Vec<[f32; LANES]>; C],
 ) {
-    let (first, second, weight) = y.tap(n);
-    let top = rows.row(first);
-    if weight == 0.0 {
-        for (channel, out) in out.into_iter().enumerate() {
-            x.sample(top, channels, channel, out);
-        }
+    let (upper, weight) = y.tap(n);
+    let top = rows.row(upper);
+    let out = out.into_iter().enumerate();
+    if weight == 0.0 && x.exact() {
+        out.for_each(|(channel, out)| x.pick::<C>(top, channel, out));
         return;
     }
-    let line = &mut line[..top.len()];
-    for ((mid, a), b) in line.iter_mut().zip(top).zip(rows.row(second)) {
-        let (a, b) = (f32::from(*a), f32::from(*b));
-        *mid = a + (b - a) * weight;
+    let line = &mut line[..top.len() + C];
+    if weight == 0.0 {
+        for (mid, a) in line.iter_mut().zip(top) {
+            *mid = f32::from(*a);
+        }
+    } else {
+        for ((mid, a), b) in line.iter_mut().zip(top).zip(rows.row(upper + 1)) {
+            let (a, b) = (f32::from(*a), f32::from(*b));
+            *mid = a + (b - a) * weight;
+        }
     }
-    for (channel, out) in out.into_iter().enumerate() {
-        x.sample(line, channels, channel, out);
-    }
+    out.for_each(|(channel, out)| x.interpolate::<C>(line, channel, out));
 }
 
 /// The part of the tensor's line that shows line `n` of the scaled picture.
@@ -203,7 +206,7 @@ impl Convert {
         Self { luma, red_v, green_u, green_v, blue_u, offsets, white: 255.0 * gain }
     }
 
-    fn line(&self, y: &[f32], u: &[f32], v: &[f32], [red, green, blue]: [&mut [f32]; 3]) {
+    fn line(&self, y: &[[f32; LANES]], u: &[[f32; LANES]], v: &[[f32; LANES]], [red, green, blue]: [&mut [f32]; 3]) {
         let white = self.white;
         // `f32::clamp` and `max` mind NaN, which costs instructions; there is none here.
         let clamp = |x: f32| {
@@ -211,7 +214,7 @@ impl Convert {
             if x < white { x } else { white }
         };
         let [r0, g0, b0] = self.offsets;
-        let inputs = y.iter().zip(u).zip(v);
+        let inputs = y.as_flattened().iter().zip(u.as_flattened()).zip(v.as_flattened());
         let outputs = red.iter_mut().zip(green).zip(blue);
         for (((r, g), b), ((y, u), v)) in outputs.zip(inputs) {
             let luma = self.luma * y;
