@@ -1,10 +1,178 @@
-//! `ocelli models`: List, show and verify models.
+//! `ocelli models`: list, show and verify models.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
 
 use super::Failure;
+use crate::model::{Manifest, ModelSpec, default_model, model_folders};
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
 
-pub(crate) fn run(_args: Args) -> Result<(), Failure> {
-    Err(anyhow::anyhow!("not built yet").into())
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    /// List the models in a folder
+    List {
+        /// Folder of model folders; without it ./models, then /usr/share/ocelli/models
+        dir: Option<PathBuf>,
+        /// Print one JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print everything that is known of a model
+    Show {
+        /// An .onnx file or a model folder; without it the model that `run` and `detect` take
+        path: Option<PathBuf>,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Compute a model's SHA-256 anew, compare it with its model.yaml and open it
+    Verify {
+        /// An .onnx file or a model folder; without it the model that `run` and `detect` take
+        path: Option<PathBuf>,
+    },
+}
+
+pub(crate) fn run(args: Args) -> Result<(), Failure> {
+    let text = match args.verb {
+        Verb::List { dir, json } => list(dir.as_deref(), json)?,
+        Verb::Show { path, json } => {
+            let spec = ModelSpec::open(&chosen(path)?, None)?;
+            if json { format!("{:#}\n", describe(&spec)) } else { page(&spec) }
+        }
+        Verb::Verify { path } => verify(&chosen(path)?)?,
+    };
+    // `print!` panics when a pipe's reader has gone; a reader that has seen enough is no error.
+    match std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
+        _ => Ok(()),
+    }
+}
+
+fn chosen(path: Option<PathBuf>) -> Result<PathBuf, Failure> {
+    path.or_else(default_model).ok_or_else(|| {
+        Failure::new(
+            1,
+            anyhow::anyhow!(
+                "no model given, and none found in ./models or /usr/share/ocelli/models: give an .onnx file or a model \
+                 folder, or set OCELLI_MODEL"
+            ),
+        )
+    })
+}
+
+fn list(dir: Option<&Path>, json: bool) -> Result<String, Failure> {
+    let folders = model_folders(dir)
+        .with_context(|| format!("cannot list models in {}", dir.unwrap_or(Path::new("./models")).display()))?;
+    let opened = folders.iter().map(|folder| (folder, ModelSpec::open(folder, None)));
+    if json {
+        let all: Vec<serde_json::Value> = opened
+            .map(|(folder, result)| match result {
+                Ok(spec) => describe(&spec),
+                Err(e) => serde_json::json!({"path": folder, "error": e.to_string()}),
+            })
+            .collect();
+        return Ok(format!("{:#}\n", serde_json::Value::from(all)));
+    }
+    if folders.is_empty() {
+        let place = dir.map_or("./models or /usr/share/ocelli/models".into(), |d| d.display().to_string());
+        return Ok(format!("no model folders (folders with a model.yaml) in {place}\n"));
+    }
+    let mut text = String::new();
+    for (folder, result) in opened {
+        text += &match result {
+            Ok(spec) => format!(
+                "{:<32} {:>9}  {:>4} classes  {}\n",
+                spec.id.name,
+                spec.input.size.to_string(),
+                spec.output.classes,
+                folder.display()
+            ),
+            // One broken model must not hide the others.
+            Err(e) => format!("{:<32} broken: {e}\n", folder.file_name().unwrap_or_default().to_string_lossy()),
+        };
+    }
+    Ok(text)
+}
+
+fn verify(path: &Path) -> Result<String, Failure> {
+    // Opening computes the SHA-256 of what it reads and compares it; there is no second way to get it wrong.
+    let spec = ModelSpec::open(path, None)?;
+    let promised = spec.manifest.as_ref().and_then(|m| m.sha256.as_ref());
+    let verdict = if promised.is_some() { "matches model.yaml" } else { "nothing to compare with" };
+    Ok(format!("{}: ok\nsha256 {} ({verdict})\n", spec.path.display(), spec.id.sha256))
+}
+
+/// Everything that is known of a model, for scripts.
+fn describe(spec: &ModelSpec) -> serde_json::Value {
+    let manifest = spec.manifest.as_ref();
+    serde_json::json!({
+        "name": spec.id.name,
+        "path": spec.path,
+        "sha256": spec.id.sha256,
+        "family": spec.output.family,
+        "input": {
+            "name": spec.input.name,
+            "shape": [1, 3, spec.input.size.h, spec.input.size.w],
+            "type": float(spec.input.f16),
+            "dynamic": spec.dynamic,
+            "color": spec.input.order,
+            "scale": spec.input.scale,
+            "pad": spec.input.padding,
+            "pad_value": spec.input.pad_value,
+        },
+        "output": {
+            "name": spec.output.name,
+            "shape": spec.output.shape(),
+            "type": float(spec.output.f16),
+        },
+        "rows": spec.output.rows,
+        "strides": spec.strides,
+        "classes": spec.output.classes,
+        "labels": spec.id.labels,
+        "license": manifest.and_then(|m| m.license.as_ref()),
+        "source": manifest.and_then(|m| m.source.as_ref()),
+        "accuracy": manifest.map(|m| &m.accuracy),
+    })
+}
+
+/// The same, for people.
+fn page(spec: &ModelSpec) -> String {
+    let mut text = String::new();
+    let mut line = |key: &str, value: String| text += &format!("{key:<10} {value}\n");
+    let input = &spec.input;
+    line("name", spec.id.name.clone());
+    line("file", spec.path.display().to_string());
+    line("sha256", spec.id.sha256.clone());
+    line("family", spec.output.family.as_str().into());
+    let open = if spec.dynamic { ", dynamic in the file" } else { "" };
+    line("input", format!("{} {} [1, 3, {}, {}]{open}", input.name, float(input.f16), input.size.h, input.size.w));
+    line(
+        "pixels",
+        format!(
+            "{:?}, divided by {}, {:?} letterbox of grey {}",
+            input.order, input.scale, input.padding, input.pad_value
+        )
+        .to_lowercase(),
+    );
+    line("output", format!("{} {} {:?}", spec.output.name, float(spec.output.f16), spec.output.shape()));
+    line("strides", format!("{:?}, {} rows", spec.strides, spec.output.rows));
+    line("classes", spec.output.classes.to_string());
+    line("labels", if spec.id.labels.is_empty() { "(none)".into() } else { spec.id.labels.join(", ") });
+    if let Some(Manifest { license, source, accuracy, .. }) = &spec.manifest {
+        line("license", license.clone().unwrap_or("(not said)".into()));
+        line("source", source.clone().unwrap_or("(not said)".into()));
+        let measures: Vec<String> = accuracy.iter().map(|(key, value)| format!("{key} {value}")).collect();
+        line("accuracy", if measures.is_empty() { "(not said)".into() } else { measures.join(", ") });
+    }
+    text
+}
+
+fn float(f16: bool) -> &'static str {
+    if f16 { "float16" } else { "float32" }
 }

@@ -168,12 +168,17 @@ fn max_stride(facts: &Facts<'_>) -> Result<Option<u32>, ModelError> {
     // Exporters write `32`, `32.0` or `[8, 16, 32]`.
     let last = text.trim().trim_matches(['[', ']', '(', ')']).rsplit(',').map(str::trim).find(|s| !s.is_empty());
     let stride = last.and_then(|s| s.parse::<f64>().ok()).filter(|s| s.fract() == 0.0 && (1.0..=1024.0).contains(s));
-    match stride {
-        Some(stride) => Ok(Some(stride as u32)),
-        None => Err(ModelError::Size {
+    let Some(stride) = stride.map(|s| s as u32) else {
+        return Err(ModelError::Size {
             path: facts.path.clone(),
             reason: format!("the metadata `stride` is `{text}`, expected a number such as 32"),
-        }),
+        });
+    };
+    match facts.manifest.and_then(|m| m.strides.as_ref()) {
+        Some(said) if said.last() != Some(&stride) => {
+            Err(contradiction(facts, "strides", format!("largest {stride}"), format!("{said:?}")))
+        }
+        _ => Ok(Some(stride)),
     }
 }
 
@@ -303,7 +308,7 @@ fn candidates(facts: &Facts<'_>, shape: &Shape<'_>, max_stride: Option<u32>) -> 
         let smallest = largest >> (levels - 1);
         (smallest << (levels - 1) == largest && smallest > 1).then(|| (0..levels).map(|n| smallest << n).collect())
     };
-    let largest: &[u32] = max_stride.as_ref().map_or(&[32, 64, 128, 16], std::slice::from_ref);
+    let largest: &[u32] = max_stride.as_ref().map_or(&[32, 64, 128], std::slice::from_ref);
     let sets = largest.iter().flat_map(|l| [set(*l, 3), set(*l, 4)]).flatten();
     let mut sets: Vec<Vec<u32>> = sets.collect();
     // Stable: what the last Concat joins comes first, the order above decides the rest.
@@ -326,11 +331,6 @@ fn strides(
     max_stride: Option<u32>,
 ) -> Result<Vec<u32>, ModelError> {
     let candidates = candidates(facts, shape, max_stride);
-    if let (Some(file), Some(said)) = (max_stride, facts.manifest.and_then(|m| m.strides.as_ref()))
-        && said.last() != Some(&file)
-    {
-        return Err(contradiction(facts, "strides", format!("largest {file}"), format!("{said:?}")));
-    }
     let fixed = if family == Family::YoloV8 { shape.third } else { shape.second };
     let found = match fixed {
         Some(n) => candidates.iter().find(|s| rows(family, size, s) == n),

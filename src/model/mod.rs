@@ -13,6 +13,8 @@ mod onnx;
 mod places;
 mod spec;
 #[cfg(test)]
+mod spec_tests;
+#[cfg(test)]
 mod testing;
 
 pub use decode::{Candidate, DecodeParams, decode};

@@ -36,6 +36,11 @@ impl Nms {
         out.clear();
         self.kept.clear();
         self.order.clear();
+        // The caller's buffer has room for all of the model's rows from the first frame on; with the same room here,
+        // a crowded frame later on allocates nothing.
+        self.order.reserve(candidates.capacity());
+        self.kept.reserve(candidates.capacity().min(MAX_NMS));
+        out.reserve(max_detections.min(candidates.capacity()));
         self.order.extend(0..candidates.len() as u32);
         let all = candidates.as_slice();
         let score = |n: u32| all.get(n as usize).map_or(f32::NEG_INFINITY, |c| c.score);
@@ -56,6 +61,108 @@ impl Nms {
             if bbox.area() > 0.0 {
                 out.push(Detection { class_id: class, score: candidate.score, bbox });
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::types::{Padding, Size};
+
+    fn same_size() -> Letterbox {
+        Letterbox::new(Size::new(640, 640), Size::new(640, 640), Padding::Centered)
+    }
+
+    fn run(candidates: &[Candidate], iou: f32, max: usize) -> Vec<Detection> {
+        let mut out = vec![Detection { class_id: 7, score: 7.0, bbox: PixelBox::default() }];
+        Nms::new().run(&mut candidates.to_vec(), iou, max, &same_size(), &mut out);
+        out
+    }
+
+    fn candidate(class_id: u32, score: f32, x1: f32, x2: f32) -> Candidate {
+        Candidate { class_id, score, bbox: PixelBox::new(x1, 0.0, x2, 10.0) }
+    }
+
+    #[test]
+    fn only_the_same_class_suppresses_and_only_above_the_limit() {
+        let a = candidate(0, 0.9, 0.0, 10.0);
+        let half = candidate(0, 0.8, 0.0, 5.0); // IoU 0.5 with a
+        let other = candidate(1, 0.7, 0.0, 10.0);
+        let scores = |list: &[Detection]| list.iter().map(|d| d.score).collect::<Vec<_>>();
+        assert_eq!(scores(&run(&[other, half, a], 0.5, 300)), [0.9, 0.8, 0.7], "0.5 is not above 0.5");
+        assert_eq!(scores(&run(&[other, half, a], 0.49, 300)), [0.9, 0.7]);
+        assert_eq!(scores(&run(&[other, half, a], 0.49, 1)), [0.9]);
+        assert_eq!(scores(&run(&[other, half, a], 0.49, 0)), [0.0_f32; 0]);
+        assert_eq!(scores(&run(&[], 0.5, 300)), [0.0_f32; 0]);
+    }
+
+    #[test]
+    fn equal_scores_keep_their_order() {
+        let list: Vec<Candidate> = (0..100).map(|n| candidate(n, 0.5, 0.0, 10.0)).collect();
+        let classes: Vec<u32> = run(&list, 0.5, 300).iter().map(|d| d.class_id).collect();
+        assert_eq!(classes, (0..100).collect::<Vec<u32>>());
+    }
+
+    #[test]
+    fn a_box_at_the_edge_is_cut_and_one_in_the_border_is_left_out() {
+        // 640 × 360 in 640 × 640: border of 140 above and below.
+        let letterbox = Letterbox::new(Size::new(1280, 720), Size::new(640, 640), Padding::Centered);
+        let at = |y1, y2| Candidate { class_id: 0, score: 0.5, bbox: PixelBox::new(-20.0, y1, 20.0, y2) };
+        let mut out = Vec::new();
+        Nms::new().run(&mut vec![at(100.0, 160.0), at(10.0, 130.0), at(480.0, 640.0)], 0.45, 300, &letterbox, &mut out);
+        let boxes: Vec<PixelBox> = out.iter().map(|d| d.bbox).collect();
+        assert_eq!(boxes, [PixelBox::new(0.0, 0.0, 40.0, 40.0), PixelBox::new(0.0, 680.0, 40.0, 720.0)]);
+    }
+
+    #[test]
+    fn the_best_30000_enter() {
+        let mut list: Vec<Candidate> = (0..MAX_NMS as u32).map(|_| candidate(0, 0.9, 0.0, 10.0)).collect();
+        list.push(candidate(1, 0.1, 20.0, 30.0));
+        assert_eq!(run(&list, 0.5, 300).len(), 1, "number 30001 is not looked at");
+        list.remove(0);
+        assert_eq!(run(&list, 0.5, 300).len(), 2);
+    }
+
+    /// The rule, said as plainly as possible: repeat { take the best that is left, drop what it suppresses }.
+    fn naive(candidates: &[Candidate], iou: f32, max: usize) -> Vec<Detection> {
+        let mut left = candidates.to_vec();
+        let mut found = Vec::new();
+        while !left.is_empty() && found.len() < max {
+            let mut best = 0;
+            for n in 1..left.len() {
+                if left[n].score > left[best].score {
+                    best = n;
+                }
+            }
+            let taken = left.remove(best);
+            left.retain(|c| c.class_id != taken.class_id || c.bbox.iou(&taken.bbox) <= iou);
+            let bbox = same_size().undo(&taken.bbox);
+            found.push(Detection { class_id: taken.class_id, score: taken.score, bbox });
+        }
+        found
+    }
+
+    proptest! {
+        #[test]
+        fn equals_the_plain_way(
+            list in proptest::collection::vec(
+                (0_u32..4, 0_u8..20, 0.0_f32..600.0, 0.0_f32..600.0, 1.0_f32..300.0, 1.0_f32..300.0), 0..150),
+            iou in 0.0_f32..1.0,
+            max in 0_usize..60,
+        ) {
+            let list: Vec<Candidate> = list
+                .into_iter()
+                // Few different scores, so that ties are common.
+                .map(|(class_id, score, x, y, w, h)| Candidate {
+                    class_id, score: f32::from(score) / 20.0, bbox: PixelBox::new(x, y, x + w, y + h),
+                })
+                .collect();
+            prop_assert_eq!(run(&list, iou, max), naive(&list, iou, max));
         }
     }
 }

@@ -94,10 +94,17 @@ pub struct OutputSpec {
 }
 
 impl OutputSpec {
+    /// Its shape with a batch of one.
+    pub fn shape(&self) -> [usize; 3] {
+        match self.family {
+            Family::YoloV5 | Family::YoloX => [1, self.rows, 5 + self.classes],
+            Family::YoloV8 => [1, 4 + self.classes, self.rows],
+        }
+    }
+
     /// How many numbers the whole output holds.
     pub fn len(&self) -> usize {
-        let fixed = if self.family == Family::YoloV8 { 4 } else { 5 };
-        self.rows * (fixed + self.classes)
+        self.shape().iter().product()
     }
 
     /// Never: a model without rows is refused.

@@ -1,5 +1,33 @@
 //! Tiny ONNX files for tests: a description without a network.
 
+use std::sync::Arc;
+
+use super::{ChannelOrder, Family, InputSpec, ModelSpec, OutputSpec};
+use crate::types::{ModelId, Padding, Size};
+
+/// A model that is known without a file.
+pub(crate) fn spec(family: Family, size: Size, strides: &[u32], classes: usize) -> ModelSpec {
+    let cells: u32 = strides.iter().map(|s| (size.w / s) * (size.h / s)).sum();
+    let rows = family.anchors() as usize * cells as usize;
+    ModelSpec {
+        id: Arc::new(ModelId { name: "test".into(), sha256: String::new(), labels: Vec::new() }),
+        path: "test.onnx".into(),
+        input: InputSpec {
+            name: "images".into(),
+            size,
+            f16: false,
+            order: ChannelOrder::Rgb,
+            scale: 255.0,
+            padding: Padding::Centered,
+            pad_value: 114,
+        },
+        output: OutputSpec { name: "output0".into(), family, rows, classes, f16: false },
+        strides: strides.to_vec(),
+        dynamic: false,
+        manifest: None,
+    }
+}
+
 /// A protobuf number.
 fn varint(mut n: u64, out: &mut Vec<u8>) {
     while n >= 0x80 {

@@ -5,6 +5,8 @@
 mod axis;
 mod planes;
 mod preprocessor;
+#[cfg(test)]
+mod tests;
 
 pub use planes::PreprocessError;
 pub use preprocessor::Preprocessor;

@@ -184,3 +184,99 @@ impl Letterbox {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_letterbox_rounds_as_the_reference_code() {
+        // Source, target → scaled, (left, top): printed by the reference implementation's `letterbox`, auto=False.
+        for (source, target, scaled, border) in [
+            ((1920, 1080), (640, 640), (640, 360), (0, 140)),
+            ((1080, 810), (640, 640), (640, 480), (0, 80)),
+            ((810, 1080), (640, 640), (480, 640), (80, 0)),
+            ((768, 576), (640, 640), (640, 480), (0, 80)),
+            ((640, 272), (640, 640), (640, 272), (0, 184)),
+            ((1, 1), (640, 640), (640, 640), (0, 0)),
+            ((7680, 4320), (640, 640), (640, 360), (0, 140)),
+            ((641, 479), (640, 640), (640, 478), (0, 81)),
+            ((333, 1001), (416, 416), (138, 416), (139, 0)),
+            ((1366, 768), (640, 384), (640, 360), (0, 12)),
+            ((2, 3), (32, 64), (32, 48), (0, 8)),
+            ((640, 640), (640, 640), (640, 640), (0, 0)),
+            ((1281, 721), (640, 640), (640, 360), (0, 140)),
+            ((500, 375), (416, 320), (416, 312), (0, 4)),
+            // Here the reference scales to no pixels at all and fails; one column is the least that shows anything.
+            ((1, 7680), (640, 640), (1, 640), (319, 0)),
+        ] {
+            let size = |(w, h)| Size::new(w, h);
+            let l = Letterbox::new(size(source), size(target), Padding::Centered);
+            assert_eq!((l.scaled, (l.left, l.top)), (size(scaled), border), "{source:?} in {target:?}");
+        }
+    }
+
+    fn size(limit: u32) -> impl Strategy<Value = Size> {
+        (1..=limit, 1..=limit).prop_map(|(w, h)| Size::new(w, h))
+    }
+
+    proptest! {
+        #[test]
+        fn the_letterbox_fits_and_is_undone(
+            source in size(8192),
+            target in size(2048),
+            corner: bool,
+            (a, b) in ((0.0_f32..=1.0, 0.0_f32..=1.0), (0.0_f32..=1.0, 0.0_f32..=1.0)),
+        ) {
+            let padding = if corner { Padding::TopLeft } else { Padding::Centered };
+            let l = Letterbox::new(source, target, padding);
+            prop_assert!(l.left + l.scaled.w <= target.w && l.top + l.scaled.h <= target.h, "{l:?}");
+            prop_assert!(l.scaled.w == target.w || l.scaled.h == target.h, "one side is filled: {l:?}");
+            if corner {
+                prop_assert_eq!((l.left, l.top), (0, 0));
+            } else {
+                let (right, bottom) = (target.w - l.scaled.w - l.left, target.h - l.scaled.h - l.top);
+                prop_assert!(right - l.left <= 1 && bottom - l.top <= 1, "{l:?}");
+            }
+            let corners = NormBox { x1: a.0.min(b.0), y1: a.1.min(b.1), x2: a.0.max(b.0), y2: a.1.max(b.1) };
+            let original = corners.to_pixels(source);
+            let back = l.undo(&l.apply(&original));
+            // f32 holds 24 bits: in the target that is 2⁻¹² pixels, and one of them may be thousands in the source.
+            let tolerance = (target.w.max(target.h) as f32 * 1e-6 / l.scale).max(source.w.max(source.h) as f32 * 1e-6);
+            for (was, is) in [(original.x1, back.x1), (original.y1, back.y1), (original.x2, back.x2), (original.y2, back.y2)] {
+                prop_assert!((was - is).abs() <= tolerance, "{was} came back as {is}; {l:?}");
+            }
+        }
+
+        #[test]
+        fn what_is_undone_lies_in_the_frame(
+            source in size(8192),
+            target in size(2048),
+            edges in proptest::array::uniform4(-1e6_f32..1e6),
+        ) {
+            let b = PixelBox::new(edges[0].min(edges[2]), edges[1].min(edges[3]), edges[0].max(edges[2]), edges[1].max(edges[3]));
+            let u = Letterbox::new(source, target, Padding::Centered).undo(&b);
+            prop_assert!(0.0 <= u.x1 && u.x1 <= u.x2 && u.x2 <= source.w as f32, "{u:?}");
+            prop_assert!(0.0 <= u.y1 && u.y1 <= u.y2 && u.y2 <= source.h as f32, "{u:?}");
+        }
+
+        #[test]
+        fn iou_is_a_share(a in proptest::array::uniform4(0.0_f32..100.0), b in proptest::array::uniform4(0.0_f32..100.0)) {
+            let [a, b] = [a, b].map(|e| PixelBox::from_cxcywh(e[0], e[1], e[2], e[3]));
+            prop_assert!((0.0..=1.0).contains(&a.iou(&b)));
+            prop_assert_eq!(a.iou(&b), b.iou(&a));
+            prop_assert!(a.area() == 0.0 || (a.iou(&a) - 1.0).abs() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn iou_counts_no_extra_pixel() {
+        let a = PixelBox::new(0.0, 0.0, 2.0, 2.0);
+        assert_eq!(a.iou(&PixelBox::new(1.0, 0.0, 3.0, 2.0)), 2.0 / 6.0);
+        assert_eq!(a.iou(&PixelBox::new(2.0, 0.0, 4.0, 2.0)), 0.0, "half-open boxes that touch do not overlap");
+    }
+}

@@ -1,1 +1,239 @@
-//! Tests of the real executable and the real parts.
+//! `ocelli models` on real files, and the promise that the steady state allocates nothing.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use ocelli::model::{Candidate, DecodeParams, Family, ModelSpec, Nms, decode};
+use ocelli::preprocess::Preprocessor;
+use ocelli::types::{ColorSpec, ImageView, Plane, Size};
+
+use crate::common::{ocelli, test_data};
+
+fn models(args: &[&str]) -> Output {
+    ocelli().arg("models").args(args).env_remove("OCELLI_MODEL").output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// A folder with `x/model.onnx` (the real YOLOv5n) and a manifest.
+fn folder(model: &Path, manifest: &str) -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    let inner = root.path().join("x");
+    fs::create_dir(&inner).unwrap();
+    fs::copy(model, inner.join("model.onnx")).unwrap();
+    fs::write(inner.join("model.yaml"), format!("file: model.onnx\n{manifest}")).unwrap();
+    root
+}
+
+#[test]
+fn real_models_are_understood() {
+    for (file, family, size, rows, strides, f16, dynamic) in [
+        ("models/yolov5n_coco_640.onnx", Family::YoloV5, 640, 25200, &[8_u32, 16, 32][..], false, false),
+        ("models/yolov5n_coco_640_fp16.onnx", Family::YoloV5, 640, 25200, &[8, 16, 32], true, false),
+        ("families/yolov5n_coco_dynamic.onnx", Family::YoloV5, 640, 25200, &[8, 16, 32], false, true),
+        ("families/yolov5s_efficientnetv2_document_640.onnx", Family::YoloV5, 640, 6300, &[16, 32, 64], false, false),
+        ("families/yolov8n_coco_640.onnx", Family::YoloV8, 640, 8400, &[8, 16, 32], false, false),
+    ] {
+        let Some(path) = test_data(file) else { return };
+        let spec = ModelSpec::open(&path, None).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!((spec.output.family, spec.output.rows, spec.output.classes), (family, rows, 80), "{file}");
+        assert_eq!((spec.input.size, spec.input.f16, spec.output.f16), (Size::new(size, size), f16, f16), "{file}");
+        assert_eq!((spec.strides.as_slice(), spec.dynamic), (strides, dynamic), "{file}");
+        assert_eq!((spec.id.labels.len(), spec.id.labels[0].as_str()), (80, "person"), "{file}");
+        assert_eq!((spec.input.name.as_str(), spec.output.name.as_str()), ("images", "output0"), "{file}");
+    }
+    let Some(dynamic) = test_data("families/yolov5n_coco_dynamic.onnx") else { return };
+    let spec = ModelSpec::open(&dynamic, Some(Size::new(320, 192))).unwrap();
+    assert_eq!((spec.input.size, spec.output.rows), (Size::new(320, 192), 3 * (40 * 24 + 20 * 12 + 10 * 6)));
+}
+
+#[test]
+fn real_models_of_other_layouts_say_what_they_are() {
+    for (file, part) in [
+        ("families/yolov5n_coco_640_raw_heads.onnx", "raw detection heads"),
+        ("families/yolov10n_random_640.onnx", "NMS inside"),
+        ("models/fastestdet_coco_352.onnx", "[1, 85, 22, 22]"),
+        ("models/yolox_nano_coco_416.onnx", "family: yolox"),
+    ] {
+        let Some(path) = test_data(file) else { return };
+        let error = ModelSpec::open(&path, None).unwrap_err().to_string();
+        assert!(error.contains(part), "{file}: {error}");
+        let output = models(&["show", path.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(1), "{file}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(part), "{output:?}");
+    }
+}
+
+#[test]
+fn list_show_and_verify() {
+    let Some(model) = test_data("models/yolov5n_coco_640.onnx") else { return };
+    let sha = ocelli::model::file_sha256(&model).unwrap();
+    let root = folder(
+        &model,
+        &format!("name: street\nsha256: \"{sha}\"\nlicense: MIT\nsource: a test\naccuracy: {{map50: 0.457}}\n"),
+    );
+    fs::create_dir(root.path().join("broken")).unwrap();
+    fs::write(root.path().join("broken/model.yaml"), "file: gone.onnx\n").unwrap();
+    let (root, model) = (root.path().to_str().unwrap(), format!("{}/x", root.path().display()));
+
+    let list = stdout(&models(&["list", root]));
+    assert!(list.contains("street") && list.contains("640x640") && list.contains("80 classes"), "{list}");
+    assert!(list.contains("broken") && list.contains("gone.onnx"), "one broken model is listed too: {list}");
+    let list: serde_json::Value = serde_json::from_str(&stdout(&models(&["list", "--json", root]))).unwrap();
+    assert_eq!(list.as_array().map(Vec::len), Some(2));
+
+    let show = stdout(&models(&["show", &model]));
+    for part in
+        ["street", &sha, "yolov5", "[1, 3, 640, 640]", "[1, 25200, 85]", "[8, 16, 32]", "bicycle", "MIT", "map50 0.457"]
+    {
+        assert!(show.contains(part), "`{part}` is missing in:\n{show}");
+    }
+    let show: serde_json::Value = serde_json::from_str(&stdout(&models(&["show", "--json", &model]))).unwrap();
+    assert_eq!(show["strides"], serde_json::json!([8, 16, 32]));
+    assert_eq!(show["rows"], 25200);
+    assert_eq!(show["labels"][2], "car");
+    assert_eq!(show["accuracy"]["map50"], 0.457);
+
+    assert!(stdout(&models(&["verify", &model])).contains("matches model.yaml"));
+    // One changed byte in the weights: still a model, but not the promised one.
+    let file = format!("{model}/model.onnx");
+    let mut bytes = fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let output = models(&["verify", &model]);
+    assert_eq!(output.status.code(), Some(1));
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(message.contains(&sha) && message.contains("SHA-256"), "{message}");
+}
+
+#[test]
+fn bad_paths_are_errors_not_panics() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    fs::write(path("empty.onnx"), "").unwrap();
+    fs::write(path("text.onnx"), "this is a text").unwrap();
+    for (args, part) in [
+        (["show", &path("none.onnx")], "no model at"),
+        (["show", &path("empty.onnx")], "is empty"),
+        (["show", &path("text.onnx")], "not an ONNX model"),
+        (["verify", &path("")], "model.yaml"),
+        (["list", &path("none")], "cannot list"),
+    ] {
+        let output = models(&args);
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {message}");
+        assert!(message.contains(part) && !message.contains("panicked"), "{args:?}: {message}");
+    }
+    assert!(stdout(&models(&["list", &path("")])).contains("no model folders"));
+}
+
+/// Counts what the current thread asks of the allocator.
+struct Counting;
+
+thread_local! {
+    static ASKED: Cell<u64> = const { Cell::new(0) };
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn count() {
+    // A thread that is ending has no counter any more; nobody measures there.
+    let _ = ASKED.try_with(|n| n.set(n.get() + 1));
+}
+
+#[allow(unsafe_code)] // a counting allocator is the only way to see allocations, and it only passes on
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promises are passed on unchanged, here and below.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: see `alloc`.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: see `alloc`.
+        unsafe { System.realloc(at, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: see `alloc`.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+fn allocations(run: impl FnOnce()) -> u64 {
+    let before = ASKED.with(Cell::get);
+    run();
+    ASKED.with(Cell::get) - before
+}
+
+/// A model's output with `boxes` boxes of many sizes, places, classes and scores, the rest below the threshold.
+fn output(spec: &ModelSpec, boxes: usize, seed: usize) -> Vec<f32> {
+    let columns = 5 + spec.output.classes;
+    let mut output = vec![0.0; spec.output.len()];
+    for (n, row) in output.chunks_exact_mut(columns).take(boxes).enumerate() {
+        let at = |k: usize| ((n * 7919 + seed * 104_729) * k % 6007) as f32 / 6007.0;
+        row[..5].copy_from_slice(&[
+            at(3) * 640.0,
+            at(5) * 640.0,
+            20.0 + at(7) * 60.0,
+            20.0 + at(11) * 60.0,
+            0.5 + at(13) / 2.0,
+        ]);
+        row[5 + (n + seed) % spec.output.classes] = 0.6 + at(17) * 0.4;
+    }
+    output
+}
+
+#[test]
+fn the_steady_state_allocates_nothing() {
+    assert!(allocations(|| drop(std::hint::black_box(vec![1_u8; 100]))) > 0, "the counter counts");
+    let Some(path) = test_data("models/yolov5n_coco_640.onnx") else { return };
+    let spec = ModelSpec::open(&path, None).unwrap();
+    let size = Size::new(1280, 720);
+    let (y, uv) = (vec![90_u8; 1280 * 720], vec![128_u8; 1280 * 360]);
+    let color = ColorSpec::default();
+    let nv12 =
+        ImageView::Nv12 { size, y: Plane { data: &y, stride: 1280 }, uv: Plane { data: &uv, stride: 1280 }, color };
+    let (u, v) = uv.split_at(uv.len() / 2);
+    let i420 = ImageView::I420 {
+        size,
+        y: Plane { data: &y, stride: 1280 },
+        u: Plane { data: u, stride: 640 },
+        v: Plane { data: v, stride: 640 },
+        color,
+    };
+    // The first frame has the fewest boxes: the steady state must not depend on what came before.
+    let outputs: Vec<Vec<f32>> = [1, 300, 3000, 0, 25200].iter().map(|n| output(&spec, *n, *n)).collect();
+    let params = DecodeParams { threshold: 0.25, classes: Some(vec![true; spec.output.classes]) };
+    let mut preprocessor = Preprocessor::new(&spec.input);
+    let mut tensor = vec![0.0; 3 * 640 * 640];
+    let mut nms = Nms::new();
+    let mut candidates: Vec<Candidate> = Vec::new();
+    let mut detections = Vec::new();
+    let mut frame = |n: usize| {
+        let image = if n % 2 == 0 { &nv12 } else { &i420 };
+        let letterbox = preprocessor.run(image, &mut tensor).unwrap();
+        decode(&spec, &outputs[n % outputs.len()], &params, &mut candidates);
+        nms.run(&mut candidates, 0.45, 300, &letterbox, &mut detections);
+        detections.len()
+    };
+    frame(0);
+    let mut found = 0;
+    assert_eq!(allocations(|| (1..11).for_each(|n| found += frame(n))), 0);
+    assert!(found > 600, "the frames did hold boxes: {found}");
+}
