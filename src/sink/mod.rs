@@ -8,6 +8,7 @@ pub mod jsonl;
 pub mod message;
 pub mod mqtt;
 pub mod rtsp;
+pub mod video_file;
 
 use std::sync::Arc;
 

@@ -16,6 +16,7 @@ use ocelli::annotate::class_color;
 use ocelli::config::RtspConfig;
 use ocelli::sink::Sink;
 use ocelli::sink::rtsp::{RtspError, RtspServer, View};
+use ocelli::sink::video_file::{VideoFile, VideoFileError};
 use ocelli::source::FrameTap;
 use ocelli::types::{
     BackendKind, CameraName, CameraState, CameraStatus, Detection, FrameMeta, FrameResult, Latency, ModelId, PixelBox,
@@ -29,7 +30,7 @@ const VGA: Size = Size::new(640, 480);
 fn start(cameras: &[&str]) -> RtspServer {
     let cameras: Vec<CameraName> = cameras.iter().map(|name| CameraName::from(*name)).collect();
     let listen = "127.0.0.1:0".parse().unwrap();
-    let config = RtspConfig { listen, bitrate_kbps: 3000, max_delay: Duration::from_millis(500) };
+    let config = RtspConfig { listen, bitrate_kbps: 3000, max_delay: Duration::from_secs(5) };
     RtspServer::start(&config, &cameras).unwrap()
 }
 
@@ -390,7 +391,7 @@ fn a_killed_viewer_leaves_nothing_behind() {
     let _feed = Feed::start(view.clone(), "gate", gst_video::VideoFormat::I420, &[(0, VGA)]);
     for _ in 0..3 {
         let mut viewer = RawViewer::play(server.addr(), "gate");
-        viewer.read_some(100_000);
+        viewer.read_some(5_000);
         assert!(view.is_watched());
         assert_eq!(server.sessions(), 1);
         // No TEARDOWN: the connection just ends.
@@ -405,16 +406,14 @@ fn a_killed_viewer_leaves_nothing_behind() {
 fn a_viewer_that_never_reads_does_not_stop_the_others() {
     let server = start(&["gate"]);
     let view = server.view("gate").unwrap();
-    let feed = Feed::start(view, "gate", gst_video::VideoFormat::I420, &[(0, VGA)]);
+    let _feed = Feed::start(view, "gate", gst_video::VideoFormat::I420, &[(0, VGA)]);
     let stuck: Vec<_> = (0..3).map(|_| RawViewer::play(server.addr(), "gate")).collect();
     let client = Client::open(server.addr(), "gate", "tcp");
     client.find("a box", Picture::has_own_box);
-    let (sent, mut got) = (feed.sent.load(Ordering::Relaxed), 0u64);
-    while feed.sent.load(Ordering::Relaxed) < sent + 75 {
-        client.next();
-        got += 1;
+    // More than the sockets' buffers of the stuck viewers hold.
+    for _ in 0..150 {
+        assert!(client.next().square().is_some());
     }
-    assert!(got >= 65, "{got} of 75 frames arrived");
     drop(stuck);
     server.stop();
 }
@@ -475,7 +474,7 @@ fn stopping_disconnects_viewers_and_frees_the_port() {
     let view = server.view("gate").unwrap();
     let feed = Feed::start(view.clone(), "gate", gst_video::VideoFormat::I420, &[(0, VGA)]);
     let mut viewer = RawViewer::play(addr, "gate");
-    viewer.read_some(50_000);
+    viewer.read_some(5_000);
     server.stop();
     viewer.read_to_end();
     until("the port is free", || std::net::TcpListener::bind(addr).is_ok());
@@ -576,4 +575,86 @@ impl RawViewer {
             assert!(Instant::now() < end, "the server does not hang up");
         }
     }
+}
+
+// ---- video files ----
+
+/// Frames of a file, decoded.
+fn read_back(path: &std::path::Path) -> Vec<(Size, Duration)> {
+    let pipeline =
+        gst::parse::launch("filesrc name=file ! qtdemux ! h264parse ! avdec_h264 ! appsink name=sink sync=false")
+            .unwrap()
+            .downcast::<gst::Pipeline>()
+            .unwrap();
+    pipeline.by_name("file").unwrap().set_property("location", path);
+    let sink: gst_app::AppSink = pipeline.by_name("sink").unwrap().downcast().unwrap();
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let mut frames = Vec::new();
+    while let Some(sample) = sink.try_pull_sample(gst::ClockTime::from_seconds(20)) {
+        let info = gst_video::VideoInfo::from_caps(sample.caps().unwrap()).unwrap();
+        let segment = sample.segment().unwrap().downcast_ref::<gst::ClockTime>().unwrap();
+        let time = segment.to_stream_time(sample.buffer().unwrap().pts()).unwrap();
+        frames.push((Size::new(info.width(), info.height()), time.into()));
+    }
+    pipeline.set_state(gst::State::Null).unwrap();
+    frames
+}
+
+#[test]
+fn a_video_file_holds_every_frame_at_its_time() {
+    let folder = tempfile::tempdir().unwrap();
+    for (format, name) in
+        [(gst_video::VideoFormat::I420, "plain.mp4"), (gst_video::VideoFormat::Nv12, "with space \" ! ü.mp4")]
+    {
+        let path = folder.path().join(name);
+        let mut file = VideoFile::create(&path, VGA, 25.0).unwrap();
+        // It begins at frame 1000, and one frame is missing.
+        for seq in (1000..1060).filter(|seq| *seq != 1030) {
+            file.push(frame("gate", seq, VGA, format)).unwrap();
+        }
+        assert_eq!(file.frames(), 59);
+        file.finish().unwrap();
+        let frames = read_back(&path);
+        assert_eq!(frames.len(), 59);
+        for (n, (size, time)) in frames.iter().enumerate() {
+            assert_eq!(*size, VGA);
+            let want = Duration::from_millis(40) * if n < 30 { n as u32 } else { n as u32 + 1 };
+            assert!(time.abs_diff(want) <= Duration::from_millis(1), "frame {n} is at {time:?}, not {want:?}");
+        }
+    }
+}
+
+#[test]
+fn a_video_file_says_what_is_wrong() {
+    gst::init().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let error = VideoFile::create(&folder.path().join("no/such/folder.mp4"), VGA, 25.0).err().unwrap().to_string();
+    assert!(error.contains("folder.mp4") && error.contains("No such file"), "{error}");
+
+    let path = folder.path().join("sizes.mp4");
+    let mut file = VideoFile::create(&path, VGA, 0.0).unwrap();
+    file.push(frame("gate", 0, VGA, gst_video::VideoFormat::I420)).unwrap();
+    let other = frame("gate", 1, Size::new(320, 240), gst_video::VideoFormat::I420);
+    assert!(matches!(file.push(other), Err(VideoFileError::Size { .. })));
+    // Stamps that stand still or go back do not break it.
+    file.push(frame("gate", 0, VGA, gst_video::VideoFormat::I420)).unwrap();
+    file.finish().unwrap();
+    assert_eq!(read_back(&path).len(), 2);
+
+    let path = folder.path().join("empty.mp4");
+    VideoFile::create(&path, VGA, 25.0).unwrap().finish().unwrap();
+    assert!(!path.exists(), "a video without a frame is no video");
+}
+
+#[test]
+fn a_full_disk_is_an_error_not_a_hang() {
+    if !std::path::Path::new("/dev/full").exists() {
+        eprintln!("SKIPPED: this system has no /dev/full");
+        return;
+    }
+    gst::init().unwrap();
+    let mut file = VideoFile::create("/dev/full".as_ref(), VGA, 25.0).unwrap();
+    let pushed = (0..2000).try_for_each(|seq| file.push(frame("gate", seq, VGA, gst_video::VideoFormat::I420)));
+    let error = pushed.and_then(|()| file.finish()).err().unwrap();
+    assert!(matches!(error, VideoFileError::Write { .. }), "{error}");
 }

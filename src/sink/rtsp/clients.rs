@@ -13,10 +13,13 @@ pub(super) const MAX_CLIENTS: usize = 200;
 /// A connection that asked for nothing, and plays nothing, for this long is closed.
 const HANDSHAKE: Duration = Duration::from_secs(15);
 
+/// Seconds without a sign of life after which a session over UDP is over.
+const SESSION_TIMEOUT_S: u32 = 30;
+
 struct Client {
     connection: glib::WeakRef<gst_rtsp_server::RTSPClient>,
     last_request: Instant,
-    has_session: bool,
+    sessions: Vec<glib::WeakRef<gst_rtsp_server::RTSPSession>>,
 }
 
 /// The open connections.
@@ -34,7 +37,7 @@ impl Clients {
     }
 
     /// Enters a new connection; `false`: there are too many, close it.
-    pub(super) fn admit(&self, client: &gst_rtsp_server::RTSPClient) -> bool {
+    pub(super) fn admit(&self, client: &gst_rtsp_server::RTSPClient, pool: &gst_rtsp_server::RTSPSessionPool) -> bool {
         let id = {
             let mut inner = self.lock();
             if inner.1.len() >= MAX_CLIENTS {
@@ -42,15 +45,15 @@ impl Clients {
             }
             inner.0 += 1;
             let id = inner.0;
-            let entry = Client { connection: client.downgrade(), last_request: Instant::now(), has_session: false };
+            let entry = Client { connection: client.downgrade(), last_request: Instant::now(), sessions: Vec::new() };
             inner.1.insert(id, entry);
             id
         };
-        self.watch(client, id);
+        self.watch(client, pool, id);
         true
     }
 
-    fn watch(&self, client: &gst_rtsp_server::RTSPClient, id: u64) {
+    fn watch(&self, client: &gst_rtsp_server::RTSPClient, pool: &gst_rtsp_server::RTSPSessionPool, id: u64) {
         let seen = |clients: &Self| {
             let clients = clients.clone();
             move |_: &gst_rtsp_server::RTSPClient, _: &gst_rtsp_server::RTSPContext| clients.touch(id)
@@ -59,14 +62,24 @@ impl Clients {
         client.connect_describe_request(seen(self));
         client.connect_setup_request(seen(self));
         let clients = self.clone();
-        client.connect_new_session(move |_, _| {
+        client.connect_new_session(move |_, session| {
+            session.set_timeout(SESSION_TIMEOUT_S);
             if let Some(client) = clients.lock().1.get_mut(&id) {
-                client.has_session = true;
+                client.sessions.push(session.downgrade());
             }
         });
-        let clients = self.clone();
+        let (clients, pool) = (self.clone(), pool.downgrade());
         client.connect_closed(move |_| {
-            clients.lock().1.remove(&id);
+            let gone = clients.lock().1.remove(&id);
+            // A viewer whose connection is gone is gone, with or without TEARDOWN: the library would keep its session
+            // until that times out.
+            let sessions = gone.into_iter().flat_map(|c| c.sessions).filter_map(|s| s.upgrade());
+            if let Some(pool) = pool.upgrade() {
+                for session in sessions {
+                    // Not there any more after a TEARDOWN.
+                    let _ = pool.remove(&session);
+                }
+            }
         });
     }
 
@@ -81,7 +94,10 @@ impl Clients {
         let idle: Vec<_> = {
             let mut inner = self.lock();
             inner.1.retain(|_, client| client.connection.upgrade().is_some());
-            let stale = |c: &&Client| !c.has_session && now.saturating_duration_since(c.last_request) > HANDSHAKE;
+            let stale = |c: &&Client| {
+                c.sessions.iter().all(|s| s.upgrade().is_none())
+                    && now.saturating_duration_since(c.last_request) > HANDSHAKE
+            };
             inner.1.values().filter(stale).filter_map(|c| c.connection.upgrade()).collect()
         };
         // Closing runs our own `closed` handler: not under the lock.

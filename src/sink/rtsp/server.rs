@@ -19,8 +19,6 @@ use crate::types::CameraName;
 
 /// How often dead sessions and silent connections are looked for.
 const SWEEP: Duration = Duration::from_secs(2);
-/// Seconds without a sign of life after which a session over UDP is over.
-const SESSION_TIMEOUT_S: u32 = 30;
 /// Threads of the RTSP library for the media's messages: a mount that is slow to prepare must not block the others.
 const POOL_THREADS: i32 = 4;
 /// Longest time that [`RtspServer::stop`] waits for the library.
@@ -178,12 +176,11 @@ fn serve_clients(
     let shares = Arc::new(shares);
     let (clients, pool) = (clients.clone(), pool.downgrade());
     server.connect_client_connected(move |_, client| {
-        if !clients.admit(client) {
+        if !pool.upgrade().is_some_and(|pool| clients.admit(client, &pool)) {
             tracing::warn!(limit = MAX_CLIENTS, "too many RTSP connections: one was refused");
             client.close();
             return;
         }
-        client.connect_new_session(|_, session| session.set_timeout(SESSION_TIMEOUT_S));
         let shares = shares.clone();
         client.connect_play_request(move |_, context| {
             let path = context.uri().map(|uri| uri.request_uri()).unwrap_or_default();
@@ -191,17 +188,6 @@ fn serve_clients(
             let camera = path.split('/').nth(1).unwrap_or_default();
             if let Some(shared) = shares.get(camera).and_then(std::sync::Weak::upgrade) {
                 shared.request_key_frame();
-            }
-        });
-        let pool = pool.clone();
-        client.connect_closed(move |client| {
-            // A viewer whose connection is gone is gone: else the library keeps its session, and with it the encoder,
-            // until the session times out.
-            let sessions = client.session_filter(None);
-            if let Some(pool) = pool.upgrade() {
-                for session in sessions {
-                    let _ = pool.remove(&session);
-                }
             }
         });
     });
