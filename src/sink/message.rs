@@ -285,6 +285,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+    use crate::telemetry::{CameraStats, ModelStats};
     use crate::types::{FrameMeta, PixelBox};
 
     fn at(ms: u64) -> SystemTime {
@@ -364,6 +365,44 @@ mod tests {
             retries: 3,
         };
         check_file("tests/golden/status.json", &line(|out| StatusMessage::new(&status).write(out)));
+    }
+
+    #[test]
+    fn stats_are_as_the_golden_file_says() {
+        let camera = CameraStats {
+            state: CameraState::Online,
+            since: "2026-11-24T02:10:31.482Z".into(),
+            reason: None,
+            retries: 0,
+            reconnects: 1,
+            frames: 750,
+            results: 300,
+            frames_dropped: 450,
+            detections: 912,
+            fps: 25.0,
+            detect_fps: 9.98,
+            infer_ms_p50: Some(68.42),
+            latency_ms_p50: Some(101.5),
+            latency_ms_p99: None,
+        };
+        let model = ModelStats {
+            name: "yolox-s".into(),
+            sha256: "3f2cab12".repeat(8),
+            backend: "tract".into(),
+            backend_version: "tract 0.23.9".into(),
+            fallbacks: vec!["cpu: no ONNX Runtime library found".into()],
+        };
+        let stats = StatsSnapshot {
+            v: 1,
+            node: "node1".into(),
+            version: "0.1.0".into(),
+            uptime_s: 30,
+            model: Some(model),
+            cameras: [("gate".to_owned(), camera)].into(),
+            mqtt_connected: Some(true),
+            counters: [("mqtt_dropped".to_owned(), 7)].into(),
+        };
+        check_file("tests/golden/stats.json", &line(|out| write_json(&stats, out)));
     }
 
     #[test]

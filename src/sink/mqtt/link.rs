@@ -276,7 +276,10 @@ impl Link {
     /// Ends when a stop has been asked for and its time is over.
     async fn stop_overdue(&self) {
         let deadline = self.stop.clone().wait_for(Option::is_some).await.map_or(None, |deadline| *deadline);
-        if let Some(deadline) = deadline {
+        // The timer's grain is a millisecond, in which a whole goodbye may be said: a deadline that is over must not sleep.
+        if let Some(deadline) = deadline
+            && deadline > Instant::now()
+        {
             tokio::time::sleep_until(deadline).await;
         }
     }
