@@ -97,7 +97,7 @@ impl Link {
             if last_trouble.as_ref() == Some(&trouble) {
                 tracing::debug!("MQTT broker {} {trouble}", self.broker);
             } else {
-                tracing::warn!("MQTT broker {} {trouble} Trying again; video and inference go on", self.broker);
+                tracing::warn!("MQTT broker {} {trouble} (trying again; video and inference go on)", self.broker);
             }
             last_trouble = Some(trouble);
             if begun.elapsed() >= STABLE {
