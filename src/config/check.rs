@@ -157,7 +157,7 @@ impl Checker<'_> {
         }
     }
 
-    /// `false`: the node is no map.
+    /// `false`: the node, or one of its entries, is no map.
     fn named(&mut self, group: &mut Group, section: &'static Section, node: &Node, path: &str) -> bool {
         let entries = match &node.kind {
             tree::Kind::Map(entries) => entries,
@@ -171,6 +171,7 @@ impl Checker<'_> {
                 return false;
             }
         };
+        let mut usable = true;
         for (index, entry) in entries.iter().enumerate() {
             let inner = join(path, &entry.key);
             if let Some(first) = entries[..index].iter().find(|first| first.key == entry.key) {
@@ -185,9 +186,13 @@ impl Checker<'_> {
                 );
             }
             let below = self.section(&entry.value, section, &inner);
-            group.named.push((entry.key.clone(), entry.pos.clone(), below));
+            if matches!(entry.value.kind, tree::Kind::Map(_) | tree::Kind::Null) {
+                group.named.push((entry.key.clone(), entry.pos.clone(), below));
+            } else {
+                usable = false;
+            }
         }
-        true
+        usable
     }
 
     fn texts(&mut self, node: &Node, path: &str) -> Option<Given> {
@@ -200,9 +205,14 @@ impl Checker<'_> {
             return None;
         };
         let before = self.problems.len();
+        let mut resolved = true;
         let mut texts: Vec<String> = Vec::with_capacity(items.len());
         for item in items {
             let problem = match &item.kind {
+                tree::Kind::Scalar(scalar) if scalar.unresolved => {
+                    resolved = false;
+                    continue;
+                }
                 tree::Kind::Scalar(scalar) if scalar.text.trim().is_empty() => "has an empty entry".to_owned(),
                 tree::Kind::Scalar(scalar) if texts.contains(&scalar.text) => format!("has `{}` twice", scalar.raw),
                 tree::Kind::Scalar(scalar) => {
@@ -221,7 +231,7 @@ impl Checker<'_> {
             );
         }
         let given = Given { pos: node.pos.clone(), raw: texts.join(", "), value: Value::Texts(texts) };
-        (self.problems.len() == before).then_some(given)
+        (resolved && self.problems.len() == before).then_some(given)
     }
 
     fn scalar(&mut self, key: &'static Key, node: &Node, path: &str) -> Option<Given> {
@@ -231,6 +241,9 @@ impl Checker<'_> {
             );
             return None;
         };
+        if scalar.unresolved {
+            return None;
+        }
         match scalar_value(key, &scalar.text) {
             Ok(value) => Some(Given { pos: node.pos.clone(), raw: scalar.raw.clone(), value }),
             Err(hint) => {
@@ -276,6 +289,12 @@ fn unknown_key(section: &'static Section, path: &str, entry: &Entry) -> Problem 
         keys::sections().iter().filter(|other| other.key(&entry.key).is_some()).map(|other| home(other)).collect();
     if !homes.is_empty() {
         return problem.hint(format!("`{}` belongs {}; is the indentation right?", entry.key, homes.join(" or ")));
+    }
+    let elsewhere = keys::sections()
+        .into_iter()
+        .find_map(|other| nearest(&entry.key, other.keys.iter().map(|key| key.name)).map(|near| (near, home(other))));
+    if let Some((near, home)) = elsewhere {
+        return problem.hint(format!("did you mean `{near}` {home}?"));
     }
     let keys = section.keys.iter().map(|key| key.name).collect::<Vec<_>>().join(", ");
     problem.hint(format!("the keys here are {keys}"))

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::mask;
-use crate::telemetry::redact;
+use crate::telemetry::redact::redact;
 
 /// Problems printed at most; a file that is something else altogether would fill screens.
 const SHOWN: usize = 50;
@@ -62,7 +62,7 @@ pub struct Problem {
 impl Problem {
     /// What failed and which one; without a place.
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { pos: None, message: message.into(), hint: None }
+        Self { pos: None, message: mask::printable(&redact(&message.into())), hint: None }
     }
 
     /// The same at a place.
@@ -73,13 +73,13 @@ impl Problem {
 
     /// What to try.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.hint = Some(mask::printable(&redact(&hint.into())));
         self
     }
 
     /// What failed and which one, in one line without place and hint, credentials hidden.
-    pub fn message(&self) -> String {
-        mask::printable(&redact(&self.message))
+    pub fn message(&self) -> &str {
+        &self.message
     }
 }
 
@@ -88,18 +88,18 @@ impl fmt::Display for Problem {
         if let Some(pos) = &self.pos {
             write!(f, "{pos}: ")?;
         }
-        f.write_str(&self.message())?;
+        f.write_str(&self.message)?;
         let mut margin = 4;
         if let Some(pos) = &self.pos
-            && let Some((line, caret)) = mask::source_line(&pos.origin.text, pos.line, pos.column, LINE_WIDTH)
+            && let Some((line, caret, width)) =
+                mask::source_line(&pos.origin.text, pos.line, pos.column, pos.width, LINE_WIDTH)
         {
             let number = pos.line.to_string();
             margin = number.len().max(4);
-            let width = pos.width.clamp(1, line.chars().count().saturating_sub(caret).max(1));
             write!(f, "\n {number:>margin$} | {line}\n {:margin$} | {:caret$}{}", "", "", "^".repeat(width))?;
         }
         if let Some(hint) = &self.hint {
-            write!(f, "\n {:margin$} = {}", "", mask::printable(&redact(hint)))?;
+            write!(f, "\n {:margin$} = {}", "", hint)?;
         }
         Ok(())
     }

@@ -33,12 +33,16 @@ fn interpolate_scalar(scalar: &mut Scalar, pos: &Pos, lookup: Lookup<'_>, proble
                     .at(&place(pos, &rest[at..]))
                     .hint("write `${NAME}`, or `$${` for a literal `${`"),
             );
+            scalar.unresolved = true;
             return;
         };
         let reference = &rest[at..=end];
         match resolve(reference, lookup) {
             Ok(value) => text.push_str(&value),
-            Err(problem) => problems.push(problem.at(&place(pos, reference))),
+            Err(problem) => {
+                scalar.unresolved = true;
+                problems.push(problem.at(&place(pos, reference)));
+            }
         }
         rest = &rest[end + 1..];
     }

@@ -184,10 +184,8 @@ pub(crate) fn assemble(
     for set in sets {
         keep(match set.split_once('=') {
             Some((path, value)) => override_tree(index, format!("--set {path}"), path, 0, path, value),
-            None => {
-                Err(Problem::new(format!("--set {}: there is no `=`", set.split_whitespace().next().unwrap_or("")))
-                    .hint("write `--set mqtt.url=mqtt://127.0.0.1:1883`"))
-            }
+            None => Err(Problem::new(format!("--set {}: there is no `=`", key_part(set)))
+                .hint("write `--set mqtt.url=mqtt://127.0.0.1:1883`")),
         });
         index += 1;
     }
@@ -205,6 +203,11 @@ pub(crate) fn assemble(
     let (config, errors, warnings) = resolve(&root, &Machine { host: &environment.host, path_kind });
     problems.extend(errors);
     if problems.is_empty() { Ok((config, warnings, root)) } else { Err(ConfigErrors::new(problems, warnings)) }
+}
+
+/// The keys at the start of an argument that is none; what follows may be a secret.
+fn key_part(set: &str) -> &str {
+    &set[..set.find(|c: char| !(c.is_alphanumeric() || matches!(c, '.' | '_' | '-'))).unwrap_or(set.len())]
 }
 
 fn nothing() -> Node {

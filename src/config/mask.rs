@@ -2,7 +2,7 @@
 //!
 //! Works on text, not on the parsed tree, because a file that does not parse is shown as well.
 
-use crate::telemetry::{HIDDEN, redact};
+use crate::telemetry::redact::{HIDDEN, redact};
 
 /// Is a key of this name a secret? Misspelled ones too: they are shown just when they are wrong.
 pub(crate) fn is_secret_key(key: &str) -> bool {
@@ -27,18 +27,34 @@ fn is_bidi_control(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Line `line` (from 1) of `text` with its secrets masked, and the offset of `column` (from 1) in what is shown, in
-/// characters from 0. `None` when there is no such line.
-pub(crate) fn source_line(text: &str, line: usize, column: usize, width: usize) -> Option<(String, usize)> {
+/// Line `line` (from 1) of `text` with its secrets masked, and what to underline in it: the offset in characters from 0
+/// of `column` (from 1), and how many characters of the `width` from there are shown. At most about `room` characters
+/// are shown. `None` when there is no such line.
+pub(crate) fn source_line(
+    text: &str,
+    line: usize,
+    column: usize,
+    width: usize,
+    room: usize,
+) -> Option<(String, usize, usize)> {
     let source = text.lines().nth(line.checked_sub(1)?)?;
-    let caret = column.saturating_sub(1).min(source.chars().count());
+    let start = column.saturating_sub(1).min(source.chars().count());
+    let end = start.saturating_add(width).min(source.chars().count());
     if continues_secret(text, line) {
-        let indent = indent_of(source);
-        return Some((format!("{}{HIDDEN}", " ".repeat(indent.min(width))), caret.min(indent).min(width)));
+        let indent = indent_of(source).min(room);
+        return Some((format!("{}{HIDDEN}", " ".repeat(indent)), start.min(indent), 1));
     }
-    let (masked, caret) = mask_line(source, caret);
-    let (masked, caret) = mask_urls(&masked, caret);
-    Some(cut(&printable(&masked), caret, width))
+    let (masked, start) = mask(source, start);
+    let (_, end) = mask(source, end);
+    let (shown, caret) = cut(&printable(&masked), start, room);
+    let width = end.saturating_sub(start).min(shown.chars().count().saturating_sub(caret)).max(1);
+    Some((shown, caret, width))
+}
+
+/// The line with its secrets masked, and where the character `at` (from 0) went.
+fn mask(line: &str, at: usize) -> (String, usize) {
+    let (masked, at) = mask_keys(line, at);
+    mask_urls(&masked, at)
 }
 
 fn indent_of(line: &str) -> usize {
@@ -114,7 +130,7 @@ fn value_end(line: &str, start: usize) -> usize {
 }
 
 /// Masks the values of secret keys; `caret` (characters from 0) moves along.
-fn mask_line(line: &str, caret: usize) -> (String, usize) {
+fn mask_keys(line: &str, caret: usize) -> (String, usize) {
     let mut out = String::new();
     let mut shown_caret = caret;
     let mut done = 0;
@@ -182,7 +198,7 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, line: usize, column: usize, expected: &str) {
-        let (shown, caret) = source_line(text, line, column, 110).unwrap();
+        let (shown, caret, _) = source_line(text, line, column, 1, 110).unwrap();
         assert_eq!(format!("{shown}\n{:caret$}^", ""), expected);
     }
 
@@ -213,7 +229,7 @@ mod tests {
     #[test]
     fn long_lines_are_cut_around_the_caret() {
         let line = format!("{}X{}", "a".repeat(500), "b".repeat(500));
-        let (shown, caret) = source_line(&line, 1, 501, 110).unwrap();
+        let (shown, caret, _) = source_line(&line, 1, 501, 1, 110).unwrap();
         assert_eq!(shown.chars().nth(caret), Some('X'));
         assert!(shown.chars().count() < 120);
     }
@@ -221,8 +237,8 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_line_is_taken(text in "([ -~]|\n|ä|: |password: |://|@|\\{|\\}|\"){0,40}", line in 0_usize..6, column in 0_usize..60) {
-            if let Some((shown, caret)) = source_line(&text, line, column, 20) {
-                proptest::prop_assert!(caret <= shown.chars().count());
+            if let Some((shown, caret, width)) = source_line(&text, line, column, 7, 20) {
+                proptest::prop_assert!(width >= 1 && caret <= shown.chars().count());
             }
         }
 
@@ -234,7 +250,7 @@ mod tests {
             column in 1_usize..60,
         ) {
             let line = format!("{{{before}password: {quote}S3CRET{quote}{after}");
-            let (shown, _) = source_line(&line, 1, column, 110).unwrap();
+            let (shown, _, _) = source_line(&line, 1, column, 1, 110).unwrap();
             proptest::prop_assert!(!shown.contains("S3CRET"), "{}", shown);
         }
     }

@@ -14,6 +14,8 @@ mod resolve;
 mod resolved;
 mod schema;
 mod show;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod url;
 mod value;

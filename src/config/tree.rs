@@ -35,6 +35,8 @@ pub(crate) struct Scalar {
     pub(crate) raw: String,
     /// References resolved; may hold a secret.
     pub(crate) text: String,
+    /// A reference in it could not be resolved: that is reported, and `text` means nothing.
+    pub(crate) unresolved: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -44,17 +46,15 @@ pub(crate) struct Entry {
     pub(crate) value: Node,
 }
 
+impl Scalar {
+    fn new(text: String) -> Self {
+        Self { raw: text.clone(), text, unresolved: false }
+    }
+}
+
 impl Node {
     pub(crate) fn scalar(pos: Pos, text: &str) -> Self {
-        Self { pos, kind: Kind::Scalar(Scalar { raw: text.to_owned(), text: text.to_owned() }) }
-    }
-
-    /// The map's value of `key`, `null` included.
-    pub(crate) fn get(&self, key: &str) -> Option<&Entry> {
-        match &self.kind {
-            Kind::Map(entries) => entries.iter().find(|entry| entry.key == key),
-            _ => None,
-        }
+        Self { pos, kind: Kind::Scalar(Scalar::new(text.to_owned())) }
     }
 }
 
@@ -188,9 +188,9 @@ impl Builder<'_> {
             Raw::Null => Kind::Null,
             Raw::Typed(canonical) => {
                 let text = source.map(str::trim).filter(|text| !text.is_empty()).unwrap_or(&canonical).to_owned();
-                Kind::Scalar(Scalar { raw: text.clone(), text })
+                Kind::Scalar(Scalar::new(text))
             }
-            Raw::Text(text) => Kind::Scalar(Scalar { raw: text.clone(), text }),
+            Raw::Text(text) => Kind::Scalar(Scalar::new(text)),
             Raw::List(items) => Kind::List(items.into_iter().map(|item| self.node(item)).collect()),
             Raw::Map(entries) => Kind::Map(
                 entries

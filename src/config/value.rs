@@ -140,7 +140,7 @@ fn url(text: &str, schemes: &[&'static str]) -> Result<(), Option<String>> {
     let example = || format!("for example `{}://10.0.0.5`", schemes.first().unwrap_or(&"rtsp"));
     match Url::parse(text) {
         Ok(url) if schemes.contains(&url.scheme.as_str()) => Ok(()),
-        Ok(url) if url.scheme == "file" => Err(Some("for a video file use the key `file` and its path".into())),
+        _ if text.starts_with("file:") => Err(Some("for a video file use the key `file` and its path".into())),
         Ok(url) => Err(did_you_mean(&url.scheme, schemes).or_else(|| Some(example()))),
         Err(_) if !text.contains("://") => Err(Some(format!(
             "write the scheme too, for example `{}://{}`",

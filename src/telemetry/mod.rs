@@ -5,7 +5,7 @@
 
 mod health;
 pub mod log;
-mod redact;
+pub mod redact;
 mod registry;
 
 pub use health::{CameraHealth, Health, HealthStatus, MqttHealth};
