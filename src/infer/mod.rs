@@ -25,7 +25,7 @@ pub use error::InferError;
 pub use ladder::load;
 pub use library::{LibrarySource, candidates};
 pub use ort::{OrtBackend, OrtProvider};
-pub use probe::{ProbeReport, check_here, probe};
+pub use probe::{ProbeReport, check_here, probe, set_prober};
 #[cfg(feature = "tract")]
 pub use tract::TractBackend;
 

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,15 @@ pub struct ProbeReport {
     pub error: Option<String>,
 }
 
+/// The program that was named by [`set_prober`].
+static PROBER: OnceLock<PathBuf> = OnceLock::new();
+
+/// Names the `ocelli` program that tries libraries, for programs other than `ocelli` that use this crate. The first call
+/// counts.
+pub fn set_prober(program: PathBuf) {
+    let _ = PROBER.set(program);
+}
+
 /// Opens the library in *this* process and runs a tiny model with it: what the child does. Never call this in a process
 /// that must live.
 pub fn check_here(path: &Path) -> ProbeReport {
@@ -39,7 +49,7 @@ pub fn check_here(path: &Path) -> ProbeReport {
 
 /// Tries the library in a child process (`ocelli probe-runtime LIB`) and gives its version.
 ///
-/// The child is this very program, or the one that the environment variable `OCELLI_EXE` names.
+/// The child is this very program, or the one named by [`set_prober`] or by the environment variable `OCELLI_EXE`.
 ///
 /// # Errors
 /// [`InferError::Library`] with what happened, or [`InferError::Prober`] when no child could be started.
@@ -63,6 +73,9 @@ pub fn probe(path: &Path) -> Result<String, InferError> {
 
 /// The program that can be asked: only Ocelli itself knows the verb, and another program might do anything with it.
 fn prober() -> Result<PathBuf, String> {
+    if let Some(exe) = PROBER.get() {
+        return Ok(exe.clone());
+    }
     if let Some(exe) = std::env::var_os("OCELLI_EXE").filter(|p| !p.is_empty()) {
         return Ok(exe.into());
     }

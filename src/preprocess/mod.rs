@@ -5,6 +5,7 @@
 mod axis;
 mod planes;
 mod preprocessor;
+mod still;
 #[cfg(test)]
 mod tests;
 

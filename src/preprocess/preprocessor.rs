@@ -2,6 +2,7 @@
 
 use super::axis::{Axis, LANES, groups};
 use super::planes::{Planes, PreprocessError, Rows};
+use super::still::Still;
 use crate::model::{ChannelOrder, InputSpec};
 use crate::types::{ColorMatrix, ColorRange, ColorSpec, ImageView, Letterbox, Padding, Size};
 
@@ -21,6 +22,7 @@ pub struct Preprocessor {
     line: Vec<f32>,
     /// One output line of each plane.
     samples: [Vec<[f32; LANES]>; 3],
+    still: Still,
 }
 
 /// The three planes of a tensor, in the order red, green, blue.
@@ -40,6 +42,7 @@ impl Preprocessor {
             chroma: Default::default(),
             line: Vec::new(),
             samples: Default::default(),
+            still: Still::default(),
         }
     }
 
@@ -112,15 +115,13 @@ impl Preprocessor {
     }
 
     fn rgb(&mut self, rows: &Rows<'_>, letterbox: &Letterbox, rgb: &mut Rgb<'_>) {
-        for n in 0..letterbox.scaled.h as usize {
-            let [r, g, b] = &mut self.samples;
-            plane(rows, n, &self.luma, &mut self.line, [r, g, b]);
-            for (samples, out) in self.samples.iter().zip(output_line(rgb, letterbox, n)) {
-                for (out, sample) in out.iter_mut().zip(samples.as_flattened()) {
-                    *out = sample * self.gain;
-                }
+        let gain = self.gain;
+        self.still.run(rows, letterbox, |n, line| {
+            let [red, green, blue] = output_line(rgb, letterbox, n);
+            for (((r, g), b), pixel) in red.iter_mut().zip(green).zip(blue).zip(line.chunks_exact(3)) {
+                (*r, *g, *b) = (pixel[0] as f32 * gain, pixel[1] as f32 * gain, pixel[2] as f32 * gain);
             }
-        }
+        });
     }
 }
 

@@ -110,6 +110,8 @@ fn input(size: Size, order: ChannelOrder, scale: f32, padding: Padding) -> Input
 #[track_caller]
 fn compare(picture: &Picture, spec: &InputSpec, tensor: &[f32], letterbox: &Letterbox, tolerance: f64) {
     let (w, h) = (spec.size.w, spec.size.h);
+    // Stills are rounded to whole levels, with OpenCV's short weights.
+    let tolerance = if picture.layout == Layout::Rgb { 0.75 } else { tolerance };
     for y in 0..h {
         for x in 0..w {
             let inside = (letterbox.left..letterbox.left + letterbox.scaled.w).contains(&x)
@@ -168,7 +170,7 @@ proptest! {
     }
 
     #[test]
-    fn stills_equal_opencv_within_a_level((w, h) in (1_u32..=90, 1_u32..=90), seed: u64) {
+    fn stills_equal_opencv((w, h) in (1_u32..=90, 1_u32..=90), seed: u64) {
         let picture = Picture::noise(Layout::Rgb, Size::new(w, h), ColorSpec::default(), 0, seed);
         let spec = input(Size::new(64, 64), ChannelOrder::Rgb, 255.0, Padding::Centered);
         let mut tensor = vec![0.0; 3 * 64 * 64];
@@ -179,7 +181,7 @@ proptest! {
                     let at = (c * 64 + (y + l.top) as usize) * 64 + (x + l.left) as usize;
                     let got = tensor[at] * 255.0;
                     let want = opencv(&picture, l.scaled, x, y, c);
-                    prop_assert!((got - want as f32).abs() <= 1.0, "{x},{y},{c}: {got}, OpenCV {want}");
+                    prop_assert!((got - want as f32).abs() < 0.01, "{x},{y},{c}: {got}, OpenCV {want}");
                 }
             }
         }
@@ -189,8 +191,8 @@ proptest! {
 /// One sample of OpenCV's 8-bit `INTER_LINEAR`: 11-bit weights, rounding as its own code does.
 fn opencv(picture: &Picture, scaled: Size, x: u32, y: u32, c: usize) -> i32 {
     let tap = |n: u32, source: u32, scaled: u32| {
-        let at = (f64::from(n) + 0.5) * (f64::from(source) / f64::from(scaled)) - 0.5;
-        let (mut first, mut part) = (at.floor() as i64, (at - at.floor()) as f32);
+        let at = ((f64::from(n) + 0.5) * (1.0 / (f64::from(scaled) / f64::from(source))) - 0.5) as f32;
+        let (mut first, mut part) = (at.floor() as i64, at - at.floor());
         if first < 0 {
             (first, part) = (0, 0.0);
         }

@@ -11,4 +11,5 @@ mod models;
 mod mqtt;
 mod parity;
 mod rtsp;
+mod runtime;
 mod source;

@@ -1,1 +1,273 @@
-//! Tests of the real executable and the real parts.
+//! Boxes against those of the reference code, on real pictures and trained models, with every CPU backend.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use image::ImageDecoder;
+use ocelli::config::BackendChoice;
+use ocelli::infer::{Session, load};
+use ocelli::model::{DecodeParams, ModelSpec, Nms, decode};
+use ocelli::preprocess::Preprocessor;
+use ocelli::types::{Detection, ImageView, PixelBox, Plane, Size};
+use serde_json::Value;
+
+use crate::common::test_data;
+use crate::runtime::{model_config, ort_library};
+
+/// What a box must have in common with the reference's.
+struct Tolerance {
+    score: f32,
+    iou: f32,
+    /// A box of ours without a partner must not be surer than the threshold by this.
+    extra: f32,
+}
+
+const STRICT: Tolerance = Tolerance { score: 0.01, iou: 0.98, extra: 0.02 };
+/// Half floats: the reference is the model in single ones.
+const HALF: Tolerance = Tolerance { score: 0.02, iou: 0.96, extra: 0.03 };
+
+const CONFIDENCE: f32 = 0.25;
+const IOU: f32 = 0.45;
+
+struct Picture {
+    size: Size,
+    rgb: Vec<u8>,
+}
+
+impl Picture {
+    /// Reads a picture the way that people see it: turned as its EXIF data say.
+    fn open(path: &Path) -> Self {
+        let mut decoder = image::ImageReader::open(path).unwrap().into_decoder().unwrap();
+        let orientation = decoder.orientation().unwrap();
+        let mut picture = image::DynamicImage::from_decoder(decoder).unwrap();
+        picture.apply_orientation(orientation);
+        let rgb = picture.into_rgb8();
+        Self { size: Size::new(rgb.width(), rgb.height()), rgb: rgb.into_raw() }
+    }
+
+    fn view(&self) -> ImageView<'_> {
+        ImageView::Rgb { size: self.size, rgb: Plane { data: &self.rgb, stride: self.size.w as usize * 3 } }
+    }
+}
+
+/// A loaded model with all that lies around it.
+struct Detector {
+    spec: ModelSpec,
+    session: Box<dyn Session>,
+    preprocessor: Preprocessor,
+    nms: Nms,
+}
+
+impl Detector {
+    fn open(model: &Path, size: Option<Size>, backend: Backend) -> Self {
+        let spec = ModelSpec::open(model, size).unwrap();
+        let (session, info) = load(&spec, &model_config(backend.choice, backend.library.as_deref())).unwrap();
+        assert_eq!(info.fallbacks, Vec::<String>::new());
+        Self { preprocessor: Preprocessor::new(&spec.input), nms: Nms::new(), spec, session }
+    }
+
+    fn detect(&mut self, picture: &Picture) -> Vec<Detection> {
+        let mut tensor = vec![f32::NAN; 3 * self.spec.input.size.w as usize * self.spec.input.size.h as usize];
+        let letterbox = self.preprocessor.run(&picture.view(), &mut tensor).unwrap();
+        let params = DecodeParams { threshold: CONFIDENCE, classes: None };
+        let (mut candidates, mut detections) = (Vec::new(), Vec::new());
+        let spec = &self.spec;
+        self.session.run(&tensor, &mut |output| decode(spec, output, &params, &mut candidates)).unwrap();
+        self.nms.run(&mut candidates, IOU, 300, &letterbox, &mut detections);
+        detections
+    }
+}
+
+/// One of the two backends of a plain box.
+#[derive(Clone)]
+struct Backend {
+    choice: BackendChoice,
+    library: Option<std::path::PathBuf>,
+}
+
+fn tract() -> Option<Backend> {
+    Some(Backend { choice: BackendChoice::Tract, library: None })
+}
+
+fn onnx_runtime() -> Option<Backend> {
+    ort_library().map(|library| Backend { choice: BackendChoice::Cpu, library: Some(library) })
+}
+
+fn reference_boxes(boxes: &Value) -> Vec<Detection> {
+    let number = |value: &Value| value.as_f64().unwrap() as f32;
+    let one = |entry: &Value| {
+        let edge = |n: usize| number(&entry["box"][n]);
+        Detection {
+            class_id: entry["cls"].as_u64().unwrap() as u32,
+            score: number(&entry["conf"]),
+            bbox: PixelBox::new(edge(0), edge(1), edge(2), edge(3)),
+        }
+    };
+    boxes.as_array().unwrap().iter().map(one).collect()
+}
+
+/// Pairs each reference box with our best one and writes down what does not fit.
+fn compare(ours: &[Detection], theirs: &[Detection], tolerance: &Tolerance, what: &str, complaints: &mut String) {
+    let mut partners = vec![false; ours.len()];
+    for wanted in theirs {
+        let same = |n: &usize| ours[*n].class_id == wanted.class_id && !partners[*n];
+        let overlap = |n: &usize| ours[*n].bbox.iou(&wanted.bbox);
+        let best = (0..ours.len()).filter(same).max_by(|a, b| overlap(a).total_cmp(&overlap(b)));
+        match best.map(|n| (n, overlap(&n), (ours[n].score - wanted.score).abs())) {
+            Some((n, iou, score)) if iou >= tolerance.iou && score <= tolerance.score => partners[n] = true,
+            Some((n, iou, score)) => {
+                partners[n] = true;
+                writeln!(complaints, "{what}: {wanted:?} has IoU {iou:.4}, |Δscore| {score:.4} with {:?}", ours[n])
+                    .unwrap();
+            }
+            None => writeln!(complaints, "{what}: {wanted:?} is missing").unwrap(),
+        }
+    }
+    for (extra, _) in ours.iter().zip(&partners).filter(|(d, found)| !**found && d.score > CONFIDENCE + tolerance.extra)
+    {
+        writeln!(complaints, "{what}: {extra:?} is one too many").unwrap();
+    }
+}
+
+fn reference(name: &str) -> Option<Value> {
+    let text = std::fs::read_to_string(test_data(&format!("reference/{name}"))?).unwrap();
+    Some(serde_json::from_str(&text).unwrap())
+}
+
+/// The size of a run's input: the reference writes height first.
+fn input_size(run: &Value) -> Size {
+    let side = |n: usize| run["input_hw"][n].as_u64().unwrap() as u32;
+    Size::new(side(1), side(0))
+}
+
+/// All pictures, square at 640 and 320 and with the least border ("rect").
+fn yolov5(backend: Option<Backend>) {
+    let (Some(backend), Some(reference)) = (backend, reference("yolov5n_coco.json")) else { return };
+    let (Some(fixed), Some(dynamic)) =
+        (test_data("models/yolov5n_coco_640.onnx"), test_data("families/yolov5n_coco_dynamic.onnx"))
+    else {
+        return;
+    };
+    let mut detectors = BTreeMap::new();
+    let (mut complaints, mut compared) = (String::new(), 0);
+    for result in reference["results"].as_array().unwrap() {
+        let name = result["image"].as_str().unwrap();
+        let Some(path) = test_data(&format!("images/{name}")) else { return };
+        let picture = Picture::open(&path);
+        for run in result["runs"].as_array().unwrap() {
+            let size = input_size(run);
+            let detector = detectors.entry((size.w, size.h)).or_insert_with(|| {
+                let square = size == Size::new(640, 640);
+                Detector::open(if square { &fixed } else { &dynamic }, Some(size), backend.clone())
+            });
+            let theirs = reference_boxes(&run["torch"]);
+            let what = format!("{name} {} {size}", run["mode"]);
+            compare(&detector.detect(&picture), &theirs, &STRICT, &what, &mut complaints);
+            compared += theirs.len();
+        }
+    }
+    assert!(compared > 20, "only {compared} boxes were compared");
+    assert!(complaints.is_empty(), "\n{complaints}");
+}
+
+#[test]
+fn yolov5_on_tract() {
+    yolov5(tract());
+}
+
+#[test]
+fn yolov5_on_onnx_runtime() {
+    yolov5(onnx_runtime());
+}
+
+/// One model, one size, the boxes of each picture under `key` (a list of runs when `key` is `runs`).
+fn single(backend: Option<Backend>, model: &str, reference_name: &str, key: &str, tolerance: &Tolerance) {
+    let (Some(backend), Some(reference), Some(model)) = (backend, reference(reference_name), test_data(model)) else {
+        return;
+    };
+    let mut detector = Detector::open(&model, None, backend);
+    let (mut complaints, mut compared) = (String::new(), 0);
+    for result in reference["results"].as_array().unwrap() {
+        let name = result["image"].as_str().unwrap();
+        let Some(path) = test_data(&format!("images/{name}")) else { return };
+        let boxes = match key {
+            "runs" => &result["runs"].as_array().unwrap().iter().find(|r| r["mode"] == "square640").unwrap()["torch"],
+            _ => &result[key],
+        };
+        let theirs = reference_boxes(boxes);
+        compare(&detector.detect(&Picture::open(&path)), &theirs, tolerance, name, &mut complaints);
+        compared += theirs.len();
+    }
+    assert!(compared > 5, "only {compared} boxes were compared");
+    assert!(complaints.is_empty(), "\n{complaints}");
+}
+
+#[test]
+fn half_floats_on_tract() {
+    single(tract(), "models/yolov5n_coco_640_fp16.onnx", "yolov5n_coco.json", "runs", &HALF);
+}
+
+#[test]
+fn half_floats_on_onnx_runtime() {
+    single(onnx_runtime(), "models/yolov5n_coco_640_fp16.onnx", "yolov5n_coco.json", "runs", &HALF);
+}
+
+/// A `.npy` file of 32-bit floats.
+fn read_npy(path: &Path) -> Vec<f32> {
+    let bytes = std::fs::read(path).unwrap();
+    assert!(bytes.starts_with(b"\x93NUMPY\x01"), "{} is no .npy of version 1", path.display());
+    let header = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+    let text = String::from_utf8_lossy(&bytes[10..10 + header]).into_owned();
+    assert!(text.contains("'<f4'") && text.contains("'fortran_order': False"), "{text}");
+    bytes[10 + header..].chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+}
+
+/// The detector of the document, random weights: the raw output against PyTorch's, for the same input tensor.
+fn document(backend: Option<Backend>) {
+    let (Some(backend), Some(model), Some(npz)) = (
+        backend,
+        test_data("families/yolov5s_efficientnetv2_document_640.onnx"),
+        test_data("reference/yolov5s_efficientnetv2_document_640.npz"),
+    ) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let unpack = "import sys, zipfile; zipfile.ZipFile(sys.argv[1]).extractall(sys.argv[2])";
+    match Command::new("python3").args(["-c", unpack]).args([npz.as_path(), dir.path()]).status() {
+        Ok(status) => assert!(status.success(), "python3 cannot unpack {}", npz.display()),
+        Err(error) => {
+            eprintln!("SKIPPED: no python3 to unpack the reference ({error})");
+            return;
+        }
+    }
+    let (input, wanted) = (read_npy(&dir.path().join("images.npy")), read_npy(&dir.path().join("output0.npy")));
+    let mut detector = Detector::open(&model, None, backend);
+    assert_eq!((detector.spec.output.rows, detector.spec.strides.as_slice()), (6300, [16, 32, 64].as_slice()));
+    let columns = 5 + detector.spec.output.classes;
+    let (mut pixels, mut scores) = (0.0_f32, 0.0_f32);
+    detector
+        .session
+        .run(&input, &mut |output| {
+            assert_eq!(output.len(), wanted.len());
+            for (ours, theirs) in output.chunks_exact(columns).zip(wanted.chunks_exact(columns)) {
+                for (n, (a, b)) in ours.iter().zip(theirs).enumerate() {
+                    let worst = if n < 4 { &mut pixels } else { &mut scores };
+                    *worst = worst.max((a - b).abs());
+                }
+            }
+        })
+        .unwrap();
+    assert!(pixels < 1.0 && scores < 2e-3, "off by {pixels} pixels, {scores} in scores");
+}
+
+#[test]
+fn the_document_s_detector_on_tract() {
+    document(tract());
+}
+
+#[test]
+fn the_document_s_detector_on_onnx_runtime() {
+    document(onnx_runtime());
+}
