@@ -1,4 +1,4 @@
-"""Command line: summary, train, label, eval, export."""
+"""Command line: summary, train, label, eval, export, pack."""
 
 from __future__ import annotations
 
@@ -124,6 +124,13 @@ def _export(a: argparse.Namespace) -> None:
             print(f"{label}: mAP50 {result.map50:.4f}, mAP50-95 {result.map:.4f} on {result.images} images")
 
 
+def _pack(a: argparse.Namespace) -> None:
+    from .pack import Measure, pack
+
+    measures = [Measure.parse(m) for m in a.measure]
+    print("\n".join(pack(a.weights, a.out, a.img, a.opset, a.license, a.source, measures)))
+
+
 def _parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="ocelli_train", description="Define, train, measure and export detectors.")
     verbs = top.add_subparsers(dest="verb", required=True)
@@ -200,6 +207,16 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--data", type=Path, help="with --int8: measure before and after on this folder")
     p.add_argument("--split", default="valid")
     p.set_defaults(run=_export)
+
+    p = verbs.add_parser("pack", help="write a model folder: model.onnx and model.yaml")
+    p.add_argument("--weights", type=Path, required=True)
+    p.add_argument("--out", type=Path, required=True, help="folder; its name becomes the model's")
+    p.add_argument("--img", type=int, default=416)
+    p.add_argument("--opset", type=int, choices=(12, 17), default=17)
+    p.add_argument("--license", required=True, help="SPDX expression of the weights' licence")
+    p.add_argument("--source", required=True, help="one line: how the weights were made")
+    p.add_argument("--measure", action="append", default=[], metavar="KEY=DIR:SPLIT[:CLASS]")
+    p.set_defaults(run=_pack)
     return top
 
 

@@ -1,5 +1,6 @@
 """The verbs end to end, on a few made-up images."""
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 from ocelli_train.__main__ import main
 
@@ -67,6 +69,14 @@ def test_train_resume_eval_export(data, monkeypatch, capsys):
         assert run(monkeypatch, *a, "--img", 64, "--json", data / "e.json", "--plot", data / "pr.png") == 0
         values.append(json.loads((data / "e.json").read_text())["map50_95"])
     assert values[0] == pytest.approx(values[1], abs=0.002)
+
+    pack = ["pack", "--weights", data / "run/last.pt", "--out", data / "my-model", "--img", 64, "--license", "CC0-1.0"]
+    pack += ["--source", "made: up", "--measure", f"a={data}/set:valid", "--measure", f"b={data}/set:valid:b"]
+    assert run(monkeypatch, *pack) == 0
+    manifest = yaml.safe_load((data / "my-model/model.yaml").read_text())
+    assert manifest["sha256"] == hashlib.sha256((data / "my-model/model.onnx").read_bytes()).hexdigest()
+    assert (manifest["name"], manifest["labels"], manifest["strides"]) == ("my-model", ["a", "b"], [8, 16])
+    assert set(manifest["accuracy"]) == {"a_map50", "a_map50_95", "b_b_ap50"} and manifest["source"] == "made: up"
 
 
 def test_perfect_and_shifted_boxes_score_as_they_should(data):
