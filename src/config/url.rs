@@ -124,11 +124,11 @@ mod tests {
 
     #[test]
     fn parts_are_found() {
-        let url = Url::parse("RTSP://admin:p%40s:s@w@10.0.0.5:8554/a?b#c").unwrap_or_else(|e| panic!("{e}"));
+        let url = Url::parse("RTSP://admin:p%40s:s@w@10.0.0.5:8554/a?b#c").unwrap();
         assert_eq!((url.scheme.as_str(), url.host.as_str(), url.port), ("rtsp", "10.0.0.5", Some(8554)));
         assert_eq!((url.username.as_deref(), url.password.as_deref()), (Some("admin"), Some("p@s:s@w")));
         assert_eq!(url.without_credentials(), "rtsp://10.0.0.5:8554/a?b#c");
-        let url = Url::parse("mqtts://u@[::1]:1").unwrap_or_else(|e| panic!("{e}"));
+        let url = Url::parse("mqtts://u@[::1]:1").unwrap();
         assert_eq!((url.username.as_deref(), url.password.as_deref(), url.is_loopback()), (Some("u"), None, true));
         assert_eq!(url.without_credentials(), "mqtts://[::1]:1");
     }
