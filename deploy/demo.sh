@@ -12,10 +12,13 @@ mkdir -p "$cache" "$out"
 work=$(mktemp -d)
 pids=()
 
+# Each background job gets a process group of its own, so that a whole pipeline of commands can be ended.
+set -m
 finish() {
   trap - EXIT INT TERM
-  for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
-  for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
+  for pid in "${pids[@]}"; do kill -- "-$pid" 2>/dev/null || true; done
+  for _ in 1 2 3 4 5 6 7 8 9 10; do jobs -r | grep -q . || break; sleep 0.3; done
+  for pid in "${pids[@]}"; do kill -KILL -- "-$pid" 2>/dev/null || true; done
   rm -rf "$work"
 }
 trap finish EXIT
@@ -72,7 +75,7 @@ http_port=$(port 8080)
 printf 'listener %s 127.0.0.1\nallow_anonymous true\npersistence false\n' "$mqtt_port" > "$work/mosquitto.conf"
 PATH=$PATH:/usr/sbin mosquitto -c "$work/mosquitto.conf" > "$work/mosquitto.log" 2>&1 & pids+=($!)
 # The model was trained on the first 60 % of this clip: the demo shows the rest.
-"$ocelli" simulate "$video" --listen "127.0.0.1:$camera_port" --path demo --start "${DEMO_START:-48}" > "$work/camera.log" 2>&1 & pids+=($!)
+"$ocelli" simulate "$video" --listen "127.0.0.1:$camera_port" --path demo > "$work/camera.log" 2>&1 & pids+=($!)
 wait_for 20 listens "$mqtt_port" || fail "mosquitto does not listen on port $mqtt_port"
 wait_for 20 listens "$camera_port" || fail "the simulated camera does not listen on port $camera_port"
 

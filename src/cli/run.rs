@@ -1,10 +1,49 @@
-//! `ocelli run`: Run the service.
+//! `ocelli run`: the service.
+
+use std::path::PathBuf;
 
 use super::Failure;
+use crate::app::{AppError, Service, Stop};
+use crate::config;
+use crate::telemetry;
+
+/// A wrong command line or environment.
+const USAGE: u8 = 2;
+/// sysexits(3): a service that is needed is not available.
+const UNAVAILABLE: u8 = 69;
+/// sysexits(3): the configuration is wrong.
+const CONFIG: u8 = 78;
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// Configuration file; repeat it to merge several, later ones win [default: ocelli.yaml, /etc/ocelli/ocelli.yaml]
+    #[arg(short, long, value_name = "FILE")]
+    config: Vec<PathBuf>,
+    /// Override one key, for example `--set mqtt.url=mqtt://broker`
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Log format
+    #[arg(long, default_value = "auto", value_name = "auto|text|json")]
+    log_format: telemetry::log::LogFormat,
+}
 
-pub(crate) fn run(_args: Args) -> Result<(), Failure> {
-    Err(anyhow::anyhow!("not built yet").into())
+pub(crate) fn run(args: Args) -> Result<(), Failure> {
+    telemetry::log::init("info", args.log_format).map_err(|error| Failure::new(USAGE, error))?;
+    let config = config::load(&args.config, &args.set).map_err(|errors| Failure::new(CONFIG, errors))?;
+    let service = Service::start(&config).map_err(|error| Failure::new(exit_code(&error), error))?;
+    let stop = service.wait();
+    match stop {
+        Stop::Signal => tracing::info!("stopping: signal received"),
+        Stop::AllEnded => tracing::info!("stopping: every camera has ended"),
+    }
+    service.stop();
+    Ok(())
+}
+
+fn exit_code(error: &AppError) -> u8 {
+    match error {
+        AppError::Model(_) | AppError::NoModel | AppError::Checksum { .. } | AppError::Detector(_) => CONFIG,
+        AppError::Infer(_) | AppError::Rtsp(_) | AppError::Http(_) => UNAVAILABLE,
+        _ => 1,
+    }
 }

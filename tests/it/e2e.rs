@@ -1,1 +1,381 @@
-//! Tests of the real executable and the real parts.
+//! The whole way on real parts: a camera in a process of its own, mosquitto, `ocelli run`, an RTSP client that decodes.
+//!
+//! The clip shows a red square on a known path with a frame counter burnt in; the model is `tests/data/marker.onnx`, whose
+//! right answer is known. So each decoded picture tells which frame it is, and its drawn box can be held to what MQTT
+//! reported for that very frame.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer_app as gst_app;
+use gstreamer_video as gst_video;
+use ocelli::accel::Frame;
+use ocelli::annotate::class_color;
+use ocelli::sink::video_file::VideoFile;
+use ocelli::source::read_counter;
+use ocelli::types::{FrameMeta, ImageView, PixelBox, Size};
+
+use crate::common::{Guard, free_port, ocelli};
+
+const SIZE: Size = Size::new(640, 360);
+const SIDE: usize = 64;
+const FPS: u64 = 20;
+const FRAMES: u64 = 100;
+
+/// Where the square is in frame `n` of the clip: a path that visits no place twice within the clip.
+fn square_at(n: u64) -> (usize, usize) {
+    let x = 20 + (n * 5) as usize;
+    let y = 60 + (n * 2) as usize % 180;
+    (x & !1, y & !1)
+}
+
+/// A picture of the clip: dark grey, and the red square.
+fn picture(n: u64) -> Frame {
+    let info = gst_video::VideoInfo::builder(gst_video::VideoFormat::I420, SIZE.w, SIZE.h)
+        .fps(gst::Fraction::new(FPS as i32, 1))
+        .build()
+        .unwrap();
+    let (left, top) = square_at(n);
+    let mut data = vec![0u8; info.size()];
+    let paint = |plane: usize, scale: usize, ground: u8, red: u8, data: &mut [u8]| {
+        let (stride, offset) = (info.stride()[plane] as usize, info.offset()[plane]);
+        for y in 0..SIZE.h as usize / scale {
+            for x in 0..SIZE.w as usize / scale {
+                let inside = (left / scale..(left + SIDE) / scale).contains(&x)
+                    && (top / scale..(top + SIDE) / scale).contains(&y);
+                data[offset + y * stride + x] = if inside { red } else { ground };
+            }
+        }
+    };
+    // BT.601, limited range: red is 81, 90, 240.
+    paint(0, 1, 60, 81, &mut data);
+    paint(1, 2, 128, 90, &mut data);
+    paint(2, 2, 128, 240, &mut data);
+    let mut buffer = gst::Buffer::from_mut_slice(data);
+    buffer.get_mut().unwrap().set_pts(gst::ClockTime::from_nseconds(n * 1_000_000_000 / FPS));
+    let meta = FrameMeta {
+        camera: "clip".into(),
+        seq: n,
+        pts_ns: n * 1_000_000_000 / FPS,
+        captured_at: SystemTime::now(),
+        captured: Instant::now(),
+        size: SIZE,
+    };
+    Frame::new(meta, buffer, info).unwrap()
+}
+
+fn write_clip(path: &Path) {
+    gst::init().unwrap();
+    let mut clip = VideoFile::create(path, SIZE, FPS as f64).unwrap();
+    for n in 0..FRAMES {
+        clip.push(picture(n)).unwrap();
+    }
+    clip.finish().unwrap();
+}
+
+/// Lines of a child's output, collected by a thread.
+struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl Lines {
+    fn of(stream: impl std::io::Read + Send + 'static) -> Self {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let into = lines.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                into.lock().unwrap().push(line);
+            }
+        });
+        Self(lines)
+    }
+
+    fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+
+    /// The first line that `test` accepts, waiting for it.
+    fn wait(&self, what: &str, seconds: u64, test: impl Fn(&str) -> bool) -> String {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        loop {
+            if let Some(line) = self.all().into_iter().find(|line| test(line)) {
+                return line;
+            }
+            assert!(Instant::now() < deadline, "{what} did not come within {seconds} s; got: {:#?}", self.all());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+/// mosquitto, camera, subscriber and Ocelli, all on free ports.
+struct Box_ {
+    ocelli: Guard,
+    log: Lines,
+    mqtt: Lines,
+    rtsp: u16,
+    http: u16,
+    _others: Vec<Guard>,
+    folder: tempfile::TempDir,
+}
+
+fn start_box(extra_camera: Option<String>) -> Option<Box_> {
+    let folder = tempfile::tempdir().unwrap();
+    let clip = folder.path().join("clip.mp4");
+    write_clip(&clip);
+    let (mqtt_port, rtsp, http) = (free_port(), free_port(), free_port());
+    let conf = folder.path().join("mosquitto.conf");
+    std::fs::write(&conf, format!("listener {mqtt_port} 127.0.0.1\nallow_anonymous true\n")).unwrap();
+    let mosquitto = ["/usr/sbin/mosquitto", "/usr/bin/mosquitto"].into_iter().find(|path| Path::new(path).exists());
+    let Some(mosquitto) = mosquitto else {
+        eprintln!("SKIPPED: mosquitto is not installed");
+        return None;
+    };
+    let broker = Command::new(mosquitto).arg("-c").arg(&conf).stderr(Stdio::null()).spawn().unwrap();
+    let mut others = vec![Guard(broker)];
+    wait_for_port(mqtt_port);
+    let mut camera = ocelli();
+    camera.arg("simulate").arg(&clip).args(["--listen", "127.0.0.1:0", "--path", "cam", "--counter"]);
+    let mut camera = camera.stdout(Stdio::piped()).spawn().unwrap();
+    let url =
+        Lines::of(camera.stdout.take().unwrap()).wait("the camera's address", 20, |line| line.starts_with("rtsp://"));
+    others.push(Guard(camera));
+    let mut subscriber = Command::new("mosquitto_sub")
+        .args(["-h", "127.0.0.1", "-p", &mqtt_port.to_string(), "-v", "-t", "ocelli/#"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mqtt = Lines::of(subscriber.stdout.take().unwrap());
+    others.push(Guard(subscriber));
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/marker.onnx");
+    let config = folder.path().join("ocelli.yaml");
+    std::fs::write(
+        &config,
+        format!(
+            "node: testbox\nmodel: {{file: {}, backend: tract}}\nmqtt: mqtt://127.0.0.1:{mqtt_port}\n\
+             rtsp: {{listen: \"127.0.0.1:{rtsp}\", bitrate_kbps: 8000}}\nhttp: {{listen: \"127.0.0.1:{http}\"}}\n\
+             stats_interval: 1s\ncameras:\n  gate: {url}\n{}",
+            model.display(),
+            extra_camera.unwrap_or_default()
+        ),
+    )
+    .unwrap();
+    let mut child = ocelli().arg("run").arg("-c").arg(&config).stderr(Stdio::piped()).spawn().unwrap();
+    let log = Lines::of(child.stderr.take().unwrap());
+    Some(Box_ { ocelli: Guard(child), log, mqtt, rtsp, http, _others: others, folder })
+}
+
+fn wait_for_port(port: u16) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(Instant::now() < deadline, "nothing listens on port {port}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// What one decoded picture of the annotated stream shows.
+struct Seen {
+    counter: u16,
+    /// Outer edge of the drawn box; `None` when no box was found.
+    drawn: Option<PixelBox>,
+    /// The red square itself.
+    square: PixelBox,
+}
+
+/// Decodes `count` pictures of the stream as a viewer does.
+fn watch(url: &str, count: usize) -> Vec<Seen> {
+    gst::init().unwrap();
+    let pipeline = gst::parse::launch(&format!(
+        "rtspsrc location={url} protocols=tcp latency=100 ! rtph264depay ! h264parse ! avdec_h264 ! videoconvert ! \
+         video/x-raw,format=I420 ! appsink name=sink sync=false max-buffers=8"
+    ))
+    .unwrap()
+    .downcast::<gst::Pipeline>()
+    .unwrap();
+    let sink = pipeline.by_name("sink").unwrap().downcast::<gst_app::AppSink>().unwrap();
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let mut seen = Vec::new();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while seen.len() < count {
+        assert!(Instant::now() < deadline, "only {} pictures in 60 s", seen.len());
+        let Some(sample) = sink.try_pull_sample(gst::ClockTime::from_mseconds(500)) else { continue };
+        let info = gst_video::VideoInfo::from_caps(sample.caps().unwrap()).unwrap();
+        let meta = FrameMeta {
+            camera: "viewer".into(),
+            seq: 0,
+            pts_ns: 0,
+            captured_at: SystemTime::now(),
+            captured: Instant::now(),
+            size: Size::new(info.width(), info.height()),
+        };
+        let frame = Frame::new(meta, sample.buffer_owned().unwrap(), info).unwrap();
+        let mapped = frame.map().unwrap();
+        let view = mapped.view().unwrap();
+        // A slate has no counter.
+        let Some(counter) = read_counter(&view) else { continue };
+        let Some(square) = find(&view, [255, 0, 0], 70.0) else { continue };
+        seen.push(Seen { counter, drawn: find(&view, class_color(0), 60.0), square });
+    }
+    pipeline.set_state(gst::State::Null).unwrap();
+    seen
+}
+
+/// The bounding box of the pixels near a colour, found in the chroma planes (2×2 pixels per sample).
+fn find(view: &ImageView<'_>, rgb: [u8; 3], tolerance: f32) -> Option<PixelBox> {
+    let ImageView::I420 { size, u, v, .. } = view else { return None };
+    let [r, g, b] = rgb.map(f32::from);
+    let cb = 128.0 + (-37.797 * r - 74.203 * g + 112.0 * b) / 255.0;
+    let cr = 128.0 + (112.0 * r - 93.786 * g - 18.214 * b) / 255.0;
+    let mut found: Option<PixelBox> = None;
+    for y in 0..size.h as usize / 2 {
+        for x in 0..size.w as usize / 2 {
+            let du = f32::from(u.data[y * u.stride + x]) - cb;
+            let dv = f32::from(v.data[y * v.stride + x]) - cr;
+            if du.hypot(dv) < tolerance * 0.5 {
+                let (px, py) = (2.0 * x as f32, 2.0 * y as f32);
+                let b = found.get_or_insert(PixelBox::new(px, py, px + 2.0, py + 2.0));
+                *b = PixelBox::new(b.x1.min(px), b.y1.min(py), b.x2.max(px + 2.0), b.y2.max(py + 2.0));
+            }
+        }
+    }
+    found
+}
+
+/// Boxes by `seq` of all frame messages of a camera.
+fn boxes(lines: &[String], camera: &str) -> BTreeMap<u64, PixelBox> {
+    let topic = format!("ocelli/testbox/{camera}/frame ");
+    let mut all = BTreeMap::new();
+    for line in lines.iter().filter_map(|line| line.strip_prefix(&topic)) {
+        let json: serde_json::Value = serde_json::from_str(line).unwrap();
+        let size = Size::new(json["frame"]["w"].as_u64().unwrap() as u32, json["frame"]["h"].as_u64().unwrap() as u32);
+        if let Some(object) = json["objects"].get(0) {
+            assert_eq!(object["label"], "marker");
+            assert_eq!(json["backend"], "tract");
+            let b: Vec<f32> = object["box"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect();
+            let (w, h) = (size.w as f32, size.h as f32);
+            all.insert(json["seq"].as_u64().unwrap(), PixelBox::new(b[0] * w, b[1] * h, b[2] * w, b[3] * h));
+        }
+    }
+    all
+}
+
+fn near(a: &PixelBox, b: &PixelBox, pixels: f32) -> bool {
+    [a.x1 - b.x1, a.y1 - b.y1, a.x2 - b.x2, a.y2 - b.y2].iter().all(|d| d.abs() <= pixels)
+}
+
+fn http_get(port: u16, path: &str) -> String {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn a_viewer_sees_the_boxes_that_mqtt_reported_for_the_same_frame() {
+    let Some(mut b) = start_box(None) else { return };
+    b.mqtt.wait("a detection", 30, |line| line.contains("gate/frame") && line.contains("marker"));
+    let seen = watch(&format!("rtsp://127.0.0.1:{}/gate", b.rtsp), 60);
+    let reported = boxes(&b.mqtt.all(), "gate");
+    assert!(reported.len() > 30, "{} frames reported", reported.len());
+
+    // The picture's own object is inside the box drawn on it: no box of another frame (the square moves 5 px a frame).
+    let own = seen.iter().filter(|s| s.drawn.is_some_and(|drawn| near(&drawn, &s.square, 6.0))).count();
+    assert!(own * 100 >= seen.len() * 95, "{own} of {} pictures carry their own box", seen.len());
+
+    // The counter and `seq` differ by a constant; find it, then hold each picture to the message of its frame.
+    let matches = |offset: i64| {
+        let equal = |s: &&Seen| {
+            let seq = i64::from(s.counter) - offset;
+            let message = u64::try_from(seq).ok().and_then(|seq| reported.get(&seq));
+            s.drawn.zip(message).is_some_and(|(drawn, message)| near(&drawn, message, 6.0))
+        };
+        seen.iter().filter(equal).count()
+    };
+    let best = (-200..=i64::from(u16::MAX)).max_by_key(|offset| matches(*offset)).unwrap();
+    let equal = matches(best);
+    assert!(equal * 100 >= seen.len() * 90, "{equal} of {} pictures agree with the message of their frame", seen.len());
+
+    // What ran is told everywhere.
+    b.mqtt.wait("statistics", 10, |line| line.contains("testbox/stats") && line.contains("\"backend\":\"tract\""));
+    assert!(http_get(b.http, "/api/v1/health").contains("\"tract\""));
+    assert!(http_get(b.http, "/readyz").starts_with("HTTP/1.1 200"));
+    assert!(b.log.all().iter().any(|line| line.contains("model ready") && line.contains("tract")));
+
+    // An orderly end: exit code 0 and the word `stopped`.
+    signal(b.ocelli.0.id(), "TERM");
+    let status = wait_exit(&mut b.ocelli.0, 15);
+    assert_eq!(status, Some(0), "{:#?}", b.log.all());
+    b.mqtt.wait("the word `stopped`", 10, |line| line == "ocelli/testbox/available stopped");
+    drop(b.folder);
+}
+
+#[test]
+fn a_killed_process_leaves_its_last_will_and_other_cameras_do_not_care_for_an_absent_one() {
+    let absent = format!("  absent: rtsp://127.0.0.1:{}/nothing\n", free_port());
+    let Some(mut b) = start_box(Some(absent)) else { return };
+    b.mqtt.wait("a detection", 30, |line| line.contains("gate/frame") && line.contains("marker"));
+    b.mqtt.wait("the absent camera's state", 20, |line| {
+        line.contains("absent/status") && (line.contains("offline") || line.contains("\"retries\":1"))
+    });
+    b.mqtt.wait("the present camera's state", 20, |line| line.contains("gate/status") && line.contains("online"));
+    b.ocelli.0.kill().unwrap();
+    let _ = b.ocelli.0.wait();
+    b.mqtt.wait("the last will", 20, |line| line == "ocelli/testbox/available offline");
+}
+
+fn signal(pid: u32, name: &str) {
+    assert!(Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().unwrap().success());
+}
+
+fn wait_exit(child: &mut std::process::Child, seconds: u64) -> Option<i32> {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    None
+}
+
+/// Files are processed whole: as many messages as frames, in order, then the service ends by itself.
+#[test]
+fn a_file_loses_no_frame_and_ends_the_service() {
+    let folder = tempfile::tempdir().unwrap();
+    let clip = folder.path().join("clip.mp4");
+    write_clip(&clip);
+    let out: PathBuf = folder.path().join("out.jsonl");
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/marker.onnx");
+    let config = folder.path().join("ocelli.yaml");
+    std::fs::write(
+        &config,
+        format!(
+            "model: {{file: {}, backend: tract}}\nrtsp: {{enabled: false}}\njsonl: {}\ncameras:\n  clip: {{file: clip.mp4, realtime: false}}\n",
+            model.display(),
+            out.display()
+        ),
+    )
+    .unwrap();
+    let output = ocelli().arg("run").arg("-c").arg(&config).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = std::fs::read_to_string(&out).unwrap();
+    let seqs: Vec<u64> = text
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["seq"].as_u64().unwrap())
+        .collect();
+    assert_eq!(seqs, (0..FRAMES).collect::<Vec<_>>());
+    for (n, line) in text.lines().enumerate() {
+        let json: serde_json::Value = serde_json::from_str(line).unwrap();
+        let b: Vec<f32> =
+            json["objects"][0]["box"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect();
+        let (x, y) = square_at(n as u64);
+        let want = PixelBox::new(x as f32, y as f32, (x + SIDE) as f32, (y + SIDE) as f32);
+        let got = PixelBox::new(b[0] * 640.0, b[1] * 360.0, b[2] * 640.0, b[3] * 360.0);
+        assert!(near(&got, &want, 3.0), "frame {n}: {got:?} instead of {want:?}");
+    }
+}

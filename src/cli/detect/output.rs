@@ -1,0 +1,173 @@
+//! Where `detect` writes: the table on the terminal, the output folder, the JSON lines.
+
+use std::fs::File;
+use std::io::{BufWriter, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::infer::Engine;
+use crate::sink::message::{FrameMessage, Run};
+use crate::types::FrameResult;
+
+/// Where `detect` writes.
+pub(super) struct Output {
+    /// `None` when standard output carries the JSON and no folder was asked for.
+    folder: Option<PathBuf>,
+    json: Option<BufWriter<Box<dyn Write>>>,
+    /// False when standard output carries the JSON.
+    table: bool,
+    line: Vec<u8>,
+    objects: u64,
+    frames: u64,
+    infer_s: f64,
+    started: std::time::Instant,
+}
+
+impl Output {
+    /// Creates the folder and the JSON file before any work is done, so that a full or read-only disk shows at once.
+    pub(super) fn create(out: Option<&Path>, json: Option<&Path>) -> anyhow::Result<Self> {
+        let to_stdout = json.is_some_and(|path| path.as_os_str() == "-");
+        let folder = match out {
+            Some(folder) => Some(folder.to_owned()),
+            None if to_stdout => None,
+            None => Some(next_folder(Path::new("runs/detect"))?),
+        };
+        if let Some(folder) = &folder {
+            std::fs::create_dir_all(folder)
+                .with_context(|| format!("cannot create the folder {}", folder.display()))?;
+        }
+        let json: Option<Box<dyn Write>> = match json {
+            None => None,
+            Some(_) if to_stdout => Some(Box::new(std::io::stdout())),
+            Some(path) => {
+                Some(Box::new(File::create(path).with_context(|| format!("cannot write {}", path.display()))?))
+            }
+        };
+        Ok(Self {
+            folder,
+            json: json.map(BufWriter::new),
+            table: !to_stdout,
+            line: Vec::new(),
+            objects: 0,
+            frames: 0,
+            infer_s: 0.0,
+            started: std::time::Instant::now(),
+        })
+    }
+
+    /// The output folder, if there is one.
+    pub(super) fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
+    }
+
+    /// Tells what will run.
+    pub(super) fn engine(&self, engine: &Engine) {
+        let (spec, info) = (engine.spec(), engine.info());
+        self.say(&format!(
+            "model {} ({} classes, {}), backend {} ({})",
+            spec.id.name, spec.output.classes, spec.input.size, info.kind, info.version
+        ));
+        for fallback in &info.fallbacks {
+            self.say(&format!("  not on the best backend: {fallback}"));
+        }
+    }
+
+    /// A progress bar on a terminal, else nothing. `length` 0: unknown.
+    pub(super) fn progress(&self, length: u64) -> ProgressBar {
+        let visible = std::io::stderr().is_terminal() && length != 1;
+        let bar = ProgressBar::with_draw_target(
+            (length > 0).then_some(length),
+            if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
+        );
+        let style =
+            if length > 0 { "{bar:40} {pos}/{len} {per_sec} {eta} left" } else { "{spinner} {pos} frames {per_sec}" };
+        if let Ok(style) = ProgressStyle::with_template(style) {
+            bar.set_style(style);
+        }
+        bar
+    }
+
+    /// One line per object, for pictures.
+    pub(super) fn table(&self, name: &str, result: &FrameResult) {
+        let head = format!(
+            "{name}: {}, {} object{}, {:.1} ms in the session",
+            result.meta.size,
+            result.detections.len(),
+            if result.detections.len() == 1 { "" } else { "s" },
+            result.latency.infer.as_secs_f64() * 1e3
+        );
+        self.say(&head);
+        for d in &result.detections {
+            let b = d.bbox;
+            self.say(&format!(
+                "  {:<16} {:>5.3}  x {:>6.1} … {:<6.1}  y {:>6.1} … {:<6.1}",
+                result.model.label(d.class_id),
+                d.score,
+                b.x1,
+                b.x2,
+                b.y1,
+                b.y2
+            ));
+        }
+    }
+
+    /// One JSON line, and the totals.
+    pub(super) fn frame(&mut self, result: &FrameResult) -> anyhow::Result<()> {
+        self.frames += 1;
+        self.objects += result.detections.len() as u64;
+        self.infer_s += result.latency.infer.as_secs_f64();
+        if let Some(json) = &mut self.json {
+            self.line.clear();
+            FrameMessage::new(result, Run::of_process()).write(&mut self.line);
+            self.line.push(b'\n');
+            json.write_all(&self.line).context("cannot write the JSON")?;
+            json.flush().context("cannot write the JSON")?;
+        }
+        Ok(())
+    }
+
+    /// The totals on the terminal.
+    pub(super) fn finish(&mut self) -> anyhow::Result<()> {
+        if let Some(json) = &mut self.json {
+            json.flush().context("cannot write the JSON")?;
+        }
+        let seconds = self.started.elapsed().as_secs_f64();
+        self.say(&format!(
+            "{} frame{}, {} objects, {:.1} s, {:.1} frames/s, {:.1} ms in the session per frame",
+            self.frames,
+            if self.frames == 1 { "" } else { "s" },
+            self.objects,
+            seconds,
+            self.frames as f64 / seconds.max(1e-9),
+            self.infer_s * 1e3 / self.frames.max(1) as f64
+        ));
+        if let Some(folder) = &self.folder {
+            self.say(&format!("written to {}", folder.display()));
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::print_stdout)] // the table is what the user asked for
+    fn say(&self, line: &str) {
+        if self.table {
+            println!("{line}");
+        }
+    }
+}
+
+/// `001`, `002`, …: the first that is not there yet.
+fn next_folder(root: &Path) -> anyhow::Result<PathBuf> {
+    std::fs::create_dir_all(root)
+        .with_context(|| format!("cannot create {}; give a writable folder with --out", root.display()))?;
+    for number in 1..100_000 {
+        let folder = root.join(format!("{number:03}"));
+        match std::fs::create_dir(&folder) {
+            Ok(()) => return Ok(folder),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot create {}", folder.display())),
+        }
+    }
+    anyhow::bail!("{} is full of old runs; remove some or give --out", root.display())
+}

@@ -1,0 +1,130 @@
+//! Pictures: decoded by `image`, turned as their EXIF says, detected two at a time, painted and written.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Context;
+use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage};
+
+use super::super::Failure;
+use super::output::Output;
+use crate::annotate;
+use crate::config::DetectConfig;
+use crate::infer::Engine;
+use crate::pipeline::Detector;
+use crate::sink::message::{FrameMessage, Run};
+use crate::types::{FrameMeta, FrameResult, ImageView, ImageViewMut, Plane, PlaneMut, Size};
+
+/// No picture takes longer than this in the engine.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// Reads a JPEG or PNG as RGB, turned upright as its EXIF orientation says (as the reference's reader does).
+pub(crate) fn read_picture(path: &Path) -> anyhow::Result<RgbImage> {
+    let name = path.display();
+    let reader = ImageReader::open(path).with_context(|| format!("{name}: cannot open"))?;
+    let reader = reader.with_guessed_format().with_context(|| format!("{name}: cannot read"))?;
+    let mut decoder = reader.into_decoder().with_context(|| format!("{name}: not a JPEG or PNG picture"))?;
+    let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
+    let mut picture = DynamicImage::from_decoder(decoder).with_context(|| format!("{name}: the picture is damaged"))?;
+    picture.apply_orientation(orientation);
+    Ok(picture.into_rgb8())
+}
+
+pub(super) fn run(
+    files: &[PathBuf],
+    engine: &Engine,
+    config: &DetectConfig,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let mut detector = Detector::new(engine, "pictures", config, engine.workers() + 1)?;
+    let bar = output.progress(files.len() as u64);
+    let mut waiting: VecDeque<(&Path, RgbImage)> = VecDeque::new();
+    let mut broken = 0usize;
+    for (seq, path) in files.iter().enumerate() {
+        let picture = match read_picture(path) {
+            Ok(picture) => picture,
+            // One broken picture of a folder does not stop the others; alone it is the error.
+            Err(error) if files.len() > 1 => {
+                bar.suspend(|| tracing::error!("{error:#}"));
+                broken += 1;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if !detector.has_room() {
+            next(&mut detector, &mut waiting, output)?;
+            bar.inc(1);
+        }
+        let size = Size::new(picture.width(), picture.height());
+        let camera = camera_name(path);
+        let meta = FrameMeta {
+            camera,
+            seq: seq as u64,
+            pts_ns: 0,
+            captured_at: SystemTime::now(),
+            captured: Instant::now(),
+            size,
+        };
+        let rgb = Plane { data: picture.as_raw(), stride: 3 * size.w as usize };
+        detector.submit(meta, &ImageView::Rgb { size, rgb })?;
+        waiting.push_back((path, picture));
+    }
+    while !waiting.is_empty() {
+        next(&mut detector, &mut waiting, output)?;
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    if broken > 0 {
+        return Err(anyhow::anyhow!("{broken} of {} pictures could not be read", files.len()).into());
+    }
+    Ok(())
+}
+
+fn next(
+    detector: &mut Detector,
+    waiting: &mut VecDeque<(&Path, RgbImage)>,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let Some((path, mut picture)) = waiting.pop_front() else { return Ok(()) };
+    let result = match detector.finish(DEADLINE) {
+        Some(Ok(result)) => result,
+        Some(Err((_, error))) => return Err(error.into()),
+        None => return Err(anyhow::anyhow!("{}: no answer within {DEADLINE:?}", path.display()).into()),
+    };
+    output.table(&path.display().to_string(), &result);
+    output.frame(&result)?;
+    if let Some(folder) = output.folder() {
+        write(folder, path, &mut picture, &result)?;
+    }
+    Ok(())
+}
+
+fn write(folder: &Path, path: &Path, picture: &mut RgbImage, result: &FrameResult) -> anyhow::Result<()> {
+    let size = Size::new(picture.width(), picture.height());
+    let stride = 3 * size.w as usize;
+    annotate::draw(
+        &mut ImageViewMut::Rgb { size, rgb: PlaneMut { data: picture, stride } },
+        &result.detections,
+        &result.model,
+    );
+    let file = folder.join(path.file_name().unwrap_or("picture.jpg".as_ref()));
+    picture.save(&file).with_context(|| format!("cannot write {}", file.display()))?;
+    let json = file.with_extension("json");
+    let mut text = serde_json::to_string_pretty(&FrameMessage::new(result, Run::of_process()))?;
+    text.push('\n');
+    std::fs::write(&json, text).with_context(|| format!("cannot write {}", json.display()))
+}
+
+/// The file's stem as a camera name, so that the JSON has the same form everywhere.
+pub(super) fn camera_name(path: &Path) -> Arc<str> {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
+    let clean: String = stem
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '_' })
+        .take(63)
+        .collect();
+    let clean = clean.trim_start_matches(['-', '_']);
+    if clean.is_empty() { "picture".into() } else { clean.into() }
+}

@@ -1,0 +1,233 @@
+//! Videos and streams: every frame of a file, the newest of a stream; painted and written as one clip.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+
+use super::super::Failure;
+use super::UNAVAILABLE;
+use super::output::Output;
+use crate::accel::Frame;
+use crate::annotate;
+use crate::app::{Signal, Signals};
+use crate::config::{CameraConfig, DetectConfig, ReconnectConfig, SourceConfig, Transport};
+use crate::infer::Engine;
+use crate::pipeline::Detector;
+use crate::queue::{self, DropPolicy, RecvError};
+use crate::sink::message::{FrameMessage, Run as RunId};
+use crate::sink::video_file::VideoFile;
+use crate::source::{Outputs, Source};
+use crate::types::{CameraState, CameraStatus, FrameResult};
+
+/// A stream must deliver its first frame within this time.
+const FIRST_FRAME: Duration = Duration::from_secs(20);
+/// No frame takes longer than this in the engine.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// A video file: once, every frame.
+pub(super) fn file(path: &Path) -> (PathBuf, SourceConfig) {
+    (path.to_owned(), SourceConfig::File { path: path.to_owned(), looped: false, realtime: false })
+}
+
+/// A live stream; the source takes credentials out of the address.
+pub(super) fn stream(url: &str) -> (PathBuf, SourceConfig) {
+    let name = url.rsplit('/').find(|part| !part.is_empty() && !part.contains('@')).unwrap_or("stream");
+    let source = SourceConfig::Rtsp {
+        url: url.to_owned(),
+        username: None,
+        password: None,
+        transport: Transport::Tcp,
+        latency: Duration::from_millis(200),
+    };
+    (name.into(), source)
+}
+
+/// What the loop waits for besides frames.
+type Status = Arc<Mutex<Option<CameraStatus>>>;
+
+pub(super) fn run(
+    (name, source): (PathBuf, SourceConfig),
+    engine: &Engine,
+    config: &DetectConfig,
+    limit: Option<u64>,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let live = matches!(source, SourceConfig::Rtsp { .. });
+    let camera = CameraConfig {
+        name: super::stills::camera_name(&name),
+        enabled: true,
+        source,
+        detect: config.clone(),
+        reconnect: ReconnectConfig::default(),
+    };
+    let (tx, frames) = if live { queue::latest("frames") } else { queue::bounded("frames", 4, DropPolicy::Block) };
+    let status: Status = Arc::default();
+    let seen = status.clone();
+    let outputs = Outputs {
+        frames: tx,
+        tap: None,
+        status: Arc::new(move |status| *seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(status)),
+    };
+    let mut detector = Detector::new(engine, &camera.name, config, engine.workers() + usize::from(!live))?;
+    let waker = frames.waker();
+    detector.on_done(Arc::new(move || waker.wake()));
+    let (signal_tx, signals) = queue::latest::<Signal>("signals");
+    let handler = Signals::start(signal_tx)?;
+    let source = Source::start(&camera, outputs)?;
+    let mut run =
+        Run { writer: Writer::new(&name, output.folder()), detector, waiting: VecDeque::new(), output, done: 0 };
+    let outcome = run.until_the_end(&frames, &signals, &status, limit, live);
+    // Sources first: nothing upstream may wait for a queue that nobody empties.
+    frames.close();
+    source.stop();
+    handler.stop();
+    let finished = run.writer.finish();
+    outcome?;
+    finished?;
+    Ok(())
+}
+
+struct Run<'a> {
+    detector: Detector,
+    waiting: VecDeque<Frame>,
+    writer: Writer,
+    output: &'a mut Output,
+    done: u64,
+}
+
+impl Run<'_> {
+    fn until_the_end(
+        &mut self,
+        frames: &queue::Receiver<Frame>,
+        signals: &queue::Receiver<Signal>,
+        status: &Status,
+        limit: Option<u64>,
+        live: bool,
+    ) -> Result<(), Failure> {
+        let bar = self.output.progress(limit.unwrap_or(0));
+        let started = std::time::Instant::now();
+        let mut taken = 0;
+        while limit.is_none_or(|limit| taken < limit) && signals.try_recv().is_err() {
+            self.publish_done(Duration::ZERO)?;
+            bar.set_position(self.done);
+            if !self.detector.has_room() {
+                self.publish_done(DEADLINE)?;
+                continue;
+            }
+            match frames.recv_timeout(Duration::from_millis(250)) {
+                Ok(frame) => {
+                    taken += 1;
+                    self.take(frame)?;
+                }
+                Err(RecvError::Closed) => break,
+                Err(RecvError::Woken | RecvError::Timeout) => {
+                    if live && taken == 0 {
+                        give_up(status, started.elapsed())?;
+                    }
+                }
+            }
+        }
+        while !self.waiting.is_empty() {
+            if !self.publish_done(DEADLINE)? {
+                return Err(anyhow::anyhow!("no answer from the engine within {DEADLINE:?}").into());
+            }
+            bar.set_position(self.done);
+        }
+        bar.finish_and_clear();
+        if self.done == 0 && limit != Some(0) {
+            let status = status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let reason = status.and_then(|status| status.reason).unwrap_or_else(|| "no frame was decoded".into());
+            return Err(anyhow::anyhow!("{reason}").into());
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, frame: Frame) -> Result<(), Failure> {
+        {
+            let mapped = frame.map()?;
+            self.detector.submit(frame.meta.clone(), &mapped.view()?)?;
+        }
+        self.waiting.push_back(frame);
+        Ok(())
+    }
+
+    /// True when at least one frame was finished.
+    fn publish_done(&mut self, timeout: Duration) -> Result<bool, Failure> {
+        let mut timeout = timeout;
+        let mut any = false;
+        while let Some(outcome) = self.detector.finish(timeout) {
+            let result = outcome.map_err(|(_, error)| error)?;
+            let Some(frame) = self.waiting.pop_front() else { break };
+            self.output.frame(&result)?;
+            self.writer.push(frame, &result)?;
+            self.done += 1;
+            any = true;
+            timeout = Duration::ZERO;
+        }
+        Ok(any)
+    }
+}
+
+/// A stream that refuses the password, or does not answer in time, is an error here; the service would wait for it.
+fn give_up(status: &Status, waited: Duration) -> Result<(), Failure> {
+    let status = status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let refused = status.as_ref().is_some_and(|status| status.state == CameraState::AuthFailed);
+    let failed = status.as_ref().is_some_and(|status| status.retries >= 3);
+    if !refused && !failed && waited < FIRST_FRAME {
+        return Ok(());
+    }
+    let reason = status.and_then(|status| status.reason).unwrap_or_else(|| format!("no frame within {waited:.0?}"));
+    Err(Failure::new(UNAVAILABLE, anyhow::anyhow!("the stream gives no picture: {reason}")))
+}
+
+/// The annotated clip and its JSON lines; made at the first frame, when the size is known.
+struct Writer {
+    base: Option<PathBuf>,
+    open: Option<(VideoFile, std::io::BufWriter<std::fs::File>)>,
+    line: Vec<u8>,
+}
+
+impl Writer {
+    fn new(name: &Path, folder: Option<&Path>) -> Self {
+        let stem = name.file_stem().map_or_else(|| "video".into(), |stem| stem.to_string_lossy().into_owned());
+        Self { base: folder.map(|folder| folder.join(stem)), open: None, line: Vec::new() }
+    }
+
+    fn push(&mut self, mut frame: Frame, result: &FrameResult) -> anyhow::Result<()> {
+        use std::io::Write;
+        let Some(base) = &self.base else { return Ok(()) };
+        if self.open.is_none() {
+            let json = base.with_extension("jsonl");
+            let file = std::fs::File::create(&json).with_context(|| format!("cannot write {}", json.display()))?;
+            let clip = VideoFile::create(&base.with_extension("mp4"), frame.meta.size, frame_rate(&frame))?;
+            self.open = Some((clip, std::io::BufWriter::new(file)));
+        }
+        let Some((clip, json)) = &mut self.open else { return Ok(()) };
+        self.line.clear();
+        FrameMessage::new(result, RunId::of_process()).write(&mut self.line);
+        self.line.push(b'\n');
+        json.write_all(&self.line).context("cannot write the JSON")?;
+        frame.paint(|view| annotate::draw(view, &result.detections, &result.model))?;
+        clip.push(frame)?;
+        Ok(())
+    }
+
+    fn finish(self) -> anyhow::Result<()> {
+        use std::io::Write;
+        if let Some((clip, mut json)) = self.open {
+            json.flush().context("cannot write the JSON")?;
+            clip.finish()?;
+        }
+        Ok(())
+    }
+}
+
+/// Frames per second as the stream says; 25 where it does not.
+fn frame_rate(frame: &Frame) -> f64 {
+    let rate = frame.info().fps();
+    let rate = f64::from(rate.numer()) / f64::from(rate.denom().max(1));
+    if (1.0..=240.0).contains(&rate) { rate } else { 25.0 }
+}

@@ -1,0 +1,170 @@
+//! The stages of one camera around the engine: preprocess → (engine) → NMS → result. Used by the service and by
+//! `ocelli detect` alike, so that both give the same boxes.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::config::DetectConfig;
+use crate::infer::{Engine, InferError, Job, Lane};
+use crate::model::{DecodeParams, ModelSpec, Nms};
+use crate::preprocess::{PreprocessError, Preprocessor};
+use crate::types::{BackendKind, FrameMeta, FrameResult, ImageView, Latency, Letterbox};
+
+/// Why a frame gave no result.
+#[derive(Debug, thiserror::Error)]
+pub enum DetectorError {
+    /// A label of the filter is not one of the model's.
+    #[error("camera `{camera}`: the model `{model}` has no label `{label}`; it has: {known}")]
+    UnknownLabel {
+        /// Which camera.
+        camera: String,
+        /// Which model.
+        model: String,
+        /// The label asked for.
+        label: String,
+        /// The model's labels.
+        known: String,
+    },
+    /// The frame could not be brought into the tensor.
+    #[error(transparent)]
+    Preprocess(#[from] PreprocessError),
+    /// The engine refused or failed.
+    #[error(transparent)]
+    Infer(#[from] InferError),
+    /// No answer within the time given.
+    #[error("no answer from the engine within {0:?}")]
+    Timeout(Duration),
+}
+
+/// A frame in the engine: what is needed to finish it.
+struct Pending {
+    meta: FrameMeta,
+    letterbox: Letterbox,
+    wait: Duration,
+    preprocess: Duration,
+}
+
+/// One camera's stages. Owns `depth` input tensors, which travel to the engine and back.
+pub struct Detector {
+    spec: Arc<ModelSpec>,
+    backend: BackendKind,
+    lane: Lane,
+    preprocessor: Preprocessor,
+    nms: Nms,
+    iou: f32,
+    max_detections: usize,
+    idle: Vec<Job>,
+    pending: VecDeque<Pending>,
+}
+
+impl Detector {
+    /// Stages for the camera `name` with at most `depth` (≥ 1) frames in the engine at a time.
+    pub fn new(engine: &Engine, name: &str, config: &DetectConfig, depth: usize) -> Result<Self, DetectorError> {
+        let spec = engine.spec().clone();
+        let params = decode_params(&spec, name, config)?;
+        let depth = depth.max(1);
+        let idle = (0..depth).map(|_| Job::new(&spec, params.clone())).collect();
+        Ok(Self {
+            preprocessor: Preprocessor::new(&spec.input),
+            lane: engine.lane(name, depth),
+            backend: engine.info().kind,
+            spec,
+            nms: Nms::new(),
+            iou: config.iou,
+            max_detections: config.max_detections,
+            idle,
+            pending: VecDeque::with_capacity(depth),
+        })
+    }
+
+    /// Calls `wake` on the engine's thread whenever a frame of this camera is done.
+    pub fn on_done(&mut self, wake: Arc<dyn Fn() + Send + Sync>) {
+        self.lane.on_done(wake);
+    }
+
+    /// True when one frame more may go to the engine.
+    pub fn has_room(&self) -> bool {
+        !self.idle.is_empty()
+    }
+
+    /// Frames that are in the engine now.
+    pub fn in_flight(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Brings a frame into a free tensor and hands it to the engine. Without room the frame is refused as a timeout.
+    pub fn submit(&mut self, meta: FrameMeta, image: &ImageView<'_>) -> Result<(), DetectorError> {
+        let Some(mut job) = self.idle.pop() else {
+            return Err(DetectorError::Timeout(Duration::ZERO));
+        };
+        let start = Instant::now();
+        let letterbox = match self.preprocessor.run(image, &mut job.input) {
+            Ok(letterbox) => letterbox,
+            Err(error) => {
+                self.idle.push(job);
+                return Err(error.into());
+            }
+        };
+        let preprocess = start.elapsed();
+        let wait = start.saturating_duration_since(meta.captured);
+        self.lane.submit(job)?;
+        self.pending.push_back(Pending { meta, letterbox, wait, preprocess });
+        Ok(())
+    }
+
+    /// The result of the oldest frame in the engine. `None` when it is not done within `timeout`, or nothing is there.
+    pub fn finish(&mut self, timeout: Duration) -> Option<Result<FrameResult, (FrameMeta, DetectorError)>> {
+        if self.pending.is_empty() {
+            return None;
+        }
+        let mut job = self.lane.wait(timeout)?;
+        let pending = self.pending.pop_front()?;
+        let outcome = std::mem::replace(&mut job.outcome, Ok(()));
+        let start = Instant::now();
+        // The list of detections lives as long as the result is shared by the sinks: the one allocation per frame.
+        let mut detections = Vec::new();
+        if outcome.is_ok() {
+            self.nms.run(&mut job.candidates, self.iou, self.max_detections, &pending.letterbox, &mut detections);
+        }
+        let (infer, postprocess) = (job.infer, job.decode + start.elapsed());
+        self.idle.push(job);
+        if let Err(error) = outcome {
+            return Some(Err((pending.meta, error.into())));
+        }
+        let latency = Latency {
+            wait: pending.wait,
+            preprocess: pending.preprocess,
+            infer,
+            postprocess,
+            total: pending.meta.captured.elapsed(),
+        };
+        Some(Ok(FrameResult {
+            meta: pending.meta,
+            model: self.spec.id.clone(),
+            backend: self.backend,
+            detections,
+            latency,
+        }))
+    }
+}
+
+fn decode_params(spec: &ModelSpec, camera: &str, config: &DetectConfig) -> Result<DecodeParams, DetectorError> {
+    let Some(labels) = &config.labels else {
+        return Ok(DecodeParams { threshold: config.threshold, classes: None });
+    };
+    let mut classes = vec![false; spec.output.classes];
+    for label in labels {
+        let position = (0..spec.output.classes).find(|&id| spec.id.label(id as u32) == label.as_str());
+        let Some(position) = position else {
+            return Err(DetectorError::UnknownLabel {
+                camera: camera.into(),
+                model: spec.id.name.clone(),
+                label: label.clone(),
+                known: spec.id.labels.join(", "),
+            });
+        };
+        classes[position] = true;
+    }
+    Ok(DecodeParams { threshold: config.threshold, classes: Some(classes) })
+}
