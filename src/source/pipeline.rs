@@ -20,19 +20,38 @@ const TCP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where a fault is put that GStreamer's threads find and its bus has no words for.
 #[derive(Clone, Default)]
-pub(super) struct Fault(Arc<Mutex<Option<SourceError>>>);
+pub(super) struct Fault {
+    first: Arc<Mutex<Option<SourceError>>>,
+    streams: Arc<Mutex<Streams>>,
+}
+
+/// What a file holds.
+#[derive(Default)]
+struct Streams {
+    /// A video stream was found: it is the one that is played.
+    video: bool,
+    /// Media types of the others.
+    others: Vec<String>,
+}
 
 impl Fault {
     /// Keeps the first fault and wakes the reader of the bus.
     fn set(&self, error: SourceError, pipeline: &gst::Pipeline) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         if let Some(bus) = pipeline.bus() {
             wake(&bus);
         }
     }
 
+    /// The fault, or what a file without video holds instead: such a file ends with an error that says nothing.
+    pub(super) fn explain(&self) -> Option<SourceError> {
+        let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = || SourceError::NoVideo(format!("it holds {}, but no video", streams.others.join(", ")));
+        self.take().or_else(|| (!streams.video && !streams.others.is_empty()).then(others))
+    }
+
     pub(super) fn take(&self) -> Option<SourceError> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.first.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -124,27 +143,28 @@ pub(super) fn file(
     pipeline.add_many([&source, &parse]).map_err(build)?;
     source.link(&parse).map_err(build)?;
     let fault = Fault::default();
-    let seen = Arc::new(Mutex::new(Vec::<String>::new()));
-    let (weak, on_pad, kinds, sink) = (pipeline.downgrade(), fault.clone(), seen.clone(), head.clone());
+    let (weak, on_pad) = (pipeline.downgrade(), fault.clone());
     parse.connect_pad_added(move |_, pad| {
         let Some(pipeline) = weak.upgrade() else { return };
         let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
         let media = caps.structure(0).map(|s| s.name().to_string()).unwrap_or_default();
-        kinds.lock().unwrap_or_else(PoisonError::into_inner).push(media.clone());
-        if (media.starts_with("video/") || media.starts_with("image/"))
-            && !sink.is_linked()
-            && let Err(error) = attach_packets(&pipeline, pad, &media, &sink)
+        let video = media.starts_with("video/") || media.starts_with("image/");
         {
+            let mut streams = on_pad.streams.lock().unwrap_or_else(PoisonError::into_inner);
+            if streams.video || !video {
+                streams.others.push(media);
+                return;
+            }
+            streams.video = true;
+        }
+        if let Err(error) = attach_packets(&pipeline, pad, &media, &head) {
             on_pad.set(error, &pipeline);
         }
     });
     let (weak, on_end) = (pipeline.downgrade(), fault.clone());
     parse.connect_no_more_pads(move |_| {
-        if let Some(pipeline) = weak.upgrade()
-            && !head.is_linked()
-        {
-            let kinds = seen.lock().unwrap_or_else(PoisonError::into_inner).join(", ");
-            on_end.set(SourceError::NoVideo(format!("the file holds {kinds}, but no video")), &pipeline);
+        if let (Some(pipeline), Some(error)) = (weak.upgrade(), on_end.explain()) {
+            on_end.set(error, &pipeline);
         }
     });
     Ok((pipeline, fault))

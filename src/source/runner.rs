@@ -209,7 +209,7 @@ impl Runner {
                 }
             }),
             // Our own word is more to the point than the "not-linked" that follows from it.
-            gst::MessageView::Error(error) => Some(End::Failed(match (fault.take(), &self.input) {
+            gst::MessageView::Error(error) => Some(End::Failed(match (fault.explain(), &self.input) {
                 (Some(fault), _) => self.with_path(fault),
                 (None, Input::Rtsp(_)) => SourceError::from_camera(error, &self.secrets),
                 (None, Input::File { path, .. }) => SourceError::from_file(error, path),

@@ -96,18 +96,20 @@ impl Simulator {
         let encoder = encoder()?;
         let (frames, received) = queue::bounded("simulate", AHEAD, DropPolicy::Block);
         let source = play(config, frames)?;
-        let first = first_frame(&source.0, &source.1, &received)?;
-        let shared = Arc::new(Shared {
-            slot: Mutex::new(Slot { viewer: None, newest: Some(first.clone()) }),
-            changed: Condvar::new(),
-            stopping: AtomicBool::new(false),
-            finished: AtomicBool::new(false),
-        });
+        let mut first = first_frame(&source.0, &source.1, &received)?;
+        first.meta.pts_ns = 0;
+        number_frame(&mut first, 0, config.counter);
         let fps = config
             .fps
             .unwrap_or_else(|| f64::from(first.info().fps().numer()) / f64::from(first.info().fps().denom().max(1)));
         let context = glib::MainContext::new();
         let main_loop = glib::MainLoop::new(Some(&context), false);
+        let shared = Arc::new(Shared {
+            slot: Mutex::new(Slot { viewer: None, newest: Some(first) }),
+            changed: Condvar::new(),
+            stopping: AtomicBool::new(false),
+            finished: AtomicBool::new(false),
+        });
         let server =
             listen(config, &shared, &encoder.replace("KEY_INTERVAL", &key_interval(fps).to_string()), &context)?;
         let port = server.bound_port();
@@ -129,7 +131,7 @@ impl Simulator {
             let _ = context.with_thread_default(|| main_loop.run());
         };
         simulator.server = Some(std::thread::Builder::new().name("simulate-rtsp".into()).spawn(serve).map_err(thread)?);
-        let feeder = std::thread::Builder::new().name("simulate-feed".into()).spawn(move || feed.run(first));
+        let feeder = std::thread::Builder::new().name("simulate-feed".into()).spawn(move || feed.run());
         simulator.feeder = Some(feeder.map_err(thread)?);
         Ok(simulator)
     }
@@ -155,7 +157,13 @@ impl Simulator {
         if let Some(source) = self.source.take() {
             source.stop();
         }
-        self.main_loop.quit();
+        // From inside the loop: a quit before the thread runs it would be forgotten.
+        let main_loop = self.main_loop.clone();
+        let quit = glib::idle_source_new(None, glib::Priority::DEFAULT, move || {
+            main_loop.quit();
+            glib::ControlFlow::Break
+        });
+        quit.attach(Some(&self.main_loop.context()));
         for thread in [self.feeder.take(), self.server.take()].into_iter().flatten() {
             let _ = thread.join();
         }
@@ -308,7 +316,7 @@ impl Shared {
         media.connect_unprepared(move |_| {
             if let Some(shared) = weak.upgrade() {
                 let mut slot = shared.lock();
-                if slot.viewer.as_ref().is_some_and(|v| gone.upgrade().is_none_or(|gone| gone == v.input)) {
+                if slot.viewer.as_ref().is_some_and(|v| gone.upgrade().is_some_and(|gone| gone == v.input)) {
                     slot.viewer = None;
                 }
                 drop(slot);
@@ -379,20 +387,25 @@ struct Feed {
 }
 
 impl Feed {
-    fn run(self, first: Frame) {
+    /// Starts after the first frame, which is in the slot already.
+    fn run(self) {
         if self.once && self.shared.wait(None, |slot| slot.viewer.is_some()) {
             return;
         }
-        let mut next = Some(first);
         let mut number = 0u64;
         let mut pace = Pace::default();
+        pace.due(0, Instant::now());
         while !self.shared.stopping() {
-            let frame = match next.take().map_or_else(|| self.received.recv_timeout(LATE), Ok) {
+            let mut frame = match self.received.recv_timeout(LATE) {
                 Ok(frame) => frame,
                 Err(RecvError::Timeout | RecvError::Woken) => continue,
                 Err(RecvError::Closed) => break,
             };
-            let frame = self.prepared(frame, number);
+            number += 1;
+            if let Some(fps) = self.fps {
+                frame.meta.pts_ns = (number as f64 * 1e9 / fps) as u64;
+            }
+            number_frame(&mut frame, number, self.counter);
             let due = pace.due(frame.meta.pts_ns, Instant::now());
             if self.shared.wait(Some(due), |_| false) {
                 break;
@@ -402,27 +415,9 @@ impl Feed {
                 viewer.push(frame.clone());
             }
             slot.newest = Some(frame);
-            drop(slot);
-            number += 1;
         }
         self.drain();
         self.shared.finished.store(true, Ordering::Release);
-    }
-
-    /// The frame with its time at the wanted rate and its number painted in.
-    fn prepared(&self, mut frame: Frame, number: u64) -> Frame {
-        if let Some(fps) = self.fps {
-            frame.meta.pts_ns = (number as f64 * 1e9 / fps) as u64;
-        }
-        if self.counter {
-            let painted = frame.paint(|view| {
-                write_counter(view, number as u16);
-            });
-            if let Err(error) = painted {
-                tracing::debug!("no counter in frame {number}: {error}");
-            }
-        }
-        frame
     }
 
     /// The end of a file played once: the viewers get the end of the stream and a moment to see it.
@@ -432,6 +427,19 @@ impl Feed {
         }
         let deadline = Instant::now() + SWEEP;
         self.shared.wait(Some(deadline), |slot| slot.viewer.is_none());
+    }
+}
+
+/// Paints the frame's number, if that is wanted.
+fn number_frame(frame: &mut Frame, number: u64, counter: bool) {
+    if !counter {
+        return;
+    }
+    let painted = frame.paint(|view| {
+        write_counter(view, number as u16);
+    });
+    if let Err(error) = painted {
+        tracing::debug!("no counter in frame {number}: {error}");
     }
 }
 
