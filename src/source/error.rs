@@ -103,9 +103,10 @@ pub(super) fn make(name: &'static str) -> Result<gst::Element, SourceError> {
 /// The error for an element that the registry does not have.
 pub(super) fn missing(name: &str) -> SourceError {
     let package = match name {
-        "h264parse" | "h265parse" | "openh264dec" => "gstreamer1.0-plugins-bad",
-        "x264enc" => "gstreamer1.0-plugins-ugly",
-        "appsink" | "appsrc" | "videoconvert" | "parsebin" | "decodebin" => "gstreamer1.0-plugins-base",
+        "h264parse" | "h265parse" | "openh264dec" | "tsdemux" | "mpegpsdemux" | "y4mdec" => "gstreamer1.0-plugins-bad",
+        "x264enc" | "asfdemux" => "gstreamer1.0-plugins-ugly",
+        "filesrc" | "typefind" | "capsfilter" => "libgstreamer1.0-0",
+        "appsink" | "appsrc" | "videoconvert" | "decodebin" | "oggdemux" => "gstreamer1.0-plugins-base",
         _ if name.starts_with("avdec_") => "gstreamer1.0-libav",
         _ => "gstreamer1.0-plugins-good",
     };

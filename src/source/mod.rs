@@ -12,6 +12,7 @@ mod control;
 mod counter;
 mod decoder;
 mod error;
+mod file;
 mod handover;
 mod pipeline;
 mod pts;

@@ -1,6 +1,5 @@
-//! The pipelines: `rtspsrc` or a file, then a decoder, then an `appsink` that takes I420 or NV12 and nothing else.
+//! A camera's pipeline, and the end that all pipelines share: an `appsink` that takes I420 or NV12 and nothing else.
 
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -36,11 +35,23 @@ struct Streams {
 
 impl Fault {
     /// Keeps the first fault and wakes the reader of the bus.
-    fn set(&self, error: SourceError, pipeline: &gst::Pipeline) {
+    pub(super) fn set(&self, error: SourceError, pipeline: &gst::Pipeline) {
         self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         if let Some(bus) = pipeline.bus() {
             wake(&bus);
         }
+    }
+
+    /// Notes a stream of a file. True: it is the video that is to be played.
+    pub(super) fn stream(&self, media: &str) -> bool {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let video = media.starts_with("video/") || media.starts_with("image/");
+        if streams.video || !video {
+            streams.others.push(media.to_owned());
+            return false;
+        }
+        streams.video = true;
+        true
     }
 
     /// The fault, or what a file without video holds instead: such a file ends with an error that says nothing.
@@ -128,87 +139,8 @@ fn attach_rtp(pipeline: &gst::Pipeline, pad: &gst::Pad, head: &gst::Pad) -> Resu
     insert(pipeline, pad, codec.rtp_chain()?, head)
 }
 
-/// `filesrc ! parsebin ! decoder ! tail`. Files come from the user, so finding out the container is left to `parsebin`;
-/// H.264, H.265 and JPEG get the same decoders as cameras, anything else a `decodebin`.
-pub(super) fn file(
-    path: &Path,
-    realtime: bool,
-    callbacks: impl FnOnce(gst::Bus) -> gst_app::AppSinkCallbacks,
-) -> Result<(gst::Pipeline, Fault), SourceError> {
-    let location = playable(path)?;
-    let pipeline = gst::Pipeline::new();
-    let (source, parse) = (make("filesrc")?, make("parsebin")?);
-    source.set_property("location", location);
-    let head = tail(&pipeline, realtime, callbacks)?;
-    pipeline.add_many([&source, &parse]).map_err(build)?;
-    source.link(&parse).map_err(build)?;
-    let fault = Fault::default();
-    let (weak, on_pad) = (pipeline.downgrade(), fault.clone());
-    parse.connect_pad_added(move |_, pad| {
-        let Some(pipeline) = weak.upgrade() else { return };
-        let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
-        let media = caps.structure(0).map(|s| s.name().to_string()).unwrap_or_default();
-        let video = media.starts_with("video/") || media.starts_with("image/");
-        {
-            let mut streams = on_pad.streams.lock().unwrap_or_else(PoisonError::into_inner);
-            if streams.video || !video {
-                streams.others.push(media);
-                return;
-            }
-            streams.video = true;
-        }
-        if let Err(error) = attach_packets(&pipeline, pad, &media, &head) {
-            on_pad.set(error, &pipeline);
-        }
-    });
-    let (weak, on_end) = (pipeline.downgrade(), fault.clone());
-    parse.connect_no_more_pads(move |_| {
-        if let (Some(pipeline), Some(error)) = (weak.upgrade(), on_end.explain()) {
-            on_end.set(error, &pipeline);
-        }
-    });
-    Ok((pipeline, fault))
-}
-
-/// The path as GStreamer wants it. A pipe or a device would block the opening thread for ever: refused.
-fn playable(path: &Path) -> Result<&str, SourceError> {
-    let refuse = |reason: String| SourceError::File { path: path.to_owned(), reason };
-    let data = std::fs::metadata(path).map_err(|e| refuse(e.to_string()))?;
-    if data.is_dir() {
-        return Err(refuse("it is a directory".into()));
-    }
-    if !data.is_file() {
-        return Err(refuse("it is not a regular file".into()));
-    }
-    if data.len() == 0 {
-        return Err(refuse("the file is empty".into()));
-    }
-    path.to_str().ok_or_else(|| refuse("its name is not valid UTF-8; rename it".into()))
-}
-
-fn attach_packets(pipeline: &gst::Pipeline, pad: &gst::Pad, media: &str, head: &gst::Pad) -> Result<(), SourceError> {
-    match Codec::of_media(media) {
-        Some(codec) => insert(pipeline, pad, codec.packet_chain()?, head),
-        None if media == "video/x-raw" => insert(pipeline, pad, Vec::new(), head),
-        None => {
-            let decode = make("decodebin")?;
-            let target = head.clone();
-            decode.connect_pad_added(move |_, pad| {
-                // A pad that does not fit leaves the sink unlinked: the stream then ends with "not-linked" on the bus.
-                if !target.is_linked() && pad.link(&target).is_err() {
-                    tracing::debug!("a decoded stream does not fit the picture's sink");
-                }
-            });
-            pipeline.add(&decode).map_err(build)?;
-            let sink = decode.static_pad("sink").ok_or_else(|| build("decodebin has no sink pad"))?;
-            decode.sync_state_with_parent().map_err(build)?;
-            pad.link(&sink).map(|_| ()).map_err(build)
-        }
-    }
-}
-
 /// Puts `chain` between `pad` and `head` in a running pipeline.
-fn insert(
+pub(super) fn insert(
     pipeline: &gst::Pipeline,
     pad: &gst::Pad,
     chain: Vec<gst::Element>,
@@ -230,7 +162,7 @@ fn insert(
 }
 
 /// `videoconvert ! appsink`: the end of every pipeline. Returns the pad that takes decoded pictures.
-fn tail(
+pub(super) fn tail(
     pipeline: &gst::Pipeline,
     sync: bool,
     callbacks: impl FnOnce(gst::Bus) -> gst_app::AppSinkCallbacks,
@@ -269,6 +201,6 @@ fn accept_padded_planes(pad: &gst::Pad) {
     });
 }
 
-fn build(error: impl std::fmt::Display) -> SourceError {
+pub(super) fn build(error: impl std::fmt::Display) -> SourceError {
     SourceError::Build(error.to_string())
 }

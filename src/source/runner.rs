@@ -12,6 +12,7 @@ use gstreamer::prelude::*;
 
 use super::backoff::Backoff;
 use super::control::Control;
+use super::file;
 use super::handover::Handover;
 use super::pipeline::{self, Fault, RtspSpec};
 use super::redact::split_credentials;
@@ -145,7 +146,7 @@ impl Runner {
         let callbacks = |bus| handover.new_run(bus);
         let built = match &self.input {
             Input::Rtsp(spec) => pipeline::rtsp(spec, callbacks),
-            Input::File { path, realtime, .. } => pipeline::file(path, *realtime, callbacks),
+            Input::File { path, realtime, .. } => file::file(path, *realtime, callbacks),
         };
         let (pipeline, fault) = match built {
             Ok(built) => built,

@@ -183,6 +183,7 @@ fn watch_a_live_camera(transport: Transport) {
         assert_eq!(next.meta.size, SMALL);
         assert_eq!(&*next.meta.camera, "gate");
     }
+    watch.wait_for(CameraState::Online, 0);
     assert_eq!(watch.states(), [CameraState::Connecting, CameraState::Online]);
     watch.source.stop();
 }
@@ -208,7 +209,7 @@ fn an_absent_camera_is_waited_for_and_disturbs_nobody() {
     let present = Camera::start(&clip, 0, &[]);
     let other = Watch::start(tcp(&present.url));
     other.frame();
-    assert_eq!(other.states().last(), Some(&CameraState::Online));
+    other.wait_for(CameraState::Online, 0);
     // The same refusal again and again is said once.
     assert_eq!(absent.states(), [CameraState::Connecting, CameraState::Offline]);
     let _late = Camera::start(&clip, port, &[]);
@@ -354,6 +355,8 @@ fn other_codecs_and_containers_and_odd_sizes_play_too() {
         ("odd.avi", Size::new(33, 17), "jpegenc ! avimux"),
         ("one.mkv", Size::new(1, 1), "jpegenc ! matroskamux"),
         ("raw.avi", SMALL, "avimux"),
+        ("h264.ts", SMALL, "x264enc ! h264parse ! mpegtsmux"),
+        ("raw.y4m", SMALL, "y4menc"),
         ("stream.h264", SMALL, "x264enc ! h264parse ! video/x-h264,stream-format=byte-stream"),
     ] {
         let watch = Watch::start(file(&clip_as(dir.path(), name, size, 6, encode), false));
@@ -392,6 +395,7 @@ fn files_that_are_no_video_say_so() {
     // mp4mux writes its table of contents at the end: cut off, nothing can be played.
     std::fs::write(at("cut.mp4"), &whole[..whole.len() / 2]).unwrap();
     run_to_end(&format!("audiotestsrc num-buffers=20 ! wavenc ! filesink location={}", at("sound.wav").display()));
+    run_to_end(&format!("audiotestsrc num-buffers=20 ! matroskamux ! filesink location={}", at("sound.mkv").display()));
     for (name, word) in [
         ("absent.mp4", "no such file"),
         (".", "directory"),
@@ -400,6 +404,7 @@ fn files_that_are_no_video_say_so() {
         ("noise.mp4", ""),
         ("cut.mp4", ""),
         ("sound.wav", "no video"),
+        ("sound.mkv", "no video"),
     ] {
         let watch = Watch::start(file(&at(name), false));
         assert!(watch.rest().is_empty(), "{name}");
@@ -443,6 +448,7 @@ fn a_looped_file_that_is_absent_is_tried_again() {
     assert!(offline.reason.unwrap().contains("later.mp4"));
     std::fs::rename(clip(dir.path(), SMALL, 10), &path).unwrap();
     assert_eq!(watch.frame().meta.seq, 0);
+    watch.wait_for(CameraState::Online, 0);
     assert_eq!(watch.states(), [CameraState::Connecting, CameraState::Offline, CameraState::Online]);
 }
 
