@@ -349,7 +349,7 @@ fn strides(
         ));
     };
     let largest = found.last().copied().unwrap_or(1).max(1);
-    if size.w % largest != 0 || size.h % largest != 0 {
+    if !size.w.is_multiple_of(largest) || !size.h.is_multiple_of(largest) {
         let next = Size::new(size.w.next_multiple_of(largest), size.h.next_multiple_of(largest));
         return Err(ModelError::Size {
             path: facts.path.clone(),
