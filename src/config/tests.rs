@@ -1,18 +1,17 @@
 //! Each test is a text and what is said about it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod hostile;
+mod table;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::{ConfigErrors, Problem};
-use super::keys::{self, Kind, Section};
 use super::load::{Environment, Loaded, assemble};
 use super::resolve::PathKind;
 use super::resolved::{BackendChoice, Config, DetectConfig, ReconnectConfig, SourceConfig, Transport};
-use super::value::scalar_value;
-use super::view::parse_word;
-use super::{reference, schema};
 use crate::types::Size;
 
 /// A machine with these variables, on which every path is a file, but `gone…` is nothing and a path without a dot in its
@@ -528,131 +527,4 @@ fn what_is_shown_as_effective_means_the_same() {
     assert_eq!(again.config, loaded.config, "{}", loaded.show(true));
     assert_eq!(again.show(true), loaded.show(true));
     assert!(loaded.show(true).contains("    detect:\n      threshold: 0.125\n"), "{}", loaded.show(true));
-}
-
-/// Every key of the table is read: a file that gives it its example differs from the file without.
-#[test]
-fn every_key_of_the_table_has_an_effect() {
-    fn visit(section: &'static Section, path: &str, check: &mut dyn FnMut(&str, &keys::Key)) {
-        for key in section.keys {
-            let inner = if path.is_empty() { key.name.to_owned() } else { format!("{path}.{}", key.name) };
-            check(&inner, key);
-            match key.kind {
-                Kind::Section(below) => visit(below, &inner, check),
-                Kind::Named(below) => {
-                    visit(below, "cameras.gate", check);
-                    visit(below, "cameras.clip", check);
-                }
-                _ => {}
-            }
-        }
-    }
-    let mut count = 0;
-    visit(&keys::ROOT, "", &mut |path, key| {
-        let base = [
-            "http=127.0.0.1:1",
-            "jsonl=-",
-            "mqtt.url=mqtts://h",
-            "mqtt.username=u",
-            "model.file=old.onnx",
-            "cameras.gate.url=rtsp://x",
-            "cameras.gate.username=u",
-            "cameras.clip.file=old.mp4",
-        ];
-        let set = format!("{path}={}", key.example);
-        let with = base.iter().copied().chain([set.as_str()]).collect::<Vec<_>>();
-        let plain = load_with(&[], &base, &[]).unwrap_or_else(|errors| panic!("{errors}")).config;
-        match load_with(&[], &with, &[]) {
-            Ok(loaded) => assert!(loaded.config != plain || path == "version", "{set} changes nothing"),
-            // One source cannot have the keys of the other kind, and no camera has both.
-            Err(errors) => {
-                assert!(path.starts_with("cameras."), "{set}: {errors}");
-                assert!(
-                    errors.problems().iter().all(|p| p.message().contains("no effect") || p.message().contains("both")),
-                    "{set}: {errors}"
-                );
-                return;
-            }
-        }
-        count += 1;
-    });
-    assert!(count > 50, "{count}");
-}
-
-#[test]
-fn the_table_is_sound() {
-    for section in keys::sections() {
-        for key in section.keys {
-            if let Some(default) = key.default {
-                assert!(scalar_value(key, default).is_ok(), "{}.{} = {default}", section.name, key.name);
-            }
-            assert!(key.doc.ends_with('.') && !key.example.is_empty(), "{}.{}", section.name, key.name);
-            if let Kind::Word(words) = key.kind {
-                let known = |word: &&&str| {
-                    parse_word::<BackendChoice>(word).is_some() || parse_word::<Transport>(word).is_some()
-                };
-                assert_eq!(words.iter().filter(known).count(), words.len(), "{}", key.name);
-            }
-        }
-    }
-}
-
-#[test]
-fn the_committed_schema_and_reference_are_current() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
-    for (file, text) in [("schema.json", format!("{:#}\n", schema())), ("README.md", reference())] {
-        let committed = std::fs::read_to_string(folder.join(file)).unwrap_or_default();
-        assert!(
-            committed == text,
-            "configs/{file} is old: run `ocelli config schema > configs/schema.json` and `ocelli config schema --markdown > configs/README.md`"
-        );
-    }
-}
-
-mod hostile {
-    use super::*;
-    use proptest::prelude::*;
-
-    const VALID: &str = include_str!("../../configs/several-cameras.yaml");
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
-
-        #[test]
-        fn any_text_is_an_answer_and_no_panic(text in "(cameras|mqtt|url|: |\n|  |- |\\{|\\}|\\[|\\]|\"|'|&a |\\*a|\\$\\{|[ -~]|ä|\t|!!int |<<|\\||>|#){0,60}") {
-            let _ = load(&text).map_err(|errors| errors.to_string());
-        }
-
-        #[test]
-        fn a_mutated_file_is_an_answer_and_no_panic(
-            edits in prop::collection::vec((any::<prop::sample::Index>(), 0_usize..12, "[ -~\n\t]{0,6}"), 1..6),
-        ) {
-            let mut text: Vec<char> = VALID.chars().collect();
-            for (at, removed, added) in edits {
-                let at = at.index(text.len());
-                let end = (at + removed).min(text.len());
-                text.splice(at..end, added.chars());
-            }
-            let text: String = text.into_iter().collect();
-            match load(&text) {
-                Ok(loaded) => drop(loaded.show(true)),
-                Err(errors) => prop_assert!(!errors.problems().is_empty() && !errors.to_string().is_empty()),
-            }
-        }
-
-        #[test]
-        fn any_argument_is_an_answer_and_no_panic(set in "[a-z.=\\[\\]{}\"$ ä-]{0,30}") {
-            let _ = load_with(&[("t.yaml", CAMERA)], &[&set], &[]).map_err(|errors| errors.to_string());
-        }
-    }
-
-    #[test]
-    fn deep_and_exploding_documents_are_errors() {
-        let bomb = (0..12).fold("a0: &a0 [x, x]\n".to_owned(), |text, n| {
-            format!("{text}a{}: &a{} [*a{n}, *a{n}, *a{n}, *a{n}, *a{n}, *a{n}, *a{n}, *a{n}]\n", n + 1, n + 1)
-        });
-        for text in ["[".repeat(5000), "{a: ".repeat(5000), "- ".repeat(5000), bomb] {
-            assert!(load(&text).is_err());
-        }
-    }
 }

@@ -43,8 +43,11 @@ const IMPURE: [&str; 6] = ["std::thread", "std::net", "Instant::now", "SystemTim
 /// Files are read in these places of the model room only: where a model is looked for and opened.
 const OPENS_FILES: [&str; 2] = ["model/spec.rs", "model/places.rs"];
 
-/// `tests.rs`, `testing.rs`, `matcher_tests.rs`.
+/// `tests.rs`, `testing.rs`, `matcher_tests.rs`, `tests/….rs`.
 fn is_test_file(path: &Path) -> bool {
+    if path.parent().is_some_and(|folder| folder.ends_with("tests")) {
+        return true;
+    }
     path.file_stem().and_then(|stem| stem.to_str()).is_some_and(|stem| stem.ends_with("tests") || stem == "testing")
 }
 

@@ -1,0 +1,88 @@
+//! The table of keys, and what is made of it.
+
+use std::path::Path;
+
+use super::super::keys::{self, Kind, Section};
+use super::super::value::scalar_value;
+use super::super::view::parse_word;
+use super::super::{BackendChoice, Transport, reference, schema};
+use super::load_with;
+
+/// Every key of the table is read: a file that gives it its example differs from the file without.
+#[test]
+fn every_key_of_the_table_has_an_effect() {
+    fn visit(section: &'static Section, path: &str, check: &mut dyn FnMut(&str, &keys::Key)) {
+        for key in section.keys {
+            let inner = if path.is_empty() { key.name.to_owned() } else { format!("{path}.{}", key.name) };
+            check(&inner, key);
+            match key.kind {
+                Kind::Section(below) => visit(below, &inner, check),
+                Kind::Named(below) => {
+                    visit(below, "cameras.gate", check);
+                    visit(below, "cameras.clip", check);
+                }
+                _ => {}
+            }
+        }
+    }
+    let mut count = 0;
+    visit(&keys::ROOT, "", &mut |path, key| {
+        let base = [
+            "http=127.0.0.1:1",
+            "jsonl=-",
+            "mqtt.url=mqtts://h",
+            "mqtt.username=u",
+            "model.file=old.onnx",
+            "cameras.gate.url=rtsp://x",
+            "cameras.gate.username=u",
+            "cameras.clip.file=old.mp4",
+        ];
+        let set = format!("{path}={}", key.example);
+        let with = base.iter().copied().chain([set.as_str()]).collect::<Vec<_>>();
+        let plain = load_with(&[], &base, &[]).unwrap_or_else(|errors| panic!("{errors}")).config;
+        match load_with(&[], &with, &[]) {
+            Ok(loaded) => assert!(loaded.config != plain || path == "version", "{set} changes nothing"),
+            // One source cannot have the keys of the other kind, and no camera has both.
+            Err(errors) => {
+                assert!(path.starts_with("cameras."), "{set}: {errors}");
+                assert!(
+                    errors.problems().iter().all(|p| p.message().contains("no effect") || p.message().contains("both")),
+                    "{set}: {errors}"
+                );
+                return;
+            }
+        }
+        count += 1;
+    });
+    assert!(count > 50, "{count}");
+}
+
+#[test]
+fn the_table_is_sound() {
+    for section in keys::sections() {
+        for key in section.keys {
+            if let Some(default) = key.default {
+                assert!(scalar_value(key, default).is_ok(), "{}.{} = {default}", section.name, key.name);
+            }
+            assert!(key.doc.ends_with('.') && !key.example.is_empty(), "{}.{}", section.name, key.name);
+            if let Kind::Word(words) = key.kind {
+                let known = |word: &&&str| {
+                    parse_word::<BackendChoice>(word).is_some() || parse_word::<Transport>(word).is_some()
+                };
+                assert_eq!(words.iter().filter(known).count(), words.len(), "{}", key.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_committed_schema_and_reference_are_current() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+    for (file, text) in [("schema.json", format!("{:#}\n", schema())), ("README.md", reference())] {
+        let committed = std::fs::read_to_string(folder.join(file)).unwrap_or_default();
+        assert!(
+            committed == text,
+            "configs/{file} is old: run `ocelli config schema > configs/schema.json` and `ocelli config schema --markdown > configs/README.md`"
+        );
+    }
+}
