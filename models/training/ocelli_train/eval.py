@@ -58,6 +58,8 @@ def onnx_predictor(path: Path, side: int | None, threads: int = 0) -> Predictor:
         raise InputError("no such model", where=str(path))
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
+    # Spinning threads take the time that a training run beside this one could use.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as e:
