@@ -10,7 +10,8 @@ demo: build
 
 ## all tests
 test: setup
-	tests/fetch-ort.sh || echo "LOUD: no ONNX Runtime library could be fetched; the tests of the cpu backend are skipped" >&2
+	@tests/fetch-ort.sh "$${OCELLI_CACHE:-$$HOME/.cache/ocelli}/onnxruntime-1.24.4" 1.24.4 || \
+	  echo "SKIPPED: no ONNX Runtime library could be fetched; the tests of the cpu backend will say so" >&2
 	cargo test --release --locked
 
 build: setup

@@ -75,7 +75,7 @@ http_port=$(port 8080)
 printf 'listener %s 127.0.0.1\nallow_anonymous true\npersistence false\n' "$mqtt_port" > "$work/mosquitto.conf"
 PATH=$PATH:/usr/sbin mosquitto -c "$work/mosquitto.conf" > "$work/mosquitto.log" 2>&1 & pids+=($!)
 # The model was trained on the first 60 % of this clip: the demo shows the rest.
-"$ocelli" simulate "$video" --listen "127.0.0.1:$camera_port" --path demo > "$work/camera.log" 2>&1 & pids+=($!)
+"$ocelli" simulate "$video" --listen "127.0.0.1:$camera_port" --path demo --start "${DEMO_START:-48s}" > "$work/camera.log" 2>&1 & pids+=($!)
 wait_for 20 listens "$mqtt_port" || fail "mosquitto does not listen on port $mqtt_port"
 wait_for 20 listens "$camera_port" || fail "the simulated camera does not listen on port $camera_port"
 

@@ -23,6 +23,9 @@ pub(crate) struct Args {
     /// Path of the stream: rtsp://HOST:PORT/PATH
     #[arg(long, default_value = "demo", value_parser = stream_path)]
     path: String,
+    /// Begin so far into the clip, for example `48s`; later rounds play it whole
+    #[arg(long, default_value = "0s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    start: Duration,
     /// Frames per second instead of the file's own rate
     #[arg(long, value_parser = frame_rate)]
     fps: Option<f64>,
@@ -53,6 +56,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         listen: args.listen,
         path: args.path,
         fps: args.fps,
+        start: args.start,
         credentials: args.user.zip(args.password),
         once: args.once,
         counter: args.counter,

@@ -48,6 +48,8 @@ pub struct SimulatorConfig {
     pub path: String,
     /// Frames per second instead of the file's own rate; must be above 0.
     pub fps: Option<f64>,
+    /// Where in the clip to begin; later rounds play it whole.
+    pub start: Duration,
     /// User name and password (digest); `None`: open to all.
     pub credentials: Option<(String, String)>,
     /// Start with the first viewer and end with the file, instead of playing for ever.
@@ -96,8 +98,8 @@ impl Simulator {
         let encoder = encoder()?;
         let (frames, received) = queue::bounded("simulate", AHEAD, DropPolicy::Block);
         let source = play(config, frames)?;
-        let mut first = first_frame(&source.0, &source.1, &received)?;
-        first.meta.pts_ns = 0;
+        let mut first = first_frame(&source.0, &source.1, &received, config.start)?;
+        let zero_ns = std::mem::take(&mut first.meta.pts_ns);
         number_frame(&mut first, 0, config.counter);
         let fps = config
             .fps
@@ -114,8 +116,14 @@ impl Simulator {
             listen(config, &shared, &encoder.replace("KEY_INTERVAL", &key_interval(fps).to_string()), &context)?;
         let port = server.bound_port();
         let host = if config.listen.ip().is_unspecified() { "127.0.0.1".into() } else { host(&config.listen) };
-        let feed =
-            Feed { shared: shared.clone(), received, fps: config.fps, once: config.once, counter: config.counter };
+        let feed = Feed {
+            shared: shared.clone(),
+            received,
+            zero_ns,
+            fps: config.fps,
+            once: config.once,
+            counter: config.counter,
+        };
         let thread = |e: std::io::Error| SourceError::Thread(e.to_string());
         let mut simulator = Self {
             shared,
@@ -198,10 +206,16 @@ fn play(config: &SimulatorConfig, frames: queue::Sender<Frame>) -> Result<(Sourc
     Ok((Source::start(&camera, Outputs { frames, tap: None, status })?, failure))
 }
 
-fn first_frame(source: &Source, failure: &Failure, frames: &queue::Receiver<Frame>) -> Result<Frame, SourceError> {
+fn first_frame(
+    source: &Source,
+    failure: &Failure,
+    frames: &queue::Receiver<Frame>,
+    from: Duration,
+) -> Result<Frame, SourceError> {
     let deadline = Instant::now() + FIRST_FRAME;
     loop {
         match frames.recv_timeout(Duration::from_millis(50)) {
+            Ok(frame) if u128::from(frame.meta.pts_ns) < from.as_nanos() => {}
             Ok(frame) => return Ok(frame),
             Err(RecvError::Closed) => {
                 return Err(match source.outcome() {
@@ -381,6 +395,8 @@ impl Viewer {
 struct Feed {
     shared: Arc<Shared>,
     received: queue::Receiver<Frame>,
+    /// The first frame's time in the clip.
+    zero_ns: u64,
     fps: Option<f64>,
     once: bool,
     counter: bool,
@@ -402,6 +418,7 @@ impl Feed {
                 Err(RecvError::Closed) => break,
             };
             number += 1;
+            frame.meta.pts_ns = frame.meta.pts_ns.saturating_sub(self.zero_ns);
             if let Some(fps) = self.fps {
                 frame.meta.pts_ns = (number as f64 * 1e9 / fps) as u64;
             }
