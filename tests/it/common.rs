@@ -21,7 +21,7 @@ pub fn test_data(name: &str) -> Option<PathBuf> {
         "REQUIRE_TEST_DATA is set, but {} is absent",
         path.display()
     );
-    eprintln!("SKIPPED: test data {} is absent; set OCELLI_TEST_DATA to its folder", path.display());
+    skipped(&format!("test data {} is absent; set OCELLI_TEST_DATA to its folder", path.display()));
     None
 }
 
@@ -38,4 +38,11 @@ impl Drop for Guard {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Says on the real standard error that a test could not run: what `eprintln!` writes, the test runner keeps to itself.
+pub fn skipped(why: &str) {
+    use std::io::Write;
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {why}");
 }

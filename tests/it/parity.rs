@@ -238,7 +238,7 @@ fn document(backend: Option<Backend>) {
     match Command::new("python3").args(["-c", unpack]).args([npz.as_path(), dir.path()]).status() {
         Ok(status) => assert!(status.success(), "python3 cannot unpack {}", npz.display()),
         Err(error) => {
-            eprintln!("SKIPPED: no python3 to unpack the reference ({error})");
+            crate::common::skipped(&format!("no python3 to unpack the reference ({error})"));
             return;
         }
     }
