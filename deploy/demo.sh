@@ -16,6 +16,7 @@ pids=()
 set -m
 finish() {
   trap - EXIT INT TERM
+  exec 2>/dev/null # the shell would report each job that it ends
   for pid in "${pids[@]}"; do kill -- "-$pid" 2>/dev/null || true; done
   for _ in 1 2 3 4 5 6 7 8 9 10; do jobs -r | grep -q . || break; sleep 0.3; done
   for pid in "${pids[@]}"; do kill -KILL -- "-$pid" 2>/dev/null || true; done
