@@ -1,4 +1,5 @@
 //! A backend for tests: runs when it is told to.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -137,8 +137,10 @@ mod tests {
     use super::super::fake::{FakeBackend, spec};
     use super::*;
 
+    type Answer = Result<Box<dyn Backend>, InferError>;
+
     /// Rungs that give what the test says.
-    struct Fakes(Box<dyn Fn(BackendKind) -> Result<Box<dyn Backend>, InferError>>);
+    struct Fakes(Box<dyn Fn(BackendKind) -> Answer>);
 
     impl Rung for Fakes {
         fn backend(&mut self, kind: BackendKind) -> Result<Box<dyn Backend>, InferError> {

@@ -214,6 +214,16 @@ fn half_floats_on_onnx_runtime() {
     single(onnx_runtime(), "models/yolov5n_coco_640_fp16.onnx", "yolov5n_coco.json", "runs", &HALF);
 }
 
+#[test]
+fn yolov8_on_tract() {
+    single(tract(), "families/yolov8n_coco_640.onnx", "yolov8n_coco.json", "dets", &STRICT);
+}
+
+#[test]
+fn yolov8_on_onnx_runtime() {
+    single(onnx_runtime(), "families/yolov8n_coco_640.onnx", "yolov8n_coco.json", "dets", &STRICT);
+}
+
 /// A `.npy` file of 32-bit floats.
 fn read_npy(path: &Path) -> Vec<f32> {
     let bytes = std::fs::read(path).unwrap();
