@@ -183,11 +183,9 @@ fn yolov5_on_onnx_runtime() {
 }
 
 /// One model, one size, the boxes of each picture under `key` (a list of runs when `key` is `runs`).
-fn single(backend: Option<Backend>, model: &str, reference_name: &str, key: &str, tolerance: &Tolerance) {
-    let (Some(backend), Some(reference), Some(model)) = (backend, reference(reference_name), test_data(model)) else {
-        return;
-    };
-    let mut detector = Detector::open(&model, None, backend);
+fn single(backend: Option<Backend>, model: &Path, reference_name: &str, key: &str, tolerance: &Tolerance) {
+    let (Some(backend), Some(reference)) = (backend, reference(reference_name)) else { return };
+    let mut detector = Detector::open(model, None, backend);
     let (mut complaints, mut compared) = (String::new(), 0);
     for result in reference["results"].as_array().unwrap() {
         let name = result["image"].as_str().unwrap();
@@ -206,22 +204,45 @@ fn single(backend: Option<Backend>, model: &str, reference_name: &str, key: &str
 
 #[test]
 fn half_floats_on_tract() {
-    single(tract(), "models/yolov5n_coco_640_fp16.onnx", "yolov5n_coco.json", "runs", &HALF);
+    let Some(model) = test_data("models/yolov5n_coco_640_fp16.onnx") else { return };
+    single(tract(), &model, "yolov5n_coco.json", "runs", &HALF);
 }
 
 #[test]
 fn half_floats_on_onnx_runtime() {
-    single(onnx_runtime(), "models/yolov5n_coco_640_fp16.onnx", "yolov5n_coco.json", "runs", &HALF);
+    let Some(model) = test_data("models/yolov5n_coco_640_fp16.onnx") else { return };
+    single(onnx_runtime(), &model, "yolov5n_coco.json", "runs", &HALF);
 }
 
 #[test]
 fn yolov8_on_tract() {
-    single(tract(), "families/yolov8n_coco_640.onnx", "yolov8n_coco.json", "dets", &STRICT);
+    let Some(model) = test_data("families/yolov8n_coco_640.onnx") else { return };
+    single(tract(), &model, "yolov8n_coco.json", "dets", &STRICT);
 }
 
 #[test]
 fn yolov8_on_onnx_runtime() {
-    single(onnx_runtime(), "families/yolov8n_coco_640.onnx", "yolov8n_coco.json", "dets", &STRICT);
+    let Some(model) = test_data("families/yolov8n_coco_640.onnx") else { return };
+    single(onnx_runtime(), &model, "yolov8n_coco.json", "dets", &STRICT);
+}
+
+/// YOLOX says nothing of itself: a manifest beside it does.
+fn yolox(backend: Option<Backend>) {
+    let Some(model) = test_data("models/yolox_nano_coco_416.onnx") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(model, dir.path().join("yolox.onnx")).unwrap();
+    std::fs::write(dir.path().join("model.yaml"), "file: yolox.onnx\nfamily: yolox\n").unwrap();
+    single(backend, dir.path(), "yolox_nano_coco.json", "yolox_nano_416", &STRICT);
+}
+
+#[test]
+fn yolox_on_tract() {
+    yolox(tract());
+}
+
+#[test]
+fn yolox_on_onnx_runtime() {
+    yolox(onnx_runtime());
 }
 
 /// A `.npy` file of 32-bit floats.
