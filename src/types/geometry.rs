@@ -110,7 +110,8 @@ pub enum Padding {
 /// How a frame was fitted into the model's input: scaled by `scale`, then padded.
 ///
 /// The rounding is the reference implementation's: `r = min(h'/h, w'/w)`, the scaled size is rounded to nearest (ties
-/// to even, as Python does), and the border is split by `round(d - 0.1)` / `round(d + 0.1)`.
+/// to even, as Python does; cut down for [`Padding::TopLeft`], as YOLOX does), and the border is split by
+/// `round(d - 0.1)` / `round(d + 0.1)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Letterbox {
     /// Size of the source frame.
@@ -136,8 +137,12 @@ impl Letterbox {
     pub fn new(source: Size, target: Size, padding: Padding) -> Self {
         let ratio =
             (f64::from(target.h) / f64::from(source.h.max(1))).min(f64::from(target.w) / f64::from(source.w.max(1)));
-        let fit =
-            |length: u32, limit: u32| ((f64::from(length) * ratio).round_ties_even() as u32).clamp(1, limit.max(1));
+        // Each family's own training code: YOLOv5 rounds the scaled size, YOLOX cuts it.
+        let whole_pixels = |length: f64| match padding {
+            Padding::Centered => length.round_ties_even(),
+            Padding::TopLeft => length.floor(),
+        };
+        let fit = |length: u32, limit: u32| (whole_pixels(f64::from(length) * ratio) as u32).clamp(1, limit.max(1));
         let scaled = Size::new(fit(source.w, target.w), fit(source.h, target.h));
         let border = |whole: u32, part: u32| match padding {
             Padding::Centered => (f64::from(whole - part.min(whole)) / 2.0 - 0.1).round_ties_even().max(0.0) as u32,
@@ -235,7 +240,9 @@ mod tests {
             let padding = if corner { Padding::TopLeft } else { Padding::Centered };
             let l = Letterbox::new(source, target, padding);
             prop_assert!(l.left + l.scaled.w <= target.w && l.top + l.scaled.h <= target.h, "{l:?}");
-            prop_assert!(l.scaled.w == target.w || l.scaled.h == target.h, "one side is filled: {l:?}");
+            // The cut may take one pixel off a side that fits, when the product falls a hair short of it.
+            let cut = u32::from(corner);
+            prop_assert!(l.scaled.w + cut >= target.w || l.scaled.h + cut >= target.h, "one side is filled: {l:?}");
             if corner {
                 prop_assert_eq!((l.left, l.top), (0, 0));
             } else {

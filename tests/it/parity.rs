@@ -22,11 +22,16 @@ struct Tolerance {
     iou: f32,
     /// A box of ours without a partner must not be surer than the threshold by this.
     extra: f32,
+    /// The reference counts a box once for each class above the threshold, we for its best class only: a box of it that
+    /// overlaps a surer one of another class may be missing.
+    second_labels: bool,
 }
 
-const STRICT: Tolerance = Tolerance { score: 0.01, iou: 0.98, extra: 0.02 };
+const STRICT: Tolerance = Tolerance { score: 0.01, iou: 0.98, extra: 0.02, second_labels: false };
 /// Half floats: the reference is the model in single ones.
-const HALF: Tolerance = Tolerance { score: 0.02, iou: 0.96, extra: 0.03 };
+const HALF: Tolerance = Tolerance { score: 0.02, iou: 0.96, extra: 0.03, second_labels: false };
+
+const MANY_LABELS: Tolerance = Tolerance { second_labels: true, ..STRICT };
 
 const CONFIDENCE: f32 = 0.25;
 const IOU: f32 = 0.45;
@@ -114,7 +119,8 @@ fn compare(ours: &[Detection], theirs: &[Detection], tolerance: &Tolerance, what
     for wanted in theirs {
         let same = |n: &usize| ours[*n].class_id == wanted.class_id && !partners[*n];
         let overlap = |n: &usize| ours[*n].bbox.iou(&wanted.bbox);
-        let best = (0..ours.len()).filter(same).max_by(|a, b| overlap(a).total_cmp(&overlap(b)));
+        let best =
+            (0..ours.len()).filter(same).filter(|n| overlap(n) > IOU).max_by(|a, b| overlap(a).total_cmp(&overlap(b)));
         match best.map(|n| (n, overlap(&n), (ours[n].score - wanted.score).abs())) {
             Some((n, iou, score)) if iou >= tolerance.iou && score <= tolerance.score => partners[n] = true,
             Some((n, iou, score)) => {
@@ -122,6 +128,7 @@ fn compare(ours: &[Detection], theirs: &[Detection], tolerance: &Tolerance, what
                 writeln!(complaints, "{what}: {wanted:?} has IoU {iou:.4}, |Δscore| {score:.4} with {:?}", ours[n])
                     .unwrap();
             }
+            None if tolerance.second_labels && theirs.iter().any(|other| is_second(wanted, other)) => {}
             None => writeln!(complaints, "{what}: {wanted:?} is missing").unwrap(),
         }
     }
@@ -129,6 +136,11 @@ fn compare(ours: &[Detection], theirs: &[Detection], tolerance: &Tolerance, what
     {
         writeln!(complaints, "{what}: {extra:?} is one too many").unwrap();
     }
+}
+
+/// Whether `one` may be a second label of what `other` shows.
+fn is_second(one: &Detection, other: &Detection) -> bool {
+    other.score > one.score && other.class_id != one.class_id && other.bbox.iou(&one.bbox) > IOU
 }
 
 fn reference(name: &str) -> Option<Value> {
@@ -232,7 +244,7 @@ fn yolox(backend: Option<Backend>) {
     let dir = tempfile::tempdir().unwrap();
     std::fs::copy(model, dir.path().join("yolox.onnx")).unwrap();
     std::fs::write(dir.path().join("model.yaml"), "file: yolox.onnx\nfamily: yolox\n").unwrap();
-    single(backend, dir.path(), "yolox_nano_coco.json", "yolox_nano_416", &STRICT);
+    single(backend, dir.path(), "yolox_nano_coco.json", "yolox_nano_416", &MANY_LABELS);
 }
 
 #[test]
