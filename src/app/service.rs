@@ -137,10 +137,8 @@ impl Service {
         let opened = open_cameras(config, &sinks, &shared, &registry, &event_tx)?;
         let engine = Engine::start(spec, &config.model)?;
         let info = engine.info();
+        // The ladder has warned of each rung that it passed over.
         registry.model_ready(engine.spec().id.clone(), info.clone());
-        for fallback in &info.fallbacks {
-            tracing::warn!("not on the best backend: {fallback}");
-        }
         tracing::info!(
             model = engine.spec().id.name, backend = %info.kind, version = info.version, workers = engine.workers(),
             input = %engine.spec().input.size, "model ready"
