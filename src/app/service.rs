@@ -32,16 +32,6 @@ pub enum AppError {
         "no model: `model:` is not set and the shipped model was not found; set `model: FILE.onnx` or OCELLI_MODEL"
     )]
     NoModel,
-    /// The `sha256` of the configuration is not the file's.
-    #[error("{path}: sha256 is {found}, but the configuration says {expected}: wrong or changed model file")]
-    Checksum {
-        /// Which file.
-        path: String,
-        /// Its checksum.
-        found: String,
-        /// The configured one.
-        expected: String,
-    },
     /// The backend.
     #[error(transparent)]
     Infer(#[from] InferError),
@@ -298,14 +288,10 @@ impl Sinks {
 pub fn open_model(config: &ModelConfig) -> Result<ModelSpec, AppError> {
     let path = config.file.clone().or_else(crate::model::default_model).ok_or(AppError::NoModel)?;
     let spec = ModelSpec::open(&path, config.input_size)?;
-    match &config.sha256 {
-        Some(expected) if *expected != spec.id.sha256 => Err(AppError::Checksum {
-            path: spec.path.display().to_string(),
-            found: spec.id.sha256.clone(),
-            expected: expected.clone(),
-        }),
-        _ => Ok(spec),
+    if let Some(expected) = &config.sha256 {
+        spec.check_sha256(expected)?;
     }
+    Ok(spec)
 }
 
 fn open_cameras(

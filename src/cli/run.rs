@@ -42,7 +42,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
 
 fn exit_code(error: &AppError) -> u8 {
     match error {
-        AppError::Model(_) | AppError::NoModel | AppError::Checksum { .. } | AppError::Detector(_) => CONFIG,
+        AppError::Model(_) | AppError::NoModel | AppError::Detector(_) => CONFIG,
         AppError::Infer(_) | AppError::Rtsp(_) | AppError::Http(_) => UNAVAILABLE,
         _ => 1,
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::DetectConfig;
 use crate::infer::{Engine, InferError, Job, Lane};
-use crate::model::{DecodeParams, ModelSpec, Nms};
+use crate::model::{DecodeParams, ModelError, ModelSpec, Nms};
 use crate::preprocess::{PreprocessError, Preprocessor};
 use crate::types::{BackendKind, FrameMeta, FrameResult, ImageView, Latency, Letterbox};
 
@@ -15,16 +15,12 @@ use crate::types::{BackendKind, FrameMeta, FrameResult, ImageView, Latency, Lett
 #[derive(Debug, thiserror::Error)]
 pub enum DetectorError {
     /// A label of the filter is not one of the model's.
-    #[error("camera `{camera}`: the model `{model}` has no label `{label}`; it has: {known}")]
-    UnknownLabel {
+    #[error("camera `{camera}`: {error}")]
+    Labels {
         /// Which camera.
         camera: String,
-        /// Which model.
-        model: String,
-        /// The label asked for.
-        label: String,
-        /// The model's labels.
-        known: String,
+        /// Which label, and the nearest one.
+        error: Box<ModelError>,
     },
     /// The frame could not be brought into the tensor.
     #[error(transparent)]
@@ -150,21 +146,7 @@ impl Detector {
 }
 
 fn decode_params(spec: &ModelSpec, camera: &str, config: &DetectConfig) -> Result<DecodeParams, DetectorError> {
-    let Some(labels) = &config.labels else {
-        return Ok(DecodeParams { threshold: config.threshold, classes: None });
-    };
-    let mut classes = vec![false; spec.output.classes];
-    for label in labels {
-        let position = (0..spec.output.classes).find(|&id| spec.id.label(id as u32) == label.as_str());
-        let Some(position) = position else {
-            return Err(DetectorError::UnknownLabel {
-                camera: camera.into(),
-                model: spec.id.name.clone(),
-                label: label.clone(),
-                known: spec.id.labels.join(", "),
-            });
-        };
-        classes[position] = true;
-    }
-    Ok(DecodeParams { threshold: config.threshold, classes: Some(classes) })
+    let classes = config.labels.as_ref().map(|labels| spec.class_mask(labels)).transpose();
+    let classes = classes.map_err(|error| DetectorError::Labels { camera: camera.into(), error: Box::new(error) })?;
+    Ok(DecodeParams { threshold: config.threshold, classes })
 }

@@ -226,7 +226,7 @@ fn the_steady_state_allocates_nothing() {
     let mut candidates: Vec<Candidate> = Vec::new();
     let mut detections = Vec::new();
     let mut frame = |n: usize| {
-        let image = if n % 2 == 0 { &nv12 } else { &i420 };
+        let image = if n.is_multiple_of(2) { &nv12 } else { &i420 };
         let letterbox = preprocessor.run(image, &mut tensor).unwrap();
         decode(&spec, &outputs[n % outputs.len()], &params, &mut candidates);
         nms.run(&mut candidates, 0.45, 300, &letterbox, &mut detections);
