@@ -6,6 +6,7 @@ import contextlib
 import copy
 import json
 import math
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -167,10 +168,17 @@ def train(options: Options) -> Path:
             },
         )
 
+    stopped = False
+
+    def stop(_signal: int, _frame: object) -> None:
+        nonlocal stopped
+        stopped = True
+
+    signal.signal(signal.SIGTERM, stop)
     journal = (options.out / "log.jsonl").open("a", encoding="utf-8")
     mean: dict[str, float] = {}
     stamp = time.time()
-    while (p := progress()) < 1.0:
+    while (p := progress()) < 1.0 and not stopped:
         side = _side(options.sizes, p)
         rate = options.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * p)))
         rate *= min(1.0, (iteration + 1) / options.warmup)
