@@ -350,9 +350,10 @@ fn wait_exit(child: &mut std::process::Child, seconds: u64) -> Option<i32> {
     None
 }
 
-/// Files are processed whole: as many messages as frames, in order, then the service ends by itself.
+/// Files are processed whole, also when two share the engine: as many messages as frames, in order, with the right box;
+/// then the service ends by itself.
 #[test]
-fn a_file_loses_no_frame_and_ends_the_service() {
+fn two_files_share_the_engine_lose_no_frame_and_end_the_service() {
     let folder = tempfile::tempdir().unwrap();
     let clip = folder.path().join("clip.mp4");
     write_clip(&clip);
@@ -362,7 +363,8 @@ fn a_file_loses_no_frame_and_ends_the_service() {
     std::fs::write(
         &config,
         format!(
-            "model: {{file: {}, backend: tract}}\nrtsp: {{enabled: false}}\njsonl: {}\ncameras:\n  clip: {{file: clip.mp4, realtime: false}}\n",
+            "model: {{file: {}, backend: tract}}\nrtsp: {{enabled: false}}\njsonl: {}\ncameras:\n  \
+             one: {{file: clip.mp4, realtime: false}}\n  two: {{file: clip.mp4, realtime: false}}\n",
             model.display(),
             out.display()
         ),
@@ -371,18 +373,21 @@ fn a_file_loses_no_frame_and_ends_the_service() {
     let output = ocelli().arg("run").arg("-c").arg(&config).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = std::fs::read_to_string(&out).unwrap();
-    let seqs: Vec<u64> = text
-        .lines()
-        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["seq"].as_u64().unwrap())
-        .collect();
-    assert_eq!(seqs, (0..FRAMES).collect::<Vec<_>>());
-    for (n, line) in text.lines().enumerate() {
+    let mut seqs: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for line in text.lines() {
         let json: serde_json::Value = serde_json::from_str(line).unwrap();
+        let seq = json["seq"].as_u64().unwrap();
+        seqs.entry(json["camera"].as_str().unwrap().to_owned()).or_default().push(seq);
         let b: Vec<f32> =
             json["objects"][0]["box"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect();
-        let (x, y) = square_at(n as u64);
+        let (x, y) = square_at(seq);
         let want = PixelBox::new(x as f32, y as f32, (x + SIDE) as f32, (y + SIDE) as f32);
         let got = PixelBox::new(b[0] * 640.0, b[1] * 360.0, b[2] * 640.0, b[3] * 360.0);
-        assert!(near(&got, &want, 3.0), "frame {n}: {got:?} instead of {want:?}");
+        assert!(near(&got, &want, 3.0), "frame {seq}: {got:?} instead of {want:?}");
     }
+    let whole: Vec<u64> = (0..FRAMES).collect();
+    assert_eq!(seqs, BTreeMap::from([("one".to_owned(), whole.clone()), ("two".to_owned(), whole)]));
+    // Fair: when one camera is half through, the other has had its turns too.
+    let half = text.lines().take(FRAMES as usize).filter(|line| line.contains("\"camera\":\"two\"")).count();
+    assert!((20..=80).contains(&half), "of the first {FRAMES} results {half} are the second camera's");
 }
