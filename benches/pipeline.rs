@@ -141,14 +141,13 @@ fn camera(setup: &Setup) -> CameraConfig {
 
 /// The session and nothing else: each worker runs it on the same tensor.
 fn bare(spec: &Arc<ModelSpec>, setup: &Setup, frames: u64) -> Round {
-    let (first, info) = ocelli::infer::load(spec, &setup.model).unwrap();
+    let (first, _) = ocelli::infer::load(spec, &setup.model).unwrap();
     let workers = std::thread::available_parallelism().map_or(1, usize::from).min(4);
     let fork = first.fork();
     let mut sessions = vec![first];
     while sessions.len() < workers {
         sessions.push(fork().unwrap());
     }
-    let _ = info;
     let values = 3 * spec.input.size.w as usize * spec.input.size.h as usize;
     let each = frames / workers as u64;
     let tensor = vec![0.5f32; values];

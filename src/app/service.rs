@@ -72,20 +72,6 @@ pub enum Stop {
     AllEnded,
 }
 
-/// What the supervisor waits for.
-pub(crate) enum AppEvent {
-    /// A signal came.
-    Signal(super::Signal),
-    /// A camera's state changed.
-    Status(CameraStatus),
-}
-
-impl From<super::Signal> for AppEvent {
-    fn from(signal: super::Signal) -> Self {
-        Self::Signal(signal)
-    }
-}
-
 /// Sinks, in the order in which they are stopped.
 struct Sinks {
     rtsp: Option<RtspServer>,
@@ -99,17 +85,17 @@ struct Opened {
     config: CameraConfig,
     source: Source,
     frames: Receiver<Frame>,
+    sinks: Vec<Arc<dyn Sink>>,
 }
 
 /// The running service.
 pub struct Service {
     registry: Registry,
     sinks: Sinks,
-    all: Vec<Arc<dyn Sink>>,
     sources: Vec<Source>,
     cameras: Vec<Camera>,
     engine: Engine,
-    events: Receiver<AppEvent>,
+    asked: Receiver<super::Signal>,
     stats_interval: Duration,
     signals: super::Signals,
 }
@@ -120,11 +106,10 @@ impl Service {
     pub fn start(config: &Config) -> Result<Self, AppError> {
         let spec = Arc::new(open_model(&config.model)?);
         let registry = Registry::new(&config.node);
-        let (event_tx, events) = queue::bounded("events", 256, DropPolicy::DropOldest);
-        let signals = super::Signals::start(event_tx.clone())?;
+        let (signal_tx, asked) = queue::latest("signals");
+        let signals = super::Signals::start(signal_tx)?;
         let sinks = Sinks::start(config, &registry)?;
-        let shared = sinks.shared();
-        let opened = open_cameras(config, &sinks, &shared, &registry, &event_tx)?;
+        let opened = open_cameras(config, &sinks, &registry)?;
         let engine = Engine::start(spec, &config.model)?;
         let info = engine.info();
         // The ladder has warned of each rung that it passed over.
@@ -136,24 +121,10 @@ impl Service {
         let mut sources = Vec::new();
         let mut cameras = Vec::new();
         for camera in opened {
-            let mut all = shared.clone();
-            if let Some(view) = sinks.view(&camera.config.name) {
-                all.push(view);
-            }
-            cameras.push(start_camera(&camera.config, camera.frames, &engine, all, &registry)?);
+            cameras.push(start_camera(&camera.config, camera.frames, &engine, camera.sinks, &registry)?);
             sources.push(camera.source);
         }
-        Ok(Self {
-            registry,
-            sinks,
-            all: shared,
-            sources,
-            cameras,
-            engine,
-            events,
-            stats_interval: config.stats_interval,
-            signals,
-        })
+        Ok(Self { registry, sinks, sources, cameras, engine, asked, stats_interval: config.stats_interval, signals })
     }
 
     /// The counters.
@@ -164,20 +135,14 @@ impl Service {
     /// Waits for a signal or for the end of all files; logs one line of numbers per interval meanwhile.
     pub fn wait(&self) -> Stop {
         let mut next = Instant::now() + self.stats_interval;
-        let mut ended = std::collections::BTreeSet::new();
         loop {
             // A source that failed for good and a file that ended both close the frames, which ends the camera.
             if !self.cameras.is_empty() && self.cameras.iter().all(Camera::is_finished) {
                 return Stop::AllEnded;
             }
             let left = next.saturating_duration_since(Instant::now()).min(Duration::from_millis(500));
-            match self.events.recv_timeout(left) {
-                Ok(AppEvent::Signal(_)) | Err(RecvError::Closed) => return Stop::Signal,
-                Ok(AppEvent::Status(status)) => {
-                    if status.state == CameraState::Ended {
-                        ended.insert(status.camera);
-                    }
-                }
+            match self.asked.recv_timeout(left) {
+                Ok(super::Signal::Terminate) | Err(RecvError::Closed) => return Stop::Signal,
                 Err(RecvError::Timeout | RecvError::Woken) => {}
             }
             if Instant::now() >= next {
@@ -214,7 +179,6 @@ impl Service {
             camera.stop();
         }
         drop(self.engine);
-        drop(self.all);
         self.sinks.stop();
         self.signals.stop();
     }
@@ -294,21 +258,15 @@ pub fn open_model(config: &ModelConfig) -> Result<ModelSpec, AppError> {
     Ok(spec)
 }
 
-fn open_cameras(
-    config: &Config,
-    sinks: &Sinks,
-    shared: &[Arc<dyn Sink>],
-    registry: &Registry,
-    events: &queue::Sender<AppEvent>,
-) -> Result<Vec<Opened>, AppError> {
+fn open_cameras(config: &Config, sinks: &Sinks, registry: &Registry) -> Result<Vec<Opened>, AppError> {
     let mut opened = Vec::new();
     for camera in &config.cameras {
         let view = sinks.view(&camera.name);
-        let mut all = shared.to_vec();
+        let mut all = sinks.shared();
         if let Some(view) = &view {
             all.push(view.clone());
         }
-        let status = status_fan_out(all, registry.clone(), events.clone());
+        let status = status_fan_out(all.clone(), registry.clone());
         if !camera.enabled {
             status(CameraStatus {
                 camera: camera.name.clone(),
@@ -328,7 +286,7 @@ fn open_cameras(
         let outputs = Outputs { frames: frame_tx, tap: Some(tap), status };
         let source = Source::start(camera, outputs)
             .map_err(|error| AppError::Source { camera: camera.name.to_string(), error })?;
-        opened.push(Opened { config: camera.clone(), source, frames });
+        opened.push(Opened { config: camera.clone(), source, frames, sinks: all });
     }
     Ok(opened)
 }
@@ -348,17 +306,12 @@ impl FrameTap for Counted {
     }
 }
 
-fn status_fan_out(
-    sinks: Vec<Arc<dyn Sink>>,
-    registry: Registry,
-    events: queue::Sender<AppEvent>,
-) -> Arc<dyn Fn(CameraStatus) + Send + Sync> {
+fn status_fan_out(sinks: Vec<Arc<dyn Sink>>, registry: Registry) -> Arc<dyn Fn(CameraStatus) + Send + Sync> {
     Arc::new(move |status: CameraStatus| {
         registry.camera_status(&status);
         for sink in &sinks {
             sink.status(&status);
         }
-        events.send(AppEvent::Status(status));
     })
 }
 

@@ -20,9 +20,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Sends [`Signal::Terminate`] through `events` (made from it by `into`) at the first signal; at the second the
-    /// process exits with 128 + the signal's number.
-    pub fn start<E: From<Signal> + Send + 'static>(events: Sender<E>) -> std::io::Result<Self> {
+    /// Sends [`Signal::Terminate`] at the first signal; at the second the process exits with 128 + the signal's number.
+    pub fn start(asked: Sender<Signal>) -> std::io::Result<Self> {
         let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
         let handle = signals.handle();
         let thread = std::thread::Builder::new().name("signals".into()).spawn(move || {
@@ -30,7 +29,7 @@ impl Signals {
                 if count > 0 {
                     std::process::exit(128 + signal);
                 }
-                events.send(Signal::Terminate.into());
+                asked.send(Signal::Terminate);
             }
         })?;
         Ok(Self { handle, thread })
