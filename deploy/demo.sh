@@ -109,7 +109,7 @@ echo "demo: first detection ${first} ms after the start"
 
 # The picture and the clip are what any RTSP client sees.
 record() {
-  timeout -s INT $(( seconds < 12 ? seconds : 12 )) gst-launch-1.0 -q -e rtspsrc location="$url" protocols=tcp latency=100 ! \
+  timeout -k 5 -s INT $(( seconds < 12 ? seconds : 12 )) gst-launch-1.0 -q -e rtspsrc location="$url" protocols=tcp latency=100 ! \
     rtph264depay ! h264parse ! mp4mux ! filesink location="$out/demo.mp4" > "$work/record.log" 2>&1 || true
   gst-launch-1.0 -q filesrc location="$out/demo.mp4" ! qtdemux ! h264parse ! avdec_h264 ! videoconvert ! pngenc ! \
     multifilesink location="$work/demo-%05d.png" max-files=1 >> "$work/record.log" 2>&1 || true

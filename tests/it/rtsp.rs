@@ -403,6 +403,17 @@ fn a_killed_viewer_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_viewer_who_comes_as_the_last_one_leaves_gets_a_picture() {
+    let server = start(&["gate"]);
+    let _feed = Feed::start(server.view("gate").unwrap(), "gate", gst_video::VideoFormat::I420, &[(0, VGA)]);
+    for n in 0..15 {
+        let client = Client::open(server.addr(), "gate", "tcp");
+        client.try_next(DEADLINE).unwrap_or_else(|reason| panic!("viewer {n}: {reason}"));
+    }
+    server.stop();
+}
+
+#[test]
 fn a_viewer_that_never_reads_does_not_stop_the_others() {
     let server = start(&["gate"]);
     let view = server.view("gate").unwrap();

@@ -4,6 +4,8 @@
 use std::sync::{Arc, Weak};
 
 use gstreamer as gst;
+use gstreamer::glib::subclass::prelude::ObjectSubclassIsExt;
+use gstreamer::glib::translate::IntoGlib;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 use gstreamer_rtsp as gst_rtsp;
@@ -42,6 +44,11 @@ impl Outlet {
         clock.time().checked_sub(base).map(gst::ClockTime::nseconds)
     }
 
+    /// For logs: in which state the encoder's source is, and how much waits in it.
+    pub(super) fn state(&self) -> String {
+        format!("{:?}, {} bytes wait", self.appsrc.current_state(), self.appsrc.current_level_bytes())
+    }
+
     /// Announces the layout of the frames that follow, and two seconds between key frames.
     pub(super) fn set_format(&self, info: &gst_video::VideoInfo) -> Result<(), gst::glib::BoolError> {
         self.appsrc.set_caps(Some(&info.to_caps()?));
@@ -73,7 +80,7 @@ pub(super) fn factory(
     encoder: &Arc<Encoder>,
     bitrate_kbps: u32,
 ) -> gst_rtsp_server::RTSPMediaFactory {
-    let factory = gst_rtsp_server::RTSPMediaFactory::new();
+    let factory = Factory::new(shared);
     factory.set_launch(&format!(
         "( appsrc name=source format=time is-live=true do-timestamp=false block=false ! {} ! h264parse ! \
          rtph264pay name=pay0 pt=96 config-interval=-1 )",
@@ -81,14 +88,64 @@ pub(super) fn factory(
     ));
     factory.set_shared(true);
     factory.set_latency(0);
-    factory.set_eos_shutdown(true);
+    // No end-of-stream on the way down: the media would wait for it to come through, and while it waits, or for ever when
+    // it got stuck, the next viewer is told 503.
+    factory.set_eos_shutdown(false);
     factory.set_stop_on_disconnect(true);
     factory.set_protocols(gst_rtsp::RTSPLowerTrans::TCP | gst_rtsp::RTSPLowerTrans::UDP);
     // A key frame of 1080p leaves as one burst of UDP packets.
     factory.set_buffer_size(1 << 20);
     let (shared, encoder) = (Arc::downgrade(shared), encoder.clone());
     factory.connect_media_configure(move |_, media| configure(&shared, &encoder, media));
-    factory
+    factory.upcast()
+}
+
+gst::glib::wrapper! {
+    /// Gives a viewer who comes while the last one's media goes down a new media. The library's own factory would hand
+    /// out the one that is going, and tell the viewer 503.
+    struct Factory(ObjectSubclass<key::Factory>) @extends gst_rtsp_server::RTSPMediaFactory;
+}
+
+impl Factory {
+    fn new(shared: &Arc<Shared>) -> Self {
+        let factory: Self = gst::glib::Object::new();
+        // Set once, right here.
+        let _ = factory.imp().shared.set(Arc::downgrade(shared));
+        factory
+    }
+}
+
+mod key {
+    use std::sync::{OnceLock, Weak};
+
+    use gstreamer::glib;
+    use gstreamer::glib::subclass::prelude::*;
+    use gstreamer_rtsp as gst_rtsp;
+    use gstreamer_rtsp_server as gst_rtsp_server;
+    use gstreamer_rtsp_server::subclass::prelude::*;
+
+    use super::Shared;
+
+    #[derive(Default)]
+    pub(super) struct Factory {
+        pub(super) shared: OnceLock<Weak<Shared>>,
+    }
+
+    #[glib::object_subclass]
+    impl ObjectSubclass for Factory {
+        const NAME: &'static str = "OcelliMediaFactory";
+        type Type = super::Factory;
+        type ParentType = gst_rtsp_server::RTSPMediaFactory;
+    }
+
+    impl ObjectImpl for Factory {}
+
+    impl RTSPMediaFactoryImpl for Factory {
+        fn gen_key(&self, _url: &gst_rtsp::RTSPUrl) -> Option<glib::GString> {
+            let shared = self.shared.get()?.upgrade()?;
+            Some(format!("{}#{}", shared.camera, shared.departures()).into())
+        }
+    }
 }
 
 fn configure(shared: &Weak<Shared>, encoder: &Arc<Encoder>, media: &gst_rtsp_server::RTSPMedia) {
@@ -106,6 +163,14 @@ fn configure(shared: &Weak<Shared>, encoder: &Arc<Encoder>, media: &gst_rtsp_ser
     };
     let generation = outlet.generation;
     let weak = Arc::downgrade(&shared);
+    let leaving = weak.clone();
+    media.connect_target_state(move |_, state| {
+        if state == gst::State::Null.into_glib()
+            && let Some(shared) = leaving.upgrade()
+        {
+            shared.depart();
+        }
+    });
     media.connect_unprepared(move |_| {
         if let Some(shared) = weak.upgrade() {
             shared.detach(generation);

@@ -40,6 +40,7 @@ pub(super) struct Shared {
     /// True while there is an outlet: all that a frame without viewers has to look at.
     watched: AtomicBool,
     generations: AtomicU64,
+    departures: AtomicU64,
     input: queue::Sender<Input>,
     waker: queue::Waker<Input>,
     pub(super) pushed: AtomicU64,
@@ -62,6 +63,16 @@ impl Shared {
 
     pub(super) fn next_generation(&self) -> u64 {
         self.generations.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Media that went down, or are on their way.
+    pub(super) fn departures(&self) -> u64 {
+        self.departures.load(Ordering::Acquire)
+    }
+
+    /// From now on viewers get a new media.
+    pub(super) fn depart(&self) {
+        self.departures.fetch_add(1, Ordering::AcqRel);
     }
 
     pub(super) fn attach(&self, outlet: Outlet) {
@@ -112,6 +123,7 @@ impl View {
             outlet: Mutex::default(),
             watched: AtomicBool::new(false),
             generations: AtomicU64::new(1),
+            departures: AtomicU64::new(0),
             input,
             waker: frames.waker(),
             pushed: AtomicU64::new(0),

@@ -17,6 +17,11 @@ use crate::types::{CameraState, FrameMeta, FrameResult, Size};
 
 /// A still picture is sent again after this long, so that viewers do not time out.
 const REPEAT: Duration = Duration::from_secs(1);
+/// While the media is being prepared the picture is sent again this often: DESCRIBE waits for what comes out, and nothing
+/// guarantees that the very first picture gets through.
+const PREPARE_REPEAT: Duration = Duration::from_millis(250);
+/// A media that does not run after this long is worth a line in the log.
+const PREPARE_SLOW: Duration = Duration::from_secs(3);
 /// A camera whose state nobody told is away when its last frame is older than this.
 const FRESH: Duration = Duration::from_secs(3);
 /// Nothing to do: the thread sleeps until it is woken.
@@ -42,6 +47,8 @@ pub(super) struct Worker {
     format: Option<gst_video::VideoInfo>,
     slate: Option<Slate>,
     last_push: Instant,
+    /// Since when the present media is being prepared; `None` once it runs.
+    preparing: Option<Instant>,
     /// What the picture that stands still is: repeated while nothing else comes.
     away: Option<String>,
 }
@@ -57,6 +64,7 @@ impl Worker {
             format: None,
             slate: None,
             last_push: Instant::now(),
+            preparing: None,
             away: None,
         }
     }
@@ -72,6 +80,7 @@ impl Worker {
                 Err(RecvError::Closed) => return,
             }
             self.follow_outlet();
+            self.follow_start(Instant::now());
             self.release();
             self.fill_silence(Instant::now());
         }
@@ -82,8 +91,25 @@ impl Worker {
         if self.outlet.is_none() {
             return IDLE;
         }
-        let due = self.matcher.next_deadline(now).unwrap_or(self.last_push + REPEAT);
+        let due = self.matcher.next_deadline(now).unwrap_or(self.last_push + self.repeat());
         due.saturating_duration_since(now)
+    }
+
+    /// How long a picture stands before it is sent again.
+    fn repeat(&self) -> Duration {
+        if self.preparing.is_some() { PREPARE_REPEAT } else { REPEAT }
+    }
+
+    /// Notes when the media runs, and says once when it takes long.
+    fn follow_start(&mut self, now: Instant) {
+        let (Some(since), Some(outlet)) = (self.preparing, &self.outlet) else { return };
+        if outlet.running_time().is_some() {
+            self.preparing = None;
+        } else if now.saturating_duration_since(since) >= PREPARE_SLOW {
+            self.preparing = None;
+            tracing::warn!(camera = %self.shared.camera, source = %outlet.state(),
+                "viewers wait: the stream's encoder does not start");
+        }
     }
 
     /// Takes up the media that viewers have now, with a first picture at once: without one their DESCRIBE would hang.
@@ -98,6 +124,7 @@ impl Worker {
         self.format = None;
         self.away = None;
         self.outlet = current;
+        self.preparing = self.outlet.is_some().then(Instant::now);
         if self.outlet.is_some() {
             let known = self.shared.known();
             if let Some(result) = &known.result {
@@ -126,7 +153,7 @@ impl Worker {
         }
         let known = self.shared.known();
         let changed = self.away.is_some() && away(&known) != self.away;
-        if changed || now.saturating_duration_since(self.last_push) >= REPEAT {
+        if changed || now.saturating_duration_since(self.last_push) >= self.repeat() {
             self.still(known);
         }
     }
@@ -204,8 +231,8 @@ impl Worker {
             Ok(()) => {
                 self.shared.pushed.fetch_add(1, Ordering::Relaxed);
             }
-            // The last viewer left between two frames.
-            Err(_) => self.shared.detach(outlet.generation),
+            // Going down, or not up yet. Who goes down detaches by itself; who comes up needs the next picture.
+            Err(flow) => tracing::debug!(camera = %self.shared.camera, ?flow, "the encoder took no picture"),
         }
     }
 }
