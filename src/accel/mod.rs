@@ -3,5 +3,7 @@
 //! Belongs here: turning a GStreamer buffer into the borrowed views of `types`. Does not belong here: pipelines.
 
 mod frame;
+mod heap;
 
 pub use frame::{Frame, FrameError, MappedFrame, color_spec};
+pub use heap::trim_heap;

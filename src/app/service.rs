@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::accel::Frame;
+use crate::accel::{self, Frame};
 use crate::config::{CameraConfig, Config, ModelConfig, SourceConfig};
 use crate::infer::{Engine, InferError};
 use crate::model::{ModelError, ModelSpec};
@@ -111,6 +111,7 @@ impl Service {
         let sinks = Sinks::start(config, &registry)?;
         let opened = open_cameras(config, &sinks, &registry)?;
         let engine = Engine::start(spec, &config.model)?;
+        accel::trim_heap();
         let info = engine.info();
         // The ladder has warned of each rung that it passed over.
         registry.model_ready(engine.spec().id.clone(), info.clone());
