@@ -1,15 +1,19 @@
-"""Command line: summary, train, label, eval, export, pack."""
+"""Command line: summary, train, label, eval, export, pack, compare."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from .errors import InputError
+
+
+MODELS = "models/yolov5s.yaml,models/yolov5s_EfficientNetv2.yaml,models/yolov5s_efficientnetv2_corrected.yaml"
 
 
 def _summary(a: argparse.Namespace) -> None:
@@ -33,8 +37,8 @@ def _deadline(text: str | None) -> float | None:
 def _train(a: argparse.Namespace) -> None:
     from .train import Options, parse_sizes, train
 
-    if (a.epochs is None) == (a.until is None):
-        raise InputError("give either --epochs or --until", key="--epochs")
+    if [a.epochs, a.iterations, a.until].count(None) != 2:
+        raise InputError("give either --epochs, --iterations or --until", key="--epochs")
     options = Options(
         model=a.model,
         data=a.data,
@@ -60,6 +64,7 @@ def _train(a: argparse.Namespace) -> None:
         seed=a.seed,
         resume=a.resume,
         init=a.init,
+        iterations=a.iterations,
     )
     print(f"wrote {train(options)}")
 
@@ -131,6 +136,27 @@ def _pack(a: argparse.Namespace) -> None:
     print("\n".join(pack(a.weights, a.out, a.img, a.opset, a.license, a.source, measures)))
 
 
+def _compare(a: argparse.Namespace) -> None:
+    # Read once, when torch is loaded: threads that spin while they wait would count as CPU time.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from .compare import Settings, compare
+
+    models = [Path(m) for m in a.models.split(",")]
+    settings = Settings(a.data, a.data_root, a.img, a.iterations, a.measure, a.teacher, a.threads, a.lr, a.seed)
+    print(compare(models, settings, a.out, a.ocelli, a.resume))
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+# argparse names the type in its message.
+_count.__name__ = "whole number above 0"
+
+
 def _parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="ocelli_train", description="Define, train, measure and export detectors.")
     verbs = top.add_subparsers(dest="verb", required=True)
@@ -146,7 +172,8 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--data-root", type=Path, help="folder of the sources; default: beside the data file")
     p.add_argument("--out", type=Path, default=Path("runs/train"))
     p.add_argument("--img", default="416", help="side, or progressive resizing as 0:160,0.3:224,0.85:416")
-    p.add_argument("--epochs", type=int)
+    p.add_argument("--epochs", type=_count)
+    p.add_argument("--iterations", type=_count)
     p.add_argument("--until", help="end at this UTC time, HH:MM; the schedule follows the clock")
     p.add_argument("--lr", type=float, default=2e-3)
     p.add_argument("--weight-decay", type=float, default=0.02)
@@ -217,6 +244,22 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--source", required=True, help="one line: how the weights were made")
     p.add_argument("--measure", action="append", default=[], metavar="KEY=DIR:SPLIT[:CLASS]")
     p.set_defaults(run=_pack)
+
+    p = verbs.add_parser("compare", help="train several models on equal data and budget, and tabulate them")
+    p.add_argument("--models", default=MODELS, metavar="FILE,FILE,...")
+    p.add_argument("--data", type=Path, required=True, help="data file with names and sources")
+    p.add_argument("--data-root", type=Path, help="folder of the sources; default: beside the data file")
+    p.add_argument("--out", type=Path, default=Path("runs/compare"))
+    p.add_argument("--img", type=int, default=192, help="side for training, measuring and timing")
+    p.add_argument("--iterations", type=_count, default=400, help="of each model")
+    p.add_argument("--measure", default="highway:test", metavar="FOLDER:SPLIT", help="within the data root")
+    p.add_argument("--teacher", type=Path, help="YOLOX ONNX file whose features all models regress")
+    p.add_argument("--ocelli", type=Path, help="the runtime's binary, to measure tract")
+    p.add_argument("--threads", type=_count, default=2, help="for training and mAP; timing has one")
+    p.add_argument("--lr", type=float, default=2e-3)
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--resume", action="store_true", help="go on with what OUT holds")
+    p.set_defaults(run=_compare)
     return top
 
 

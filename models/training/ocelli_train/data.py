@@ -201,6 +201,21 @@ class Batches:
         self.pools = [_Pool(s, self.nc, self.rng) for s in config.sources]
         self.size = sum(s.share for s in config.sources)
 
+    def state(self) -> dict[str, Any]:
+        """Where the drawing stands, in types that a checkpoint may hold."""
+        return {"rng": self.rng.getstate(), "queues": [list(p.queue) for p in self.pools]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        queues = state["queues"]
+        if len(queues) != len(self.pools) or any(
+            not 0 <= i < len(p.samples) for p, q in zip(self.pools, queues) for i in q
+        ):
+            raise ValueError("the sources hold other images")
+        for pool, queue in zip(self.pools, queues):
+            pool.queue = list(queue)
+        version, words, gauss = state["rng"]
+        self.rng.setstate((version, tuple(words), gauss))
+
     def __len__(self) -> int:
         return len(self.pools[0].samples) // max(self.pools[0].source.share, 1)
 

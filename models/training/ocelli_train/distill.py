@@ -12,15 +12,27 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError
+from .model import Model
 
 # Tensors of the published yolox_nano.onnx at strides 8, 16, 32: backbone, neck, and what
 # classes and boxes are read from.
 TEACHER_FEATURES = ("781", "841", "886", "956", "990", "1024",
                     "1044", "1086", "1128", "1061", "1103", "1145")  # fmt: skip
-# Layers of yolov5s_efficientnetv2_corrected.yaml at the same strides.
-STUDENT_LAYERS = (5, 9, 12, 20, 23, 26)
 # For each of the teacher's tensors, which of the student's layers regresses it.
 PAIRS = (0, 1, 2, 3, 4, 5, 3, 4, 5, 3, 4, 5)
+
+
+def student_layers(model: Model) -> tuple[int, ...]:
+    """The backbone's three scales and the three that boxes are read from, finest first."""
+    pools = [i.index for i in model.infos if i.module == "SPPF"]
+    heads = model.infos[-1].source
+    if len(pools) == 1 and isinstance(heads, list) and len(heads) == 3:
+        joined = {s for i in model.infos if i.module == "Concat" and isinstance(i.source, list) for s in i.source}
+        backbone = sorted(s for s in joined if 0 <= s < pools[0])
+        if len(backbone) == 2:
+            return (*backbone, pools[0], *heads)
+    raise InputError("a teacher needs one SPPF, two layers before it that the head joins, and three outputs",
+                     where=model.name, key="--teacher")  # fmt: skip
 
 
 class FeatureTeacher:
@@ -73,5 +85,8 @@ class Adapters(nn.Module):
         for conv, index, t in zip(self.convs, PAIRS, teacher):
             std, mean = torch.std_mean(t, dim=(0, 2, 3), keepdim=True)
             goal = ((t - mean) / (std + 1e-3)).clamp(-6, 6)
+            if goal.shape[2:] != student[index].shape[2:]:
+                # A student with coarser strides gets the teacher's features on its own grid.
+                goal = nn.functional.adaptive_avg_pool2d(goal, (student[index].shape[2], student[index].shape[3]))
             total = total + (conv(student[index]) - goal).square().mean()
         return total / len(self.convs)

@@ -9,7 +9,7 @@ import math
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from . import checkpoint
 from .data import Batches, load_config
-from .distill import STUDENT_LAYERS, Adapters, FeatureTeacher
+from .distill import Adapters, FeatureTeacher, student_layers
 from .errors import InputError
 from .loss import Weights, detection_loss
 from .model import Model
@@ -51,6 +51,9 @@ class Options:
     seed: int
     resume: bool
     init: Path | None
+    iterations: int | None = None
+    # Stores the state and ends here; the schedule still aims at the end of the training.
+    pause_at: int | None = field(default=None, compare=False)
 
 
 def parse_sizes(text: str) -> list[tuple[float, int]]:
@@ -114,14 +117,16 @@ def train(options: Options) -> Path:
     ema = copy.deepcopy(model).eval()
 
     teacher = adapters = None
+    layers: tuple[int, ...] = ()
     if options.teacher is not None:
         teacher = FeatureTeacher(options.teacher, options.threads)
+        layers = student_layers(model)
         blank = torch.zeros(1, 3, 64, 64)
         with torch.no_grad():
             was = model.training
-            _, seen = model.eval().features(blank.to(device), STUDENT_LAYERS)
+            _, seen = model.eval().features(blank.to(device), layers)
             model.train(was)
-        adapters = Adapters([seen[i].shape[1] for i in STUDENT_LAYERS], [f.shape[1] for f in teacher(blank)]).to(device)
+        adapters = Adapters([seen[i].shape[1] for i in layers], [f.shape[1] for f in teacher(blank)]).to(device)
     optimizer = _optimizer([model] + ([adapters] if adapters is not None else []), options)
     scaler = torch.amp.GradScaler(device.type, enabled=options.amp == "fp16")  # type: ignore[attr-defined]
 
@@ -129,7 +134,7 @@ def train(options: Options) -> Path:
         first = checkpoint.read(options.init)
         for part in (model, ema):
             checkpoint.fill(part, first["weights"], str(options.init), "weights")
-    iteration, begun, deadline = 0, time.time(), options.deadline
+    iteration, begun, deadline, cpu = 0, time.time(), options.deadline, 0.0
     if options.resume:
         state = checkpoint.read(last)
         checkpoint.fill(model, state["weights"], str(last), "weights")
@@ -139,12 +144,18 @@ def train(options: Options) -> Path:
             if adapters is not None and state.get("adapters") is not None:
                 adapters.load_state_dict(state["adapters"])
             iteration, begun = int(state["progress"]["iteration"]), float(state["progress"]["begun"])
-        except (KeyError, ValueError, RuntimeError) as e:
+            cpu = float(state["progress"].get("cpu", 0.0))
+            drawn = state.get("drawn")
+            if drawn is None:
+                batches = Batches(config, options.seed + iteration)
+            else:
+                batches.restore(drawn["batches"])
+                torch.set_rng_state(drawn["torch"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as e:
             raise InputError(f"does not fit these options: {e}", where=str(last), key="optimizer") from e
-        options_seed = options.seed + iteration
-        batches = Batches(config, options_seed)
         print(f"resumed at iteration {iteration}", flush=True)
-    total = (options.epochs or 0) * len(batches)
+    total = options.iterations or (options.epochs or 0) * len(batches)
+    pause_at = total if options.pause_at is None else options.pause_at
     average = _Average(ema, model)
     weights = Weights(classes=0.4 * len(config.names) / 80 + 0.02)
     model.train()
@@ -164,7 +175,9 @@ def train(options: Options) -> Path:
                 "ema": ema.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "adapters": None if adapters is None else adapters.state_dict(),
-                "progress": {"iteration": iteration, "begun": begun, "fraction": progress()},
+                "progress": {"iteration": iteration, "begun": begun, "fraction": progress(), "cpu": cpu},
+                # Resumed, the training sees the very batches that it would have seen.
+                "drawn": {"batches": batches.state(), "torch": torch.get_rng_state()},
             },
         )
 
@@ -174,11 +187,12 @@ def train(options: Options) -> Path:
         nonlocal stopped
         stopped = True
 
-    signal.signal(signal.SIGTERM, stop)
+    before = signal.signal(signal.SIGTERM, stop)
     journal = (options.out / "log.jsonl").open("a", encoding="utf-8")
     mean: dict[str, float] = {}
     stamp = time.time()
-    while (p := progress()) < 1.0 and not stopped:
+    while (p := progress()) < 1.0 and not stopped and (deadline is not None or iteration < pause_at):
+        clock = time.process_time()
         side = _side(options.sizes, p)
         rate = options.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * p)))
         rate *= min(1.0, (iteration + 1) / options.warmup)
@@ -197,10 +211,10 @@ def train(options: Options) -> Path:
         if options.amp != "off":
             amp = torch.autocast(device.type, torch.bfloat16 if options.amp == "bf16" else torch.float16)
         with amp:
-            raw, seen = model.features(images, STUDENT_LAYERS if lessons else ())
+            raw, seen = model.features(images, layers if lessons else ())
         loss, parts = detection_loss([r.float() for r in raw], targets, model.detect, weights)
         if lessons and adapters is not None:
-            lesson = adapters([seen[i].float() for i in STUDENT_LAYERS], lessons)
+            lesson = adapters([seen[i].float() for i in layers], lessons)
             parts["feat"] = float(lesson.detach())
             loss = loss + share * lesson
         if not bool(torch.isfinite(loss)):
@@ -213,6 +227,7 @@ def train(options: Options) -> Path:
         scaler.update()
         iteration += 1
         average.step(options.ema * (1 - math.exp(-iteration / 300)))
+        cpu += time.process_time() - clock
         for key, value in parts.items():
             mean[key] = value if key not in mean else 0.95 * mean[key] + 0.05 * value
         if iteration % 20 == 0:
@@ -234,6 +249,7 @@ def train(options: Options) -> Path:
             journal.write(json.dumps({"iteration": iteration, "map50": result.map50, "map": result.map}) + "\n")
     store()
     journal.close()
+    signal.signal(signal.SIGTERM, before)
     _plot(options.out)
     return last
 
@@ -266,7 +282,8 @@ def _plot(out: Path) -> None:
         other.set_ylabel("mAP50")
     axes.set_xlabel("iteration")
     axes.set_ylabel("loss")
-    axes.legend()
+    if axes.get_legend_handles_labels()[0]:  # Less than 20 iterations draw nothing.
+        axes.legend()
     figure.tight_layout()
     figure.savefig(out / "loss.png", dpi=110)
     plt.close(figure)
