@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Rooms, and what each may use. `room::part` allows that part only. Change it together with `ARCHITECTURE.md`.
-const EDGES: [(&str, &[&str]); 14] = [
+const EDGES: [(&str, &[&str]); 15] = [
     ("types", &[]),
     ("queue", &[]),
     ("telemetry", &["types"]),
@@ -15,6 +15,7 @@ const EDGES: [(&str, &[&str]); 14] = [
     ("infer", &["types", "model", "config"]),
     ("source", &["types", "config", "queue", "accel", "telemetry"]),
     ("annotate", &["types"]),
+    ("eval", &["types"]),
     ("sink", &["types", "config", "queue", "telemetry", "accel", "annotate", "source::FrameTap"]),
     (
         "pipeline",
@@ -37,7 +38,7 @@ const EDGES: [(&str, &[&str]); 14] = [
 ];
 
 /// The core: no threads, sockets, clock reads, GStreamer. Time is an argument.
-const PURE: [&str; 4] = ["types", "model", "preprocess", "annotate"];
+const PURE: [&str; 5] = ["types", "model", "preprocess", "annotate", "eval"];
 const IMPURE: [&str; 6] = ["std::thread", "std::net", "Instant::now", "SystemTime::now", "gstreamer", "std::process"];
 
 /// Files are read in these places of the model room only: where a model is looked for and opened.
