@@ -2,6 +2,7 @@
 
 mod config;
 mod detect;
+mod eval;
 mod models;
 mod probe;
 mod run;
@@ -23,6 +24,8 @@ struct Cli {
 enum Verb {
     /// Detect in a picture, a folder, a video or a stream
     Detect(detect::Args),
+    /// Measure a model's average precision on labelled pictures
+    Eval(eval::Args),
     /// Run the service: all cameras of a configuration file
     Run(run::Args),
     /// Check, show or describe the configuration
@@ -61,6 +64,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.verb {
         Verb::Detect(args) => detect::run(args),
+        Verb::Eval(args) => eval::run(args),
         Verb::Run(args) => run::run(args),
         Verb::Config(args) => config::run(args),
         Verb::Models(args) => models::run(args),

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use self::output::Output;
+pub(super) use self::stills::read_picture;
 use super::Failure;
 use crate::app::open_model;
 use crate::config::{BackendChoice, DetectConfig, ModelConfig};
@@ -17,7 +18,7 @@ use crate::telemetry::log::LogFormat;
 use crate::types::Size;
 
 /// sysexits(3): a service that is needed is not available.
-const UNAVAILABLE: u8 = 69;
+pub(super) const UNAVAILABLE: u8 = 69;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -59,7 +60,7 @@ pub(crate) struct Args {
     ort_library: Option<PathBuf>,
 }
 
-fn parse_backend(text: &str) -> Result<BackendChoice, String> {
+pub(super) fn parse_backend(text: &str) -> Result<BackendChoice, String> {
     match text {
         "auto" => Ok(BackendChoice::Auto),
         "tract" => Ok(BackendChoice::Tract),
@@ -70,14 +71,14 @@ fn parse_backend(text: &str) -> Result<BackendChoice, String> {
     }
 }
 
-fn parse_share(text: &str) -> Result<f32, String> {
+pub(super) fn parse_share(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
         Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
         _ => Err("expected a number from 0 to 1".into()),
     }
 }
 
-fn parse_size(text: &str) -> Result<Size, String> {
+pub(super) fn parse_size(text: &str) -> Result<Size, String> {
     let number = |part: &str| part.parse::<u32>().ok().filter(|n| (1..=16384).contains(n));
     let size = match text.split_once('x') {
         Some((w, h)) => number(w).zip(number(h)),
@@ -93,9 +94,10 @@ enum Input {
     Stream(String),
 }
 
-const PICTURES: [&str; 3] = ["jpg", "jpeg", "png"];
+/// Endings of the pictures that can be read.
+pub(super) const PICTURES: [&str; 3] = ["jpg", "jpeg", "png"];
 
-fn is_picture(path: &Path) -> bool {
+pub(super) fn is_picture(path: &Path) -> bool {
     path.extension().is_some_and(|ext| PICTURES.iter().any(|known| ext.eq_ignore_ascii_case(known)))
 }
 

@@ -1,0 +1,197 @@
+//! `ocelli eval`: the average precision of a model on labelled pictures, by the very stages that `detect` and `run` use.
+
+mod data;
+mod report;
+
+use std::collections::VecDeque;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use self::data::DataSet;
+use self::report::{Outputs, Report};
+use super::Failure;
+use super::detect::{UNAVAILABLE, parse_backend, parse_share, parse_size, read_picture};
+use crate::app::open_model;
+use crate::config::{BackendChoice, DetectConfig, ModelConfig};
+use crate::eval::{self, Found, ImageTruths, MAX_PER_CLASS, Rect, ResultRow};
+use crate::infer::Engine;
+use crate::pipeline::Detector;
+use crate::telemetry;
+use crate::telemetry::log::LogFormat;
+use crate::types::{FrameMeta, ImageView, Plane, Size};
+
+/// No picture takes longer than this in the engine.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// Average precision as `pycocotools` computes it: IoU 0.50 to 0.95, 101 recalls, all areas, the 100 best detections of a
+/// picture and class, crowds ignored, classes without a labelled object left out of the mean.
+///
+/// `--data` is a folder with images/<split> and labels/<split> (YOLO: a text file per picture, `class x y width height` as
+/// fractions), or with images/<split> and annotations/<split>.json or instances_<split>.json (COCO), or such a JSON itself.
+/// Classes are matched by name with data.yaml's `names` or COCO's categories, else by number. A picture without a label
+/// file has no objects.
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Args {
+    /// The labelled pictures
+    #[arg(short, long, value_name = "DIR|FILE.json")]
+    data: PathBuf,
+    /// Which part of them
+    #[arg(long, default_value = "test", value_name = "NAME")]
+    split: String,
+    /// An .onnx file or a model folder [default: the model shipped with Ocelli]
+    #[arg(short, long, value_name = "FILE|DIR")]
+    model: Option<PathBuf>,
+    /// What runs the model; `auto` takes the best that works, a name is strict
+    #[arg(short, long, default_value = "auto", value_parser = parse_backend, value_name = "auto|tract|cpu|cuda|tensorrt")]
+    backend: BackendChoice,
+    /// Lowest confidence that counts, 0 to 1; a high one cuts the curves short
+    #[arg(long, default_value_t = 0.001, value_parser = parse_share)]
+    conf: f32,
+    /// Boxes of one class that overlap more than this are one object, 0 to 1
+    #[arg(long, default_value_t = 0.6, value_parser = parse_share)]
+    iou: f32,
+    /// Objects per picture at most; of these, the 100 best of each class count
+    #[arg(long, default_value_t = 300, value_name = "N")]
+    max_detections: usize,
+    /// Take only the first N pictures
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+    /// Input size for models whose height and width are dynamic
+    #[arg(long, value_parser = parse_size, value_name = "N|WxH")]
+    input_size: Option<Size>,
+    /// All figures as JSON into FILE, or `-` for standard output with nothing else on it
+    #[arg(long, value_name = "FILE|-")]
+    json: Option<PathBuf>,
+    /// Precision over recall at IoU 0.5 as a picture
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
+    /// All detections in COCO's results format; for YOLO labels, pictures count from 1 by name and categories are class + 1
+    #[arg(long, value_name = "FILE.json")]
+    detections: Option<PathBuf>,
+    /// Path of libonnxruntime.so [default: ORT_DYLIB_PATH, then the usual places]
+    #[arg(long, value_name = "FILE")]
+    ort_library: Option<PathBuf>,
+}
+
+/// What the run over all pictures gave.
+struct Measured {
+    images: Vec<ImageTruths>,
+    rows: Vec<ResultRow>,
+    /// Sum of the times in the session.
+    infer: Duration,
+    /// Wall clock, reading included.
+    wall: Duration,
+}
+
+pub(crate) fn run(args: Args) -> Result<(), Failure> {
+    telemetry::log::init("warn", LogFormat::Auto).map_err(|error| Failure::new(2, error))?;
+    let model = ModelConfig {
+        file: args.model.clone(),
+        sha256: None,
+        backend: args.backend,
+        ort_library: args.ort_library.clone(),
+        threads: None,
+        input_size: args.input_size,
+    };
+    let spec = Arc::new(open_model(&model)?);
+    // All labels are read before the first inference: a bad line shows at once.
+    let set = DataSet::open(&args.data, &args.split, &spec, args.limit.map(|limit| limit as usize))?;
+    let outputs = Outputs::create(&args)?;
+    let engine = Engine::start(spec, &model)
+        .map_err(|error| Failure::new(if args.backend == BackendChoice::Auto { 1 } else { UNAVAILABLE }, error))?;
+    let config = DetectConfig {
+        fps: None,
+        threshold: args.conf,
+        iou: args.iou,
+        max_detections: args.max_detections,
+        labels: None,
+    };
+    outputs.begin(&engine, &set)?;
+    let measured = measure(&set, &engine, &config)?;
+    let score = eval::score(&measured.images, engine.spec().output.classes, MAX_PER_CLASS);
+    outputs.finish(&Report::new(&args, &set, &engine, &score, &measured), &score, &measured.rows)?;
+    Ok(())
+}
+
+/// A progress bar on a terminal, else nothing.
+fn progress(length: usize) -> ProgressBar {
+    let visible = std::io::stderr().is_terminal();
+    let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(Some(length as u64), target);
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} {per_sec} {eta} left") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// Detects in all pictures, as many at a time as the engine has sessions, and one more that is being read meanwhile.
+fn measure(set: &DataSet, engine: &Engine, config: &DetectConfig) -> anyhow::Result<Measured> {
+    let mut detector = Detector::new(engine, "pictures", config, engine.workers() + 1)?;
+    let bar = progress(set.samples.len());
+    let started = Instant::now();
+    let mut out = Measured {
+        images: Vec::with_capacity(set.samples.len()),
+        rows: Vec::new(),
+        infer: Duration::ZERO,
+        wall: Duration::ZERO,
+    };
+    let mut waiting = VecDeque::new();
+    for sample in &set.samples {
+        let picture = read_picture(&sample.path)?;
+        let size = Size::new(picture.width(), picture.height());
+        let truths = sample.truths(size, &set.map)?;
+        if !detector.has_room() {
+            next(&mut detector, &mut waiting, set, &mut out)?;
+            bar.inc(1);
+        }
+        let meta = FrameMeta {
+            camera: "pictures".into(),
+            seq: out.images.len() as u64,
+            pts_ns: 0,
+            captured_at: SystemTime::now(),
+            captured: Instant::now(),
+            size,
+        };
+        let rgb = Plane { data: picture.as_raw(), stride: 3 * size.w as usize };
+        detector.submit(meta, &ImageView::Rgb { size, rgb })?;
+        waiting.push_back((sample, truths));
+    }
+    while !waiting.is_empty() {
+        next(&mut detector, &mut waiting, set, &mut out)?;
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    out.wall = started.elapsed();
+    Ok(out)
+}
+
+type Waiting<'a> = VecDeque<(&'a data::Sample, Vec<eval::Truth>)>;
+
+/// Takes the oldest picture back from the engine.
+fn next(detector: &mut Detector, waiting: &mut Waiting<'_>, set: &DataSet, out: &mut Measured) -> anyhow::Result<()> {
+    let Some((sample, truths)) = waiting.pop_front() else { return Ok(()) };
+    let result = match detector.finish(DEADLINE) {
+        Some(Ok(result)) => result,
+        Some(Err((_, error))) => return Err(anyhow::Error::from(error).context(sample.path.display().to_string())),
+        None => anyhow::bail!("{}: no answer within {DEADLINE:?}", sample.path.display()),
+    };
+    out.infer += result.latency.infer;
+    let mut found = Vec::with_capacity(result.detections.len());
+    for detection in &result.detections {
+        let (class, score) = (detection.class_id as usize, f64::from(detection.score));
+        let rect = Rect::of(&detection.bbox);
+        found.push(Found { class, score, rect });
+        // A class that the data set does not have is no category of it.
+        if let Some(category_id) = set.category_id(class) {
+            let bbox = [rect.x, rect.y, rect.w, rect.h];
+            out.rows.push(ResultRow { image_id: sample.id, category_id, bbox, score });
+        }
+    }
+    out.images.push(ImageTruths { truths, found });
+    Ok(())
+}
