@@ -6,6 +6,7 @@ mod common;
 mod config;
 mod detect;
 mod e2e;
+mod eval;
 mod layering;
 mod models;
 mod mqtt;
