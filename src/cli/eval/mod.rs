@@ -30,8 +30,8 @@ const DEADLINE: Duration = Duration::from_secs(120);
 /// Average precision as `pycocotools` computes it: IoU 0.50 to 0.95, 101 recalls, all areas, the 100 best detections of a
 /// picture and class, crowds ignored, classes without a labelled object left out of the mean.
 ///
-/// `--data` is a folder with images/<split> and labels/<split> (YOLO: a text file per picture, `class x y width height` as
-/// fractions), or with images/<split> and annotations/<split>.json or instances_<split>.json (COCO), or such a JSON itself.
+/// `--data` is a folder with images/SPLIT and labels/SPLIT (YOLO: a text file per picture, `class x y width height` as
+/// fractions), or with images/SPLIT and annotations/SPLIT.json or instances_SPLIT.json (COCO), or such a JSON itself.
 /// Classes are matched by name with data.yaml's `names` or COCO's categories, else by number. A picture without a label
 /// file has no objects.
 #[derive(Debug, clap::Args)]
