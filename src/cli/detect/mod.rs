@@ -8,17 +8,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use self::output::Output;
-pub(super) use self::stills::read_picture;
+pub(super) use self::stills::{DEADLINE, read_picture, submit};
 use super::Failure;
 use crate::app::open_model;
 use crate::config::{BackendChoice, DetectConfig, ModelConfig};
 use crate::infer::Engine;
+use crate::model::ModelSpec;
 use crate::telemetry;
 use crate::telemetry::log::LogFormat;
 use crate::types::Size;
 
 /// sysexits(3): a service that is needed is not available.
-pub(super) const UNAVAILABLE: u8 = 69;
+const UNAVAILABLE: u8 = 69;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -128,6 +129,12 @@ impl Input {
     }
 }
 
+/// Starts the engine; a named backend that cannot run is a service that is not available.
+pub(super) fn start_engine(spec: Arc<ModelSpec>, model: &ModelConfig) -> Result<Engine, Failure> {
+    let code = if model.backend == BackendChoice::Auto { 1 } else { UNAVAILABLE };
+    Engine::start(spec, model).map_err(|error| Failure::new(code, error))
+}
+
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     telemetry::log::init("warn", LogFormat::Auto).map_err(|error| Failure::new(2, error))?;
     let input = Input::of(&args.input)?;
@@ -147,8 +154,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         max_detections: args.max_detections,
         labels: (!args.label.is_empty()).then(|| args.label.clone()),
     };
-    let engine = Engine::start(spec, &model)
-        .map_err(|error| Failure::new(if args.backend == BackendChoice::Auto { 1 } else { UNAVAILABLE }, error))?;
+    let engine = start_engine(spec, &model)?;
     let mut output = Output::create(args.out.as_deref(), args.json.as_deref())?;
     output.engine(&engine);
     match input {

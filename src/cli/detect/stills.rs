@@ -13,12 +13,12 @@ use super::output::Output;
 use crate::annotate;
 use crate::config::DetectConfig;
 use crate::infer::Engine;
-use crate::pipeline::Detector;
+use crate::pipeline::{Detector, DetectorError};
 use crate::sink::message::{FrameMessage, Run};
 use crate::types::{FrameMeta, FrameResult, ImageView, ImageViewMut, Plane, PlaneMut, Size};
 
 /// No picture takes longer than this in the engine.
-const DEADLINE: Duration = Duration::from_secs(120);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Reads a JPEG or PNG as RGB, turned upright as its EXIF orientation says (as the reference's reader does).
 pub(crate) fn read_picture(path: &Path) -> anyhow::Result<RgbImage> {
@@ -30,6 +30,20 @@ pub(crate) fn read_picture(path: &Path) -> anyhow::Result<RgbImage> {
     let mut picture = DynamicImage::from_decoder(decoder).with_context(|| format!("{name}: the picture is damaged"))?;
     picture.apply_orientation(orientation);
     Ok(picture.into_rgb8())
+}
+
+/// Hands a picture to the detector, which must have room for it.
+pub(crate) fn submit(
+    detector: &mut Detector,
+    camera: Arc<str>,
+    seq: u64,
+    picture: &RgbImage,
+) -> Result<(), DetectorError> {
+    let size = Size::new(picture.width(), picture.height());
+    let (captured_at, captured) = (SystemTime::now(), Instant::now());
+    let meta = FrameMeta { camera, seq, pts_ns: 0, captured_at, captured, size };
+    let rgb = Plane { data: picture.as_raw(), stride: 3 * size.w as usize };
+    detector.submit(meta, &ImageView::Rgb { size, rgb })
 }
 
 pub(super) fn run(
@@ -57,18 +71,7 @@ pub(super) fn run(
             next(&mut detector, &mut waiting, output)?;
             bar.inc(1);
         }
-        let size = Size::new(picture.width(), picture.height());
-        let camera = camera_name(path);
-        let meta = FrameMeta {
-            camera,
-            seq: seq as u64,
-            pts_ns: 0,
-            captured_at: SystemTime::now(),
-            captured: Instant::now(),
-            size,
-        };
-        let rgb = Plane { data: picture.as_raw(), stride: 3 * size.w as usize };
-        detector.submit(meta, &ImageView::Rgb { size, rgb })?;
+        submit(&mut detector, camera_name(path), seq as u64, &picture)?;
         waiting.push_back((path, picture));
     }
     while !waiting.is_empty() {

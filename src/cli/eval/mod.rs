@@ -7,14 +7,14 @@ use std::collections::VecDeque;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use self::data::DataSet;
 use self::report::{Outputs, Report};
 use super::Failure;
-use super::detect::{UNAVAILABLE, parse_backend, parse_share, parse_size, read_picture};
+use super::detect::{DEADLINE, parse_backend, parse_share, parse_size, read_picture, start_engine, submit};
 use crate::app::open_model;
 use crate::config::{BackendChoice, DetectConfig, ModelConfig};
 use crate::eval::{self, Found, ImageTruths, MAX_PER_CLASS, Rect, ResultRow};
@@ -22,10 +22,7 @@ use crate::infer::Engine;
 use crate::pipeline::Detector;
 use crate::telemetry;
 use crate::telemetry::log::LogFormat;
-use crate::types::{FrameMeta, ImageView, Plane, Size};
-
-/// No picture takes longer than this in the engine.
-const DEADLINE: Duration = Duration::from_secs(120);
+use crate::types::Size;
 
 /// Average precision as `pycocotools` computes it: IoU 0.50 to 0.95, 101 recalls, all areas, the 100 best detections of a
 /// picture and class, crowds ignored, classes without a labelled object left out of the mean.
@@ -102,8 +99,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     // All labels are read before the first inference: a bad line shows at once.
     let set = DataSet::open(&args.data, &args.split, &spec, args.limit.map(|limit| limit as usize))?;
     let outputs = Outputs::create(&args)?;
-    let engine = Engine::start(spec, &model)
-        .map_err(|error| Failure::new(if args.backend == BackendChoice::Auto { 1 } else { UNAVAILABLE }, error))?;
+    let engine = start_engine(spec, &model)?;
     let config = DetectConfig {
         fps: None,
         threshold: args.conf,
@@ -141,7 +137,7 @@ fn measure(set: &DataSet, engine: &Engine, config: &DetectConfig) -> anyhow::Res
         wall: Duration::ZERO,
     };
     let mut waiting = VecDeque::new();
-    for sample in &set.samples {
+    for (seq, sample) in set.samples.iter().enumerate() {
         let picture = read_picture(&sample.path)?;
         let size = Size::new(picture.width(), picture.height());
         let truths = sample.truths(size, &set.map)?;
@@ -149,16 +145,7 @@ fn measure(set: &DataSet, engine: &Engine, config: &DetectConfig) -> anyhow::Res
             next(&mut detector, &mut waiting, set, &mut out)?;
             bar.inc(1);
         }
-        let meta = FrameMeta {
-            camera: "pictures".into(),
-            seq: out.images.len() as u64,
-            pts_ns: 0,
-            captured_at: SystemTime::now(),
-            captured: Instant::now(),
-            size,
-        };
-        let rgb = Plane { data: picture.as_raw(), stride: 3 * size.w as usize };
-        detector.submit(meta, &ImageView::Rgb { size, rgb })?;
+        submit(&mut detector, "pictures".into(), seq as u64, &picture)?;
         waiting.push_back((sample, truths));
     }
     while !waiting.is_empty() {

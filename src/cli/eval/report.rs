@@ -215,7 +215,7 @@ impl Outputs {
         self.say(&report.table())?;
         if let Some((path, file)) = self.plot {
             let labels: Vec<String> = report.labels_by_class();
-            let title = format!("{}, {} {}", report.model.name, report.images, "images");
+            let title = format!("{}, {} images", report.model.name, report.images);
             write(&path, file, |out| out.write_all(eval::svg(score, &labels, &title).as_bytes()))?;
         }
         if let Some((path, file)) = self.detections {
