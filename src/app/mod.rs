@@ -1,9 +1,21 @@
-//! The service: start order, supervision, stop order.
+//! The service: start order, supervision, reload, stop order.
 //!
-//! Belongs here: who is started when, and who is told to stop when. Does not belong here: what they do in between.
+//! Belongs here: who is started when, who is told to stop when, and what the service manager hears. Does not belong here:
+//! what they do in between.
 
+mod camera;
+mod error;
+mod lock;
+mod outlets;
+mod plan;
+mod pulse;
+mod reload;
 mod service;
 mod signals;
+mod sinks;
+mod vitals;
 
-pub use service::{AppError, Service, Stop, open_model};
+pub use error::AppError;
+pub use reload::Reader;
+pub use service::{Service, Stop, open_model};
 pub use signals::{Signal, Signals};

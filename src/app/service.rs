@@ -1,67 +1,27 @@
 //! `ocelli run` without its command line.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::accel::{self, Frame};
-use crate::config::{CameraConfig, Config, ModelConfig, SourceConfig};
-use crate::infer::{Engine, InferError};
-use crate::model::{ModelError, ModelSpec};
-use crate::pipeline::{Camera, CameraParts, Detector, DetectorError};
-use crate::queue::{self, DropPolicy, Receiver, RecvError};
-use crate::sink::Sink;
-use crate::sink::http::{HttpError, HttpServer};
-use crate::sink::jsonl::{JsonlError, JsonlSink};
-use crate::sink::mqtt::{MqttError, MqttSink};
-use crate::sink::rtsp::{RtspError, RtspServer, View};
-use crate::source::{FrameTap, Outputs, Source, SourceError};
+use super::camera::RunningCamera;
+use super::error::AppError;
+use super::lock::{Locked, StateLock};
+use super::outlets::Outlets;
+use super::reload::Reader;
+use super::sinks::Sinks;
+use super::vitals::{Phase, Vitals};
+use super::{Signal, Signals};
+use crate::accel;
+use crate::config::{Config, ModelConfig};
+use crate::infer::Engine;
+use crate::model::ModelSpec;
+use crate::queue::{self, Receiver, RecvError};
 use crate::telemetry::Registry;
-use crate::types::{CameraState, CameraStatus};
+use crate::types::CameraName;
 
-/// Sinks get this long to send what they have.
-const FLUSH: Duration = Duration::from_secs(3);
-
-/// Why the service did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum AppError {
-    /// The model file.
-    #[error(transparent)]
-    Model(#[from] ModelError),
-    /// No model was configured and none is installed.
-    #[error(
-        "no model: `model:` is not set and the shipped model was not found; set `model: FILE.onnx` or OCELLI_MODEL"
-    )]
-    NoModel,
-    /// The backend.
-    #[error(transparent)]
-    Infer(#[from] InferError),
-    /// A camera's label filter.
-    #[error(transparent)]
-    Detector(#[from] DetectorError),
-    /// The broker's configuration (not its absence, which is waited for).
-    #[error(transparent)]
-    Mqtt(#[from] MqttError),
-    /// The RTSP server.
-    #[error(transparent)]
-    Rtsp(#[from] RtspError),
-    /// The HTTP server.
-    #[error(transparent)]
-    Http(#[from] HttpError),
-    /// The JSON Lines file.
-    #[error(transparent)]
-    Jsonl(#[from] JsonlError),
-    /// A camera's pipeline.
-    #[error("camera `{camera}`: {error}")]
-    Source {
-        /// Which camera.
-        camera: String,
-        /// Why.
-        error: SourceError,
-    },
-    /// A thread could not be started.
-    #[error("cannot start a thread: {0}")]
-    Thread(#[from] std::io::Error),
-}
+/// Name of the fault that an unusable state folder is.
+const STATE_FAULT: &str = "state_dir";
 
 /// Why [`Service::wait`] returned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,60 +32,45 @@ pub enum Stop {
     AllEnded,
 }
 
-/// Sinks, in the order in which they are stopped.
-struct Sinks {
-    rtsp: Option<RtspServer>,
-    jsonl: Option<Arc<JsonlSink>>,
-    http: Option<HttpServer>,
-    mqtt: Option<Arc<MqttSink>>,
-}
-
-/// A camera whose source runs, before its detector does.
-struct Opened {
-    config: CameraConfig,
-    source: Source,
-    frames: Receiver<Frame>,
-    sinks: Vec<Arc<dyn Sink>>,
-}
-
 /// The running service.
 pub struct Service {
-    registry: Registry,
-    sinks: Sinks,
-    sources: Vec<Source>,
-    cameras: Vec<Camera>,
-    engine: Engine,
-    asked: Receiver<super::Signal>,
-    stats_interval: Duration,
-    signals: super::Signals,
+    pub(super) config: Config,
+    pub(super) registry: Registry,
+    pub(super) sinks: Sinks,
+    pub(super) cameras: BTreeMap<CameraName, RunningCamera>,
+    pub(super) engine: Engine,
+    vitals: Vitals,
+    asked: Receiver<Signal>,
+    signals: Signals,
+    _state: Option<StateLock>,
 }
 
 impl Service {
     /// Starts everything: sinks first, so that health is visible and viewers are answered while the model loads; then
     /// sources, so that cameras connect meanwhile; the engine; at last the threads that bring them together.
-    pub fn start(config: &Config) -> Result<Self, AppError> {
-        let spec = Arc::new(open_model(&config.model)?);
+    pub fn start(config: Config) -> Result<Self, AppError> {
         let registry = Registry::new(&config.node);
+        let state = lock_state(&config, &registry)?;
+        let spec = Arc::new(open_model(&config.model)?);
         let (signal_tx, asked) = queue::latest("signals");
-        let signals = super::Signals::start(signal_tx)?;
-        let sinks = Sinks::start(config, &registry)?;
-        let opened = open_cameras(config, &sinks, &registry)?;
-        let engine = Engine::start(spec, &config.model)?;
-        accel::trim_heap();
-        let info = engine.info();
-        // The ladder has warned of each rung that it passed over.
-        registry.model_ready(engine.spec().id.clone(), info.clone());
-        tracing::info!(
-            model = engine.spec().id.name, backend = %info.kind, version = info.version, workers = engine.workers(),
-            input = %engine.spec().input.size, "model ready"
-        );
-        let mut sources = Vec::new();
-        let mut cameras = Vec::new();
-        for camera in opened {
-            cameras.push(start_camera(&camera.config, camera.frames, &engine, camera.sinks, &registry)?);
-            sources.push(camera.source);
+        let signals = Signals::start(signal_tx)?;
+        let vitals = Vitals::start(registry.clone())?;
+        let sinks = Sinks::start(&config, &registry)?;
+        let mut cameras = BTreeMap::new();
+        for camera in &config.cameras {
+            let outlets = Arc::new(Outlets::new(registry.clone(), sinks.shared().clone()));
+            outlets.set_view(sinks.view(&camera.name));
+            cameras.insert(camera.name.clone(), RunningCamera::open(camera, outlets, &registry)?);
         }
-        Ok(Self { registry, sinks, sources, cameras, engine, asked, stats_interval: config.stats_interval, signals })
+        let begun = Instant::now();
+        let engine = start_engine(spec, &config, &registry)?;
+        let loaded = begun.elapsed();
+        accel::trim_heap();
+        for camera in cameras.values_mut().filter(|camera| camera.config().enabled) {
+            camera.detect_with(RunningCamera::detector(camera.config(), &engine)?)?;
+        }
+        vitals.enter(Phase::Running { loaded });
+        Ok(Self { config, registry, sinks, cameras, engine, vitals, asked, signals, _state: state })
     }
 
     /// The counters.
@@ -133,21 +78,28 @@ impl Service {
         &self.registry
     }
 
-    /// Waits for a signal or for the end of all files; logs one line of numbers per interval meanwhile.
-    pub fn wait(&self) -> Stop {
-        let mut next = Instant::now() + self.stats_interval;
+    /// Waits for a signal or for the end of all files. Meanwhile it logs one line of numbers per interval, and takes over
+    /// what `read` gives at each SIGHUP.
+    pub fn wait(&mut self, read: &Reader) -> Stop {
+        let mut next = Instant::now() + self.config.stats_interval;
         loop {
-            // A source that failed for good and a file that ended both close the frames, which ends the camera.
-            if !self.cameras.is_empty() && self.cameras.iter().all(Camera::is_finished) {
+            let mut enabled = self.cameras.values().filter(|camera| camera.config().enabled).peekable();
+            if enabled.peek().is_some() && enabled.all(RunningCamera::is_finished) {
                 return Stop::AllEnded;
             }
             let left = next.saturating_duration_since(Instant::now()).min(Duration::from_millis(500));
             match self.asked.recv_timeout(left) {
-                Ok(super::Signal::Terminate) | Err(RecvError::Closed) => return Stop::Signal,
+                Ok(Signal::Reload) => {
+                    self.vitals.reloading(true);
+                    self.reload(read);
+                    self.vitals.reloading(false);
+                    next = Instant::now() + self.config.stats_interval;
+                }
+                Ok(Signal::Terminate) | Err(RecvError::Closed) => return Stop::Signal,
                 Err(RecvError::Timeout | RecvError::Woken) => {}
             }
             if Instant::now() >= next {
-                next += self.stats_interval;
+                next += self.config.stats_interval;
                 self.log_stats();
             }
         }
@@ -172,79 +124,26 @@ impl Service {
     }
 
     /// Stops everything, in the direction of the frames: sources, cameras, engine, sinks.
-    pub fn stop(self) {
-        for source in self.sources {
-            source.stop();
-        }
-        for camera in self.cameras {
-            camera.stop();
-        }
+    pub fn stop(mut self) {
+        self.vitals.enter(Phase::Stopping);
+        self.cameras.values_mut().for_each(RunningCamera::stop_source);
+        self.cameras.into_values().for_each(RunningCamera::stop);
         drop(self.engine);
         self.sinks.stop();
+        self.vitals.stop();
         self.signals.stop();
     }
 }
 
-impl Sinks {
-    fn start(config: &Config, registry: &Registry) -> Result<Self, AppError> {
-        let enabled: Vec<_> =
-            config.cameras.iter().filter(|camera| camera.enabled).map(|camera| camera.name.clone()).collect();
-        let rtsp = match &config.rtsp {
-            Some(rtsp) => Some(RtspServer::start(rtsp, &enabled)?),
-            None => None,
-        };
-        if let Some(rtsp) = &rtsp {
-            for name in &enabled {
-                tracing::info!(camera = &**name, url = format!("rtsp://{}/{name}", rtsp.addr()), "annotated stream");
-            }
-        }
-        let jsonl = match &config.jsonl {
-            Some(jsonl) => Some(Arc::new(JsonlSink::start(jsonl, registry.clone())?)),
-            None => None,
-        };
-        let http = match &config.http {
-            Some(http) => Some(HttpServer::start(http, registry.clone())?),
-            None => None,
-        };
-        if let Some(http) = &http {
-            tracing::info!(url = format!("http://{}/api/v1/health", http.addr()), "health and metrics");
-        }
-        let mqtt = match &config.mqtt {
-            Some(mqtt) => Some(Arc::new(MqttSink::start(mqtt, &config.node, config.stats_interval, registry.clone())?)),
-            None => None,
-        };
-        Ok(Self { rtsp, jsonl, http, mqtt })
-    }
-
-    /// The annotated stream of a camera; none for a disabled one.
-    fn view(&self, camera: &str) -> Option<Arc<View>> {
-        self.rtsp.as_ref().and_then(|rtsp| rtsp.view(camera))
-    }
-
-    /// The sinks that serve all cameras; a camera's RTSP view is its own.
-    fn shared(&self) -> Vec<Arc<dyn Sink>> {
-        let mut shared: Vec<Arc<dyn Sink>> = Vec::new();
-        if let Some(mqtt) = &self.mqtt {
-            shared.push(mqtt.clone());
-        }
-        if let Some(jsonl) = &self.jsonl {
-            shared.push(jsonl.clone());
-        }
-        shared
-    }
-
-    fn stop(self) {
-        if let Some(rtsp) = self.rtsp {
-            rtsp.stop();
-        }
-        if let Some(jsonl) = self.jsonl {
-            jsonl.stop(FLUSH);
-        }
-        if let Some(mqtt) = self.mqtt {
-            mqtt.stop(FLUSH);
-        }
-        if let Some(http) = self.http {
-            http.stop();
+/// The lock on the state folder; none without a folder, or when it cannot be written, which health tells then.
+fn lock_state(config: &Config, registry: &Registry) -> Result<Option<StateLock>, AppError> {
+    let Some(folder) = &config.state_dir else { return Ok(None) };
+    match StateLock::acquire(folder)? {
+        Locked::Held(lock) => Ok(Some(lock)),
+        Locked::Unwritable(why) => {
+            tracing::warn!("{why}; running on without it");
+            registry.fault(STATE_FAULT, Some(why));
+            Ok(None)
         }
     }
 }
@@ -259,80 +158,15 @@ pub fn open_model(config: &ModelConfig) -> Result<ModelSpec, AppError> {
     Ok(spec)
 }
 
-fn open_cameras(config: &Config, sinks: &Sinks, registry: &Registry) -> Result<Vec<Opened>, AppError> {
-    let mut opened = Vec::new();
-    for camera in &config.cameras {
-        let view = sinks.view(&camera.name);
-        let mut all = sinks.shared();
-        if let Some(view) = &view {
-            all.push(view.clone());
-        }
-        let status = status_fan_out(all.clone(), registry.clone());
-        if !camera.enabled {
-            status(CameraStatus {
-                camera: camera.name.clone(),
-                state: CameraState::Disabled,
-                since: std::time::SystemTime::now(),
-                reason: Some("switched off in the configuration".into()),
-                retries: 0,
-            });
-            continue;
-        }
-        let (frame_tx, frames) = match camera.source {
-            // Every frame of a file counts: the decoder waits for the detector.
-            SourceConfig::File { realtime: false, .. } => queue::bounded("frames", 4, DropPolicy::Block),
-            _ => queue::latest("frames"),
-        };
-        let tap = Arc::new(Counted { registry: registry.clone(), view });
-        let outputs = Outputs { frames: frame_tx, tap: Some(tap), status };
-        let source = Source::start(camera, outputs)
-            .map_err(|error| AppError::Source { camera: camera.name.to_string(), error })?;
-        opened.push(Opened { config: camera.clone(), source, frames, sinks: all });
-    }
-    Ok(opened)
-}
-
-/// Counts decoded frames, then shows them to the viewers' branch.
-struct Counted {
-    registry: Registry,
-    view: Option<Arc<View>>,
-}
-
-impl FrameTap for Counted {
-    fn frame(&self, frame: &Frame) {
-        self.registry.frame(&frame.meta.camera);
-        if let Some(view) = &self.view {
-            view.frame(frame);
-        }
-    }
-}
-
-fn status_fan_out(sinks: Vec<Arc<dyn Sink>>, registry: Registry) -> Arc<dyn Fn(CameraStatus) + Send + Sync> {
-    Arc::new(move |status: CameraStatus| {
-        registry.camera_status(&status);
-        for sink in &sinks {
-            sink.status(&status);
-        }
-    })
-}
-
-fn start_camera(
-    config: &CameraConfig,
-    frames: Receiver<Frame>,
-    engine: &Engine,
-    sinks: Vec<Arc<dyn Sink>>,
-    registry: &Registry,
-) -> Result<Camera, AppError> {
-    // One frame per worker, and for files one more, so that a tensor is ready when a worker becomes free.
-    let spare = usize::from(matches!(config.source, SourceConfig::File { realtime: false, .. }));
-    let detector = Detector::new(engine, &config.name, &config.detect, engine.workers() + spare)?;
-    let parts = CameraParts {
-        name: config.name.clone(),
-        frames,
-        detector,
-        fps: config.detect.fps,
-        sinks,
-        registry: registry.clone(),
-    };
-    Ok(Camera::start(parts)?)
+/// Loads the model, runs it once, and tells the registry what really runs it.
+pub(super) fn start_engine(spec: Arc<ModelSpec>, config: &Config, registry: &Registry) -> Result<Engine, AppError> {
+    let engine = Engine::start(spec, &config.model)?;
+    let info = engine.info();
+    // The ladder has warned of each rung that it passed over.
+    registry.model_ready(engine.spec().id.clone(), info.clone());
+    tracing::info!(
+        model = engine.spec().id.name, backend = %info.kind, version = info.version, workers = engine.workers(),
+        input = %engine.spec().input.size, "model ready"
+    );
+    Ok(engine)
 }

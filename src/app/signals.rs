@@ -1,8 +1,8 @@
-//! SIGINT and SIGTERM as events: the first asks for an orderly end, a second one ends the process at once.
+//! SIGINT and SIGTERM ask for an orderly end, a second one ends the process at once; SIGHUP asks for a reload.
 
 use std::thread::JoinHandle;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::queue::Sender;
 
@@ -11,6 +11,8 @@ use crate::queue::Sender;
 pub enum Signal {
     /// SIGINT or SIGTERM.
     Terminate,
+    /// SIGHUP.
+    Reload,
 }
 
 /// The thread `signals`; ended by [`Signals::stop`].
@@ -20,16 +22,24 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Sends [`Signal::Terminate`] at the first signal; at the second the process exits with 128 + the signal's number.
+    /// Sends [`Signal::Terminate`] at the first signal to end, and nothing more after it; at the second the process exits
+    /// with 128 + the signal's number. Sends [`Signal::Reload`] at each SIGHUP.
     pub fn start(asked: Sender<Signal>) -> std::io::Result<Self> {
-        let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+        let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])?;
         let handle = signals.handle();
         let thread = std::thread::Builder::new().name("signals".into()).spawn(move || {
-            for (count, signal) in signals.forever().enumerate() {
-                if count > 0 {
-                    std::process::exit(128 + signal);
+            let mut ending = false;
+            for signal in signals.forever() {
+                match signal {
+                    // The queue holds the newest only: a reload must not push out the end.
+                    SIGHUP if ending => {}
+                    SIGHUP => drop(asked.send(Signal::Reload)),
+                    signal if ending => std::process::exit(128 + signal),
+                    _ => {
+                        ending = true;
+                        asked.send(Signal::Terminate);
+                    }
                 }
-                asked.send(Signal::Terminate);
             }
         })?;
         Ok(Self { handle, thread })

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::Failure;
-use crate::app::{AppError, Service, Stop};
+use crate::app::{AppError, Reader, Service, Stop};
 use crate::config;
 use crate::telemetry;
 
@@ -30,8 +30,9 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     telemetry::log::init("info", args.log_format).map_err(|error| Failure::new(USAGE, error))?;
     let config = config::load(&args.config, &args.set).map_err(|errors| Failure::new(CONFIG, errors))?;
-    let service = Service::start(&config).map_err(|error| Failure::new(exit_code(&error), error))?;
-    let stop = service.wait();
+    let mut service = Service::start(config).map_err(|error| Failure::new(exit_code(&error), error))?;
+    let read: Reader = Box::new(move || config::load(&args.config, &args.set));
+    let stop = service.wait(&read);
     match stop {
         Stop::Signal => tracing::info!("stopping: signal received"),
         Stop::AllEnded => tracing::info!("stopping: every camera has ended"),
@@ -43,7 +44,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
 fn exit_code(error: &AppError) -> u8 {
     match error {
         AppError::Model(_) | AppError::NoModel | AppError::Detector(_) => CONFIG,
-        AppError::Infer(_) | AppError::Rtsp(_) | AppError::Http(_) => UNAVAILABLE,
+        AppError::Infer(_) | AppError::Rtsp(_) | AppError::Http(_) | AppError::SecondInstance { .. } => UNAVAILABLE,
         _ => 1,
     }
 }

@@ -129,6 +129,13 @@ pub(crate) static ROOT: Section = Section {
             "How often statistics are published.",
         ),
         key(
+            "state_dir",
+            Kind::Path,
+            None,
+            "/var/lib/ocelli",
+            "Folder of what must survive a restart; one running Ocelli per folder. Default: systemd's `STATE_DIRECTORY`, else none.",
+        ),
+        key(
             "defaults",
             Kind::Section(&DEFAULTS),
             None,

@@ -125,6 +125,8 @@ pub(crate) struct Environment {
     /// systemd's folder of credentials.
     pub(crate) credentials: Option<PathBuf>,
     pub(crate) host: String,
+    /// systemd's state folder; the first when there are several.
+    pub(crate) state_dir: Option<PathBuf>,
 }
 
 impl Environment {
@@ -134,7 +136,10 @@ impl Environment {
             .collect();
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-        Self { variables, credentials, host: host.trim().to_owned() }
+        let state_dir = std::env::var("STATE_DIRECTORY")
+            .ok()
+            .and_then(|folders| folders.split(':').next().filter(|first| !first.is_empty()).map(PathBuf::from));
+        Self { variables, credentials, host: host.trim().to_owned(), state_dir }
     }
 
     /// A credential of systemd, else a variable.
@@ -200,7 +205,8 @@ pub(crate) fn assemble(
     }
     let root = trees.into_iter().reduce(tree::merge).unwrap_or_else(nothing);
     let root = check::check(&root, &mut problems);
-    let (config, errors, warnings) = resolve(&root, &Machine { host: &environment.host, path_kind });
+    let (config, errors, warnings) =
+        resolve(&root, &Machine { host: &environment.host, state_dir: environment.state_dir.as_deref(), path_kind });
     problems.extend(errors);
     if problems.is_empty() { Ok((config, warnings, root)) } else { Err(ConfigErrors::new(problems, warnings)) }
 }

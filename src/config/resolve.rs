@@ -24,6 +24,8 @@ pub(crate) enum PathKind {
 pub(crate) struct Machine<'a> {
     /// Name of the box when the file gives none.
     pub(crate) host: &'a str,
+    /// State folder when the file names none.
+    pub(crate) state_dir: Option<&'a Path>,
     pub(crate) path_kind: &'a dyn Fn(&Path) -> PathKind,
 }
 
@@ -47,6 +49,7 @@ pub(crate) fn resolve(root: &Group, machine: &Machine<'_>) -> (Config, Vec<Probl
         jsonl: root.group("jsonl").and_then(|group| resolver.jsonl(group)),
         cameras: cameras::cameras(root, &mut resolver),
         stats_interval: top.duration("stats_interval"),
+        state_dir: top.path("state_dir").or_else(|| machine.state_dir.map(Path::to_owned)),
     };
     resolver.listeners(root, &config);
     cameras::across(root, &config, &mut resolver);

@@ -25,6 +25,8 @@ pub struct Config {
     pub cameras: Vec<CameraConfig>,
     /// How often statistics are published; 10 s by default.
     pub stats_interval: Duration,
+    /// Folder of what must survive a restart: `state_dir:` of the file, else systemd's `STATE_DIRECTORY`.
+    pub state_dir: Option<PathBuf>,
 }
 
 /// What was asked of the ladder of backends.

@@ -9,7 +9,7 @@ use crate::accel::Frame;
 use crate::pipeline::{Detector, DetectorError};
 use crate::queue::{Receiver, RecvError};
 use crate::sink::Sink;
-use crate::telemetry::Registry;
+use crate::telemetry::{Beat, Registry};
 use crate::types::{CameraName, FrameMeta, FrameResult};
 
 /// Longest wait for a frame or a result before the stop flag is looked at again.
@@ -35,21 +35,25 @@ pub struct CameraParts {
 pub struct Camera {
     name: CameraName,
     stop: Arc<AtomicBool>,
+    leave: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
 impl Camera {
     /// Starts the thread. It ends when the frames are closed and all are done, or on [`Camera::stop`].
     pub fn start(mut parts: CameraParts) -> std::io::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, leave) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let name = parts.name.clone();
         let waker = parts.frames.waker();
         parts.detector.on_done(Arc::new(move || waker.wake()));
-        let flag = stop.clone();
+        let flags = (stop.clone(), leave.clone());
         let thread = std::thread::Builder::new().name(format!("cam-{name}")).spawn(move || {
-            Worker { pace: Pace::new(parts.fps), parts, dropped: 0, failing: false }.run(&flag);
+            // What the queue dropped before belongs to the thread that read it before.
+            let dropped = parts.frames.dropped();
+            Worker { pace: Pace::new(parts.fps), parts, dropped, failing: false, beat: Beat::default() }
+                .run(&flags.0, &flags.1);
         })?;
-        Ok(Self { name, stop, thread })
+        Ok(Self { name, stop, leave, thread })
     }
 
     /// True once the thread has ended.
@@ -57,9 +61,20 @@ impl Camera {
         self.thread.is_finished()
     }
 
+    /// Takes no frame more, finishes and publishes those in work, and waits for that. Frames that wait in the queue stay
+    /// there for the next thread.
+    pub fn finish(self) {
+        self.leave.store(true, Ordering::Relaxed);
+        self.join();
+    }
+
     /// Ends the thread and waits for it; the source must have been stopped before.
     pub fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
+        self.join();
+    }
+
+    fn join(self) {
         if self.thread.join().is_err() {
             tracing::error!(camera = &*self.name, "the camera's thread panicked; please report this");
         }
@@ -72,12 +87,15 @@ struct Worker {
     dropped: u64,
     /// Errors are logged when they begin and when they end, not per frame.
     failing: bool,
+    beat: Beat,
 }
 
 impl Worker {
-    fn run(mut self, stop: &AtomicBool) {
-        while !stop.load(Ordering::Relaxed) {
+    fn run(mut self, stop: &AtomicBool, leave: &AtomicBool) {
+        while !stop.load(Ordering::Relaxed) && !leave.load(Ordering::Relaxed) {
             self.publish_done(Duration::ZERO);
+            self.beat.turns += 1;
+            self.parts.registry.beat(&self.parts.name, Some(self.beat));
             if !self.parts.detector.has_room() {
                 // The engine is full. Newer frames push older ones out of the queue meanwhile.
                 self.publish_done(TICK);
@@ -92,7 +110,10 @@ impl Worker {
         }
         while self.parts.detector.in_flight() > 0 && !stop.load(Ordering::Relaxed) {
             self.publish_done(TICK);
+            self.beat.turns += 1;
+            self.parts.registry.beat(&self.parts.name, Some(self.beat));
         }
+        self.parts.registry.beat(&self.parts.name, None);
     }
 
     fn take(&mut self, frame: Frame) {
@@ -104,8 +125,9 @@ impl Worker {
             let view = mapped.view().map_err(|error| error.to_string())?;
             self.parts.detector.submit(meta, &view).map_err(|error| error.to_string())
         });
-        if let Err(error) = submitted {
-            self.failed(&error);
+        match submitted {
+            Ok(()) => self.beat.taken += 1,
+            Err(error) => self.failed(&error),
         }
     }
 
@@ -119,6 +141,7 @@ impl Worker {
     }
 
     fn publish(&mut self, outcome: Result<FrameResult, (FrameMeta, DetectorError)>) {
+        self.beat.finished += 1;
         match outcome {
             Ok(result) => {
                 if self.failing {

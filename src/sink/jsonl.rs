@@ -47,6 +47,8 @@ pub enum JsonlError {
 
 /// The JSON Lines sink.
 pub struct JsonlSink {
+    /// The file and which one it was when it was opened; `None` for standard output.
+    opened: Option<(PathBuf, FileId)>,
     queue: queue::Sender<Arc<FrameResult>>,
     registry: Registry,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -60,15 +62,29 @@ impl JsonlSink {
     ///
     /// A file that cannot be opened, no thread.
     pub fn start(config: &JsonlConfig, registry: Registry) -> Result<Self, JsonlError> {
-        let output: Box<dyn Write + Send> = if config.file == Path::new("-") {
-            Box::new(io::stdout())
+        let failed = |source| JsonlError::Open { path: config.file.clone(), source };
+        let (output, opened): (Box<dyn Write + Send>, _) = if config.file == Path::new("-") {
+            (Box::new(io::stdout()), None)
         } else {
-            Box::new(open(&config.file).map_err(|source| JsonlError::Open { path: config.file.clone(), source })?)
+            let file = open(&config.file).map_err(failed)?;
+            let id = file_id(&file.metadata().map_err(failed)?);
+            (Box::new(file), Some((config.file.clone(), id)))
         };
-        Self::with_output(output, config.file.display().to_string(), registry)
+        Self::with_output(output, opened, config.file.display().to_string(), registry)
     }
 
-    fn with_output(output: Box<dyn Write + Send>, name: String, registry: Registry) -> Result<Self, JsonlError> {
+    /// True when the path no longer leads to the file that is written: it was moved away, as logrotate does.
+    pub fn was_moved(&self) -> bool {
+        let Some((path, id)) = &self.opened else { return false };
+        std::fs::metadata(path).map_or(true, |now| file_id(&now) != *id)
+    }
+
+    fn with_output(
+        output: Box<dyn Write + Send>,
+        opened: Option<(PathBuf, FileId)>,
+        name: String,
+        registry: Registry,
+    ) -> Result<Self, JsonlError> {
         let (queue, waiting) = queue::bounded("jsonl", QUEUE, DropPolicy::DropOldest);
         let writer =
             Writer { output, name, registry: registry.clone(), buffer: Vec::new(), torn: false, failing: false };
@@ -76,7 +92,7 @@ impl JsonlSink {
             .name("sink-jsonl".into())
             .spawn(move || writer.run(&waiting))
             .map_err(JsonlError::Thread)?;
-        Ok(Self { queue, registry, thread: Mutex::new(Some(thread)) })
+        Ok(Self { opened, queue, registry, thread: Mutex::new(Some(thread)) })
     }
 
     /// Writes what waits and joins the thread. A reader that does not read can hold up a write for ever; after
@@ -113,6 +129,14 @@ impl Drop for JsonlSink {
     fn drop(&mut self) {
         self.stop(Duration::from_secs(1));
     }
+}
+
+/// Device and inode.
+type FileId = (u64, u64);
+
+fn file_id(metadata: &std::fs::Metadata) -> FileId {
+    use std::os::unix::fs::MetadataExt as _;
+    (metadata.dev(), metadata.ino())
 }
 
 fn open(path: &Path) -> io::Result<File> {
@@ -288,7 +312,7 @@ mod tests {
         let content = Arc::new(Mutex::new(Vec::new()));
         let registry = Registry::new("n");
         let disk = Disk { room, left: 100, content: content.clone() };
-        let sink = JsonlSink::with_output(Box::new(disk), "disk".into(), registry.clone()).unwrap();
+        let sink = JsonlSink::with_output(Box::new(disk), None, "disk".into(), registry.clone()).unwrap();
         sink.result(&result(0));
         let deadline = Instant::now() + Duration::from_secs(30);
         while registry.counter("jsonl_dropped") == 0 {
@@ -321,7 +345,7 @@ mod tests {
         }
         let (release, stuck) = mpsc::channel();
         let registry = Registry::new("n");
-        let sink = JsonlSink::with_output(Box::new(Stuck(stuck)), "pipe".into(), registry.clone()).unwrap();
+        let sink = JsonlSink::with_output(Box::new(Stuck(stuck)), None, "pipe".into(), registry.clone()).unwrap();
         for seq in 0..2 * QUEUE as u64 + BATCH as u64 {
             sink.result(&result(seq));
         }

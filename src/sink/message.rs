@@ -400,6 +400,7 @@ mod tests {
             model: Some(model),
             cameras: [("gate".to_owned(), camera)].into(),
             mqtt_connected: Some(true),
+            reload: None,
             counters: [("mqtt_dropped".to_owned(), 7)].into(),
         };
         check_file("tests/golden/stats.json", &line(|out| write_json(&stats, out)));

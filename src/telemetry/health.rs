@@ -59,15 +59,15 @@ pub struct Health {
 }
 
 impl Health {
-    /// The verdict on these parts. A camera that is switched off counts as not configured; a file that has ended is no
+    /// The verdict on these parts; `faults` are sentences on what is none of them. A camera that is switched off counts as not configured; a file that has ended is no
     /// fault, but nothing is detected on it any more.
     pub(super) fn new(
         model: Option<ModelStats>,
         cameras: BTreeMap<String, CameraHealth>,
         mqtt: Option<MqttHealth>,
+        mut faults: Vec<String>,
     ) -> Self {
         let mut starting = Vec::new();
-        let mut faults = Vec::new();
         match &model {
             None => starting.push("the model is not loaded yet".to_owned()),
             Some(model) => {
@@ -144,27 +144,37 @@ mod tests {
         use HealthStatus::{Degraded, Ok, Starting};
         let on = (Online, None);
         let down = |reason: Option<&str>| Some(MqttHealth { connected: false, reason: reason.map(str::to_owned) });
-        check(&Health::new(None, cameras(&[on]), None), Starting, false, "model is not loaded");
-        check(&Health::new(model(&[]), cameras(&[]), None), Ok, true, "");
-        check(&Health::new(model(&[]), cameras(&[on, (Disabled, None)]), None), Ok, true, "");
+        check(&Health::new(None, cameras(&[on]), None, vec![]), Starting, false, "model is not loaded");
+        check(&Health::new(model(&[]), cameras(&[]), None, vec![]), Ok, true, "");
+        check(&Health::new(model(&[]), cameras(&[on, (Disabled, None)]), None, vec![]), Ok, true, "");
         check(
-            &Health::new(model(&["cpu: no library"]), cameras(&[on]), None),
+            &Health::new(model(&["cpu: no library"]), cameras(&[on]), None, vec![]),
             Degraded,
             true,
             "because cpu: no library",
         );
-        check(&Health::new(model(&[]), cameras(&[(Connecting, None)]), None), Starting, false, "cam0 is connecting");
+        check(
+            &Health::new(model(&[]), cameras(&[(Connecting, None)]), None, vec![]),
+            Starting,
+            false,
+            "cam0 is connecting",
+        );
         let away = cameras(&[on, (Offline, Some("no route")), (Connecting, Some("timed out"))]);
         check(
-            &Health::new(model(&[]), away, None),
+            &Health::new(model(&[]), away, None, vec![]),
             Degraded,
             true,
             "cam1 is offline: no route; camera cam2 is connecting",
         );
-        check(&Health::new(model(&[]), cameras(&[(AuthFailed, None)]), None), Degraded, false, "auth_failed");
-        check(&Health::new(model(&[]), cameras(&[(Disabled, None)]), None), Ok, true, "");
-        check(&Health::new(model(&[]), cameras(&[(Ended, None)]), None), Ok, false, "come to its end");
-        check(&Health::new(model(&[]), cameras(&[on]), down(None)), Starting, true, "being connected");
-        check(&Health::new(model(&[]), cameras(&[on]), down(Some("is silent"))), Degraded, true, "broker is silent");
+        check(&Health::new(model(&[]), cameras(&[(AuthFailed, None)]), None, vec![]), Degraded, false, "auth_failed");
+        check(&Health::new(model(&[]), cameras(&[(Disabled, None)]), None, vec![]), Ok, true, "");
+        check(&Health::new(model(&[]), cameras(&[(Ended, None)]), None, vec![]), Ok, false, "come to its end");
+        check(&Health::new(model(&[]), cameras(&[on]), down(None), vec![]), Starting, true, "being connected");
+        check(
+            &Health::new(model(&[]), cameras(&[on]), down(Some("is silent")), vec![]),
+            Degraded,
+            true,
+            "broker is silent",
+        );
     }
 }

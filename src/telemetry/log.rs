@@ -2,12 +2,17 @@
 
 use std::io::IsTerminal as _;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::FmtContext;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use super::journal::{self, Journal};
 
 /// Environment variable that overrides the level, for example `debug` or `ocelli::sink=trace,warn`.
 pub const VARIABLE: &str = "OCELLI_LOG";
@@ -15,7 +20,8 @@ pub const VARIABLE: &str = "OCELLI_LOG";
 /// How a line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
-    /// Text; with sd-daemon's `<N>` prefixes when standard error is the journal.
+    /// Text; when standard error is the journal, entries with fields (`CAMERA=gate`), or lines with sd-daemon's `<N>`
+    /// prefixes where the journal's socket cannot be reached.
     #[default]
     Auto,
     /// Text for people; coloured on a terminal.
@@ -68,7 +74,14 @@ pub fn init(level: &str, format: LogFormat) -> Result<(), LogError> {
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let done = match format {
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).try_init(),
-        LogFormat::Auto if stderr_is_journal() => builder.event_format(Journal).try_init(),
+        LogFormat::Auto if stderr_is_journal() => match Journal::connect(Path::new(journal::SOCKET)) {
+            Ok(journal) => {
+                // The builder has taken the filter.
+                let filter = self::filter(asked.as_deref().unwrap_or(level))?;
+                tracing_subscriber::registry().with(filter).with(journal).try_init().map_err(Into::into)
+            }
+            Err(_) => builder.event_format(Prefixed).try_init(),
+        },
         LogFormat::Auto | LogFormat::Text => {
             builder.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init()
         }
@@ -100,9 +113,9 @@ fn is_stream(stream: &str, device: u64, inode: u64) -> bool {
 }
 
 /// `<4>message key=value`: the journal takes the number as the priority and has its own clock.
-struct Journal;
+struct Prefixed;
 
-impl<S, N> FormatEvent<S, N> for Journal
+impl<S, N> FormatEvent<S, N> for Prefixed
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -113,7 +126,7 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> std::fmt::Result {
-        let prefix = priority(*event.metadata().level());
+        let prefix = journal::prefix(*event.metadata().level());
         let mut text = String::new();
         context.field_format().format_fields(Writer::new(&mut text), event)?;
         // Each line of a message is an entry of its own in the journal and needs its own priority.
@@ -124,20 +137,13 @@ where
     }
 }
 
-const fn priority(level: Level) -> &'static str {
-    match level {
-        Level::ERROR => "<3>",
-        Level::WARN => "<4>",
-        Level::INFO => "<6>",
-        Level::DEBUG | Level::TRACE => "<7>",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
     use std::sync::{Arc, Mutex};
+
+    use tracing::Level;
 
     use super::*;
 
@@ -178,7 +184,7 @@ mod tests {
         let writer = lines.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(Level::TRACE)
-            .event_format(Journal)
+            .event_format(Prefixed)
             .with_writer(move || writer.clone())
             .finish();
         tracing::subscriber::with_default(subscriber, || {

@@ -4,10 +4,11 @@
 //! Belongs here: numbers and words about the program. Does not belong here: sending them anywhere.
 
 mod health;
+mod journal;
 pub mod log;
 pub mod redact;
 mod registry;
 
 pub use health::{CameraHealth, Health, HealthStatus, MqttHealth};
 pub use redact::{HIDDEN, redact};
-pub use registry::{CameraStats, ModelStats, Registry, StatsSnapshot};
+pub use registry::{Beat, CameraStats, ModelStats, Registry, Reload, StatsSnapshot};

@@ -29,6 +29,8 @@ struct Camera {
     total_ms: Vec<f32>,
     infer_ms: Vec<f32>,
     cursor: usize,
+    /// `None` while no thread detects for this camera.
+    beat: Option<Beat>,
 }
 
 struct Inner {
@@ -37,6 +39,30 @@ struct Inner {
     counters: BTreeMap<&'static str, u64>,
     mqtt_connected: Option<bool>,
     mqtt_error: Option<String>,
+    node: Arc<str>,
+    /// What is wrong besides model, cameras and broker: by topic, one sentence for people.
+    faults: BTreeMap<&'static str, String>,
+    reload: Option<Reload>,
+}
+
+/// How the last reload of the configuration went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+pub struct Reload {
+    /// Whether it was taken over; `false`: the old configuration is in force.
+    pub success: bool,
+    /// RFC 3339 time of it.
+    pub at: String,
+}
+
+/// How far a camera's thread has come. Counters only grow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Beat {
+    /// Rounds of its loop; one takes a quarter of a second at most.
+    pub turns: u64,
+    /// Frames given to the detector.
+    pub taken: u64,
+    /// Frames that came back from it, with a result or an error.
+    pub finished: u64,
 }
 
 /// The registry; clones share it.
@@ -44,7 +70,6 @@ struct Inner {
 pub struct Registry {
     inner: Arc<Mutex<Inner>>,
     started: Instant,
-    node: Arc<str>,
 }
 
 impl Registry {
@@ -57,9 +82,11 @@ impl Registry {
                 counters: BTreeMap::new(),
                 mqtt_connected: None,
                 mqtt_error: None,
+                node: node.into(),
+                faults: BTreeMap::new(),
+                reload: None,
             })),
             started: Instant::now(),
-            node: node.into(),
         }
     }
 
@@ -70,6 +97,46 @@ impl Registry {
     /// The model is loaded and `backend` has run it.
     pub fn model_ready(&self, model: Arc<ModelId>, backend: BackendInfo) {
         self.lock().model = Some((model, backend));
+    }
+
+    /// From now on this box is called `node`.
+    pub fn set_node(&self, node: &str) {
+        self.lock().node = node.into();
+    }
+
+    /// Something is wrong that is neither model, camera nor broker: `topic` names it, `sentence` tells people; `None` when
+    /// it is well again.
+    pub fn fault(&self, topic: &'static str, sentence: Option<String>) {
+        let mut inner = self.lock();
+        match sentence {
+            Some(sentence) => inner.faults.insert(topic, sentence),
+            None => inner.faults.remove(topic),
+        };
+    }
+
+    /// A reload of the configuration went well, or was refused.
+    pub fn reloaded(&self, success: bool) {
+        let at = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+        self.lock().reload = Some(Reload { success, at });
+    }
+
+    /// A camera is no longer configured.
+    pub fn forget(&self, camera: &CameraName) {
+        self.lock().cameras.remove(camera);
+    }
+
+    /// How far the camera's thread has come; `None` when it has ended.
+    pub fn beat(&self, camera: &CameraName, beat: Option<Beat>) {
+        let mut inner = self.lock();
+        // A thread that ends after its camera was forgotten does not bring it back.
+        if beat.is_some() || inner.cameras.contains_key(camera) {
+            inner.camera(camera).beat = beat;
+        }
+    }
+
+    /// How far the threads of all cameras have come; those without a thread are left out.
+    pub fn beats(&self) -> Vec<(CameraName, Beat)> {
+        self.lock().cameras.iter().filter_map(|(name, camera)| Some((name.clone(), camera.beat?))).collect()
     }
 
     /// A camera's state changed.
@@ -135,6 +202,13 @@ impl Registry {
         }
     }
 
+    /// There is no broker any more.
+    pub fn no_mqtt(&self) {
+        let mut inner = self.lock();
+        inner.mqtt_connected = None;
+        inner.mqtt_error = None;
+    }
+
     /// The MQTT session is down, and why, for people; stays until it is up again.
     pub fn mqtt_failed(&self, reason: String) {
         let mut inner = self.lock();
@@ -154,6 +228,7 @@ impl Registry {
             inner.model.as_ref().map(|(model, backend)| ModelStats::new(model, backend)),
             inner.cameras.iter().map(|(name, camera)| (name.to_string(), camera.health())).collect(),
             inner.mqtt_connected.map(|connected| MqttHealth { connected, reason: inner.mqtt_error.clone() }),
+            inner.faults.values().cloned().collect(),
         )
     }
 
@@ -164,12 +239,13 @@ impl Registry {
         let cameras = inner.cameras.iter_mut().map(|(name, camera)| (name.to_string(), camera.stats(now))).collect();
         StatsSnapshot {
             v: 1,
-            node: self.node.to_string(),
+            node: inner.node.to_string(),
             version: env!("CARGO_PKG_VERSION").into(),
             uptime_s: self.started.elapsed().as_secs(),
             model: inner.model.as_ref().map(|(model, backend)| ModelStats::new(model, backend)),
             cameras,
             mqtt_connected: inner.mqtt_connected,
+            reload: inner.reload.clone(),
             counters: inner.counters.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect(),
         }
     }
@@ -199,6 +275,7 @@ impl Camera {
             total_ms: Vec::with_capacity(WINDOW),
             infer_ms: Vec::with_capacity(WINDOW),
             cursor: 0,
+            beat: None,
         }
     }
 
@@ -329,6 +406,8 @@ pub struct StatsSnapshot {
     pub cameras: BTreeMap<String, CameraStats>,
     /// `null` when no broker is configured.
     pub mqtt_connected: Option<bool>,
+    /// The last reload of the configuration; `null` before the first.
+    pub reload: Option<Reload>,
     /// Process-wide counters, for example `mqtt_dropped`.
     pub counters: BTreeMap<String, u64>,
 }

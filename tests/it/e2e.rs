@@ -5,10 +5,8 @@
 //! reported for that very frame.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use gstreamer as gst;
@@ -21,7 +19,7 @@ use ocelli::sink::video_file::VideoFile;
 use ocelli::source::read_counter;
 use ocelli::types::{FrameMeta, ImageView, PixelBox, Size};
 
-use crate::common::{Guard, free_port, ocelli};
+use crate::common::{Guard, Lines, free_port, http_get, ocelli, signal, wait_exit, wait_for_port};
 
 const SIZE: Size = Size::new(640, 360);
 const SIDE: usize = 64;
@@ -70,45 +68,13 @@ fn picture(n: u64) -> Frame {
     Frame::new(meta, buffer, info).unwrap()
 }
 
-fn write_clip(path: &Path) {
+pub fn write_clip(path: &Path) {
     gst::init().unwrap();
     let mut clip = VideoFile::create(path, SIZE, FPS as f64).unwrap();
     for n in 0..FRAMES {
         clip.push(picture(n)).unwrap();
     }
     clip.finish().unwrap();
-}
-
-/// Lines of a child's output, collected by a thread.
-struct Lines(Arc<Mutex<Vec<String>>>);
-
-impl Lines {
-    fn of(stream: impl std::io::Read + Send + 'static) -> Self {
-        let lines = Arc::new(Mutex::new(Vec::new()));
-        let into = lines.clone();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                into.lock().unwrap().push(line);
-            }
-        });
-        Self(lines)
-    }
-
-    fn all(&self) -> Vec<String> {
-        self.0.lock().unwrap().clone()
-    }
-
-    /// The first line that `test` accepts, waiting for it.
-    fn wait(&self, what: &str, seconds: u64, test: impl Fn(&str) -> bool) -> String {
-        let deadline = Instant::now() + Duration::from_secs(seconds);
-        loop {
-            if let Some(line) = self.all().into_iter().find(|line| test(line)) {
-                return line;
-            }
-            assert!(Instant::now() < deadline, "{what} did not come within {seconds} s; got: {:#?}", self.all());
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
 }
 
 /// mosquitto, camera, subscriber and Ocelli, all on free ports.
@@ -166,14 +132,6 @@ fn start_box(extra_camera: Option<String>) -> Option<Box_> {
     let mut child = ocelli().arg("run").arg("-c").arg(&config).stderr(Stdio::piped()).spawn().unwrap();
     let log = Lines::of(child.stderr.take().unwrap());
     Some(Box_ { ocelli: Guard(child), log, mqtt, rtsp, http, _others: others, folder })
-}
-
-fn wait_for_port(port: u16) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert!(Instant::now() < deadline, "nothing listens on port {port}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// What one decoded picture of the annotated stream shows.
@@ -272,15 +230,6 @@ fn near(a: &PixelBox, b: &PixelBox, pixels: f32) -> bool {
     [a.x1 - b.x1, a.y1 - b.y1, a.x2 - b.x2, a.y2 - b.y2].iter().all(|d| d.abs() <= pixels)
 }
 
-fn http_get(port: u16, path: &str) -> String {
-    use std::io::{Read, Write};
-    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    text
-}
-
 #[test]
 fn a_viewer_sees_the_boxes_that_mqtt_reported_for_the_same_frame() {
     let Some(mut b) = start_box(None) else { return };
@@ -333,21 +282,6 @@ fn a_killed_process_leaves_its_last_will_and_other_cameras_do_not_care_for_an_ab
     b.ocelli.0.kill().unwrap();
     let _ = b.ocelli.0.wait();
     b.mqtt.wait("the last will", 20, |line| line == "ocelli/testbox/available offline");
-}
-
-fn signal(pid: u32, name: &str) {
-    assert!(Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().unwrap().success());
-}
-
-fn wait_exit(child: &mut std::process::Child, seconds: u64) -> Option<i32> {
-    let deadline = Instant::now() + Duration::from_secs(seconds);
-    while Instant::now() < deadline {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status.code();
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    None
 }
 
 /// Files are processed whole, also when two share the engine: as many messages as frames, in order, with the right box;

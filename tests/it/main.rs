@@ -13,4 +13,5 @@ mod mqtt;
 mod parity;
 mod rtsp;
 mod runtime;
+mod service;
 mod source;

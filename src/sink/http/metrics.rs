@@ -49,6 +49,14 @@ pub(super) fn render(stats: &StatsSnapshot, process: &Process) -> String {
     page.series("ocelli_build_info", &[("version", &stats.version), ("node", &stats.node)], 1.0);
     page.metric("ocelli_uptime_seconds", "gauge", "Time since the start.");
     page.series("ocelli_uptime_seconds", &[], stats.uptime_s as f64);
+    if let Some(reload) = &stats.reload {
+        page.metric(
+            "ocelli_config_reload_success",
+            "gauge",
+            "Whether the last reload of the configuration was taken over.",
+        );
+        page.series("ocelli_config_reload_success", &[], f64::from(u8::from(reload.success)));
+    }
     if let Some(model) = &stats.model {
         page.metric("ocelli_model_info", "gauge", "The model and the backend that really runs it.");
         let labels = [

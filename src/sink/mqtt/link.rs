@@ -196,14 +196,18 @@ impl Link {
     async fn publish_statuses(&self, client: &AsyncClient) -> Result<(), Gone> {
         let unsent: Vec<_> = {
             let mut statuses = self.shared.statuses();
-            let unsent =
-                statuses.values_mut().filter_map(|slot| std::mem::take(&mut slot.unsent).then_some(&slot.status));
-            unsent.cloned().collect()
+            let unsent = statuses.iter_mut().filter_map(|(camera, slot)| {
+                std::mem::take(&mut slot.unsent).then(|| (camera.clone(), slot.status.clone()))
+            });
+            unsent.collect()
         };
-        for status in unsent {
+        for (camera, status) in unsent {
             let mut payload = Vec::new();
-            StatusMessage::new(&status).write(&mut payload);
-            self.publish(client, &format!("{}/status", status.camera), payload, RETAINED).await?;
+            // An empty payload makes the broker forget what it retains.
+            if let Some(status) = &status {
+                StatusMessage::new(status).write(&mut payload);
+            }
+            self.publish(client, &format!("{camera}/status"), payload, RETAINED).await?;
         }
         Ok(())
     }

@@ -80,7 +80,8 @@ pub enum MqttError {
 
 /// A camera's newest state.
 struct Slot {
-    status: CameraStatus,
+    /// `None`: the camera is no longer configured; the broker shall forget what it retains of it.
+    status: Option<CameraStatus>,
     /// Not yet given to this connection.
     unsent: bool,
 }
@@ -126,11 +127,7 @@ impl MqttSink {
         stats_interval: Duration,
         registry: Registry,
     ) -> Result<Self, MqttError> {
-        let base = format!("{}/{node}", config.prefix);
-        if config.prefix.is_empty() || node.is_empty() || base.contains(['+', '#']) || base.contains(char::is_control) {
-            return Err(MqttError::Topic(base));
-        }
-        let options = options(config, node, &base)?;
+        let (base, options) = prepare(config, node)?;
         let (queue, waiting) = queue::bounded("mqtt", config.queue, DropPolicy::DropOldest);
         registry.mqtt_connected(false);
         let shared = Arc::new(Shared {
@@ -155,6 +152,21 @@ impl MqttSink {
             })
             .map_err(MqttError::Thread)?;
         Ok(Self { shared, stop, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Whether [`Self::start`] would take this.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::start`].
+    pub fn check(config: &MqttConfig, node: &str) -> Result<(), MqttError> {
+        prepare(config, node).map(drop)
+    }
+
+    /// The camera is no longer configured: its retained state is taken off the broker.
+    pub fn forget(&self, camera: &CameraName) {
+        self.shared.statuses().insert(camera.clone(), Slot { status: None, unsent: true });
+        self.shared.wake.notify_one();
     }
 
     /// Publishes what waits, then `stopped`, disconnects, and joins the thread: all within `deadline`. When the broker
@@ -183,7 +195,7 @@ impl Sink for MqttSink {
     }
 
     fn status(&self, status: &CameraStatus) {
-        self.shared.statuses().insert(status.camera.clone(), Slot { status: status.clone(), unsent: true });
+        self.shared.statuses().insert(status.camera.clone(), Slot { status: Some(status.clone()), unsent: true });
         self.shared.wake.notify_one();
     }
 }
@@ -193,6 +205,16 @@ impl Drop for MqttSink {
     fn drop(&mut self) {
         self.stop(Duration::ZERO);
     }
+}
+
+/// The first part of all topics, and the client's options.
+fn prepare(config: &MqttConfig, node: &str) -> Result<(String, MqttOptions), MqttError> {
+    let base = format!("{}/{node}", config.prefix);
+    if config.prefix.is_empty() || node.is_empty() || base.contains(['+', '#']) || base.contains(char::is_control) {
+        return Err(MqttError::Topic(base));
+    }
+    let options = options(config, node, &base)?;
+    Ok((base, options))
 }
 
 fn options(config: &MqttConfig, node: &str, base: &str) -> Result<MqttOptions, MqttError> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -12,9 +12,9 @@ use gstreamer_rtsp_server::{gio, glib};
 
 use super::clients::{Clients, MAX_CLIENTS};
 use super::media;
-use super::view::View;
+use super::view::{self, View};
 use crate::config::RtspConfig;
-use crate::sink::encoder::{self, EncoderError};
+use crate::sink::encoder::{self, Encoder, EncoderError};
 use crate::types::CameraName;
 
 /// How often dead sessions and silent connections are looked for.
@@ -56,11 +56,14 @@ pub enum RtspError {
 /// A running server: `rtsp://<addr>/<camera>` for each camera, 404 for everything else.
 pub struct RtspServer {
     addr: SocketAddr,
-    encoder: String,
+    encoder: Arc<Encoder>,
+    config: RtspConfig,
     server: gst_rtsp_server::RTSPServer,
+    mounts: gst_rtsp_server::RTSPMountPoints,
     pool: gst_rtsp_server::RTSPSessionPool,
     clients: Clients,
     views: BTreeMap<CameraName, Arc<View>>,
+    shares: Shares,
     main_loop: glib::MainLoop,
     thread: Option<(JoinHandle<()>, mpsc::Receiver<()>)>,
 }
@@ -81,18 +84,62 @@ impl RtspServer {
         server.set_thread_pool(Some(&threads));
 
         let mounts = server.mount_points().ok_or_else(|| RtspError::Library("no mount points".into()))?;
-        let mut views = BTreeMap::new();
-        for camera in cameras {
-            let view = View::start(camera, config.max_delay)
-                .map_err(|source| RtspError::Thread { name: format!("view-{camera}"), source })?;
-            mounts.add_factory(&format!("/{camera}"), media::factory(&view.shared, &encoder, config.bitrate_kbps));
-            views.insert(camera.clone(), Arc::new(view));
-        }
-        let clients = Clients::default();
-        serve_clients(&server, &pool, &clients, &views);
+        let (clients, shares) = (Clients::default(), Shares::default());
+        serve_clients(&server, &pool, &clients, &shares);
         let (main_loop, thread) = run(&server, &pool, &clients, config.listen)?;
         let addr = SocketAddr::new(config.listen.ip(), u16::try_from(server.bound_port()).unwrap_or_default());
-        Ok(Self { addr, encoder: encoder.description(), server, pool, clients, views, main_loop, thread: Some(thread) })
+        let mut started = Self {
+            addr,
+            encoder,
+            config: config.clone(),
+            server,
+            mounts,
+            pool,
+            clients,
+            views: BTreeMap::new(),
+            shares,
+            main_loop,
+            thread: Some(thread),
+        };
+        for camera in cameras {
+            started.add(camera)?;
+        }
+        Ok(started)
+    }
+
+    /// Serves one camera more; `false` when it is served already.
+    pub fn add(&mut self, camera: &CameraName) -> Result<bool, RtspError> {
+        if self.views.contains_key(camera) {
+            return Ok(false);
+        }
+        let view = View::start(camera, self.config.max_delay)
+            .map_err(|source| RtspError::Thread { name: format!("view-{camera}"), source })?;
+        self.shares.lock().insert(camera.to_string(), Arc::downgrade(&view.shared));
+        let factory = media::factory(&view.shared, &self.encoder, self.config.bitrate_kbps);
+        self.mounts.add_factory(&format!("/{camera}"), factory);
+        self.views.insert(camera.clone(), Arc::new(view));
+        Ok(true)
+    }
+
+    /// Serves these cameras only: the viewers of others are disconnected, and their streams become 404.
+    pub fn retain(&mut self, cameras: &[CameraName]) {
+        let gone: Vec<_> = self.views.keys().filter(|camera| !cameras.contains(camera)).cloned().collect();
+        for camera in gone {
+            let path = format!("/{camera}");
+            self.mounts.remove_factory(&path);
+            self.shares.lock().remove(&*camera);
+            self.server.client_filter(Some(&mut |_, client| {
+                let watches = client.session_filter(None).iter().any(|session| session.media(&path).0.is_some());
+                if watches {
+                    client.close();
+                    return gst_rtsp_server::RTSPFilterResult::Remove;
+                }
+                gst_rtsp_server::RTSPFilterResult::Keep
+            }));
+            if let Some(view) = self.views.remove(&camera) {
+                view.stop();
+            }
+        }
     }
 
     /// Where it listens, with the port that was really taken.
@@ -101,8 +148,8 @@ impl RtspServer {
     }
 
     /// The encoder that was chosen, for logs.
-    pub fn encoder(&self) -> &str {
-        &self.encoder
+    pub fn encoder(&self) -> String {
+        self.encoder.description()
     }
 
     /// The view of a camera; `None` when it was not among those given to [`Self::start`].
@@ -164,16 +211,24 @@ fn probe(addr: SocketAddr) -> Result<(), RtspError> {
     std::net::TcpListener::bind(addr).map(drop).map_err(|error| RtspError::Bind { addr, reason: error.to_string() })
 }
 
+/// What the connections know of the cameras.
+#[derive(Clone, Default)]
+struct Shares(Arc<Mutex<BTreeMap<String, Weak<view::Shared>>>>);
+
+impl Shares {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Weak<view::Shared>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Counts, limits and watches the connections.
 fn serve_clients(
     server: &gst_rtsp_server::RTSPServer,
     pool: &gst_rtsp_server::RTSPSessionPool,
     clients: &Clients,
-    views: &BTreeMap<CameraName, Arc<View>>,
+    shares: &Shares,
 ) {
-    let shares: BTreeMap<_, _> =
-        views.iter().map(|(name, view)| (name.clone(), Arc::downgrade(&view.shared))).collect();
-    let shares = Arc::new(shares);
+    let shares = shares.clone();
     let (clients, pool) = (clients.clone(), pool.downgrade());
     server.connect_client_connected(move |_, client| {
         if !pool.upgrade().is_some_and(|pool| clients.admit(client, &pool)) {
@@ -186,7 +241,8 @@ fn serve_clients(
             let path = context.uri().map(|uri| uri.request_uri()).unwrap_or_default();
             let path = path.split_once("://").map_or(path.as_str(), |(_, rest)| rest);
             let camera = path.split('/').nth(1).unwrap_or_default();
-            if let Some(shared) = shares.get(camera).and_then(std::sync::Weak::upgrade) {
+            let shared = shares.lock().get(camera).and_then(Weak::upgrade);
+            if let Some(shared) = shared {
                 shared.request_key_frame();
             }
         });

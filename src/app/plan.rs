@@ -1,0 +1,168 @@
+//! What a new configuration changes: a pure comparison of two of them.
+
+use std::collections::BTreeMap;
+
+use crate::config::{CameraConfig, Config};
+use crate::types::CameraName;
+
+/// What happens to one camera. A camera that is in no plan is not touched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    /// It is new.
+    Added,
+    /// It is gone.
+    Removed,
+    /// Its video comes from elsewhere, or it was switched on or off: it is disconnected and connected anew.
+    Source,
+    /// Something else is looked for; its video goes on.
+    Detect,
+}
+
+/// The difference between the running configuration and a new one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub(super) model: bool,
+    pub(super) mqtt: bool,
+    pub(super) rtsp: bool,
+    pub(super) http: bool,
+    pub(super) jsonl: bool,
+    pub(super) stats_interval: bool,
+    /// The node's name, which is part of all MQTT topics.
+    pub(super) node: bool,
+    /// Takes effect at the next start only.
+    pub(super) state_dir: bool,
+    pub(super) cameras: BTreeMap<CameraName, Change>,
+}
+
+impl Plan {
+    pub(super) fn between(old: &Config, new: &Config) -> Self {
+        let node = old.node != new.node;
+        let stats_interval = old.stats_interval != new.stats_interval;
+        Self {
+            model: old.model != new.model,
+            mqtt: old.mqtt != new.mqtt || (new.mqtt.is_some() && (node || stats_interval)),
+            rtsp: old.rtsp != new.rtsp,
+            http: old.http != new.http,
+            jsonl: old.jsonl != new.jsonl,
+            stats_interval,
+            node,
+            state_dir: old.state_dir != new.state_dir,
+            cameras: cameras(&old.cameras, &new.cameras),
+        }
+    }
+}
+
+fn cameras(old: &[CameraConfig], new: &[CameraConfig]) -> BTreeMap<CameraName, Change> {
+    let named = |cameras: &[CameraConfig], name: &CameraName| cameras.iter().position(|camera| camera.name == *name);
+    let mut changes = BTreeMap::new();
+    for camera in old {
+        let change = match named(new, &camera.name) {
+            None => Change::Removed,
+            Some(at) if new[at] == *camera => continue,
+            Some(at) => {
+                let other = &new[at];
+                let same_video = camera.enabled == other.enabled
+                    && camera.source == other.source
+                    && camera.reconnect == other.reconnect;
+                if same_video { Change::Detect } else { Change::Source }
+            }
+        };
+        changes.insert(camera.name.clone(), change);
+    }
+    for camera in new {
+        if named(old, &camera.name).is_none() {
+            changes.insert(camera.name.clone(), Change::Added);
+        }
+    }
+    changes
+}
+
+/// For the log: `mqtt, camera gate (detect), camera dock (added)`.
+impl std::fmt::Display for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let parts = [
+            (self.model, "model"),
+            (self.mqtt, "mqtt"),
+            (self.rtsp, "rtsp"),
+            (self.http, "http"),
+            (self.jsonl, "jsonl"),
+            (self.stats_interval, "stats_interval"),
+            (self.node, "node"),
+        ];
+        let mut said: Vec<String> =
+            parts.iter().filter(|(changed, _)| *changed).map(|(_, name)| (*name).to_owned()).collect();
+        for (name, change) in &self.cameras {
+            let how = match change {
+                Change::Added => "added",
+                Change::Removed => "removed",
+                Change::Source => "connected anew",
+                Change::Detect => "detection",
+            };
+            said.push(format!("camera {name} ({how})"));
+        }
+        if said.is_empty() { f.write_str("nothing") } else { f.write_str(&said.join(", ")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::config;
+
+    fn parse(text: &str) -> Config {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        config::load(&[file.path().to_owned()], &[]).unwrap()
+    }
+
+    fn plan(old: &str, new: &str) -> Plan {
+        Plan::between(&parse(old), &parse(new))
+    }
+
+    const BASE: &str = "node: n\ncameras:\n  a: rtsp://h/1\n  b: {url: rtsp://h/2}\n";
+
+    #[test]
+    fn the_same_is_nothing() {
+        assert!(plan(BASE, BASE) == Plan::default());
+        // Another way to write the same.
+        let other = "node: n\ncameras: {b: rtsp://h/2, a: {url: rtsp://h/1, enabled: true}}\n";
+        assert_eq!(plan(BASE, other), Plan::default());
+        assert_eq!(plan(BASE, BASE).to_string(), "nothing");
+    }
+
+    #[test]
+    fn only_what_changed_is_in_it() {
+        let changes =
+            |new: &str| plan(BASE, new).cameras.into_iter().map(|(n, c)| (n.to_string(), c)).collect::<Vec<_>>();
+        let one = |name: &str, change| vec![(name.to_owned(), change)];
+        assert_eq!(changes("node: n\ncameras: {a: rtsp://h/1}\n"), one("b", Change::Removed));
+        assert_eq!(changes(&format!("{BASE}  c: rtsp://h/3\n")), one("c", Change::Added));
+        assert_eq!(changes("node: n\ncameras: {a: rtsp://h/1, b: rtsp://h/9}\n"), one("b", Change::Source));
+        assert_eq!(
+            changes("node: n\ncameras: {a: rtsp://h/1, b: {url: rtsp://h/2, enabled: false}}\n"),
+            one("b", Change::Source)
+        );
+        assert_eq!(
+            changes("node: n\ncameras: {a: rtsp://h/1, b: {url: rtsp://h/2, detect: {threshold: 0.5}}}\n"),
+            one("b", Change::Detect)
+        );
+        // A default touches all that inherit it, and only those.
+        assert_eq!(
+            changes(
+                "node: n\ndefaults: {detect: {threshold: 0.5}}\ncameras: {a: {url: rtsp://h/1, detect: {threshold: 0.25}}, b: rtsp://h/2}\n"
+            ),
+            one("b", Change::Detect)
+        );
+    }
+
+    #[test]
+    fn the_nodes_name_is_mqtts_matter_when_there_is_a_broker() {
+        let other = BASE.replace("node: n", "node: m");
+        let without = plan(BASE, &other);
+        assert!(without.node && !without.mqtt);
+        let broker = "mqtt: mqtt://127.0.0.1\n";
+        assert!(plan(&format!("{BASE}{broker}"), &format!("{other}{broker}")).mqtt);
+        assert_eq!(plan(BASE, &format!("{BASE}{broker}")).to_string(), "mqtt");
+    }
+}

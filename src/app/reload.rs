@@ -1,0 +1,237 @@
+//! Taking over a new configuration while the service runs. Everything that can fail is made first; only then is anything
+//! touched, and of that only what differs. So a bad file, a taken port or a model that does not load changes nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::AppError;
+use super::camera::RunningCamera;
+use super::outlets::Outlets;
+use super::plan::{Change, Plan};
+use super::service::{Service, open_model, start_engine};
+use super::sinks::{self, FLUSH};
+use crate::config::{Config, ConfigErrors};
+use crate::infer::Engine;
+use crate::pipeline::Detector;
+use crate::sink::http::HttpServer;
+use crate::sink::jsonl::JsonlSink;
+use crate::sink::mqtt::MqttSink;
+use crate::sink::rtsp::RtspServer;
+use crate::types::CameraName;
+
+/// Name of the fault that a refused configuration is.
+const FAULT: &str = "config";
+
+/// Reads the configuration anew: the same files and arguments as at the start.
+pub type Reader = Box<dyn Fn() -> Result<Config, ConfigErrors> + Send>;
+
+/// What was made before anything was touched.
+struct Prepared {
+    engine: Option<Engine>,
+    detectors: BTreeMap<CameraName, Detector>,
+    http: Option<HttpServer>,
+    jsonl: Option<Arc<JsonlSink>>,
+    rtsp: Option<RtspServer>,
+}
+
+impl Service {
+    /// Reads the configuration and takes over what differs. Whatever goes wrong is logged and shown in health; then the
+    /// old configuration stays in force as a whole.
+    pub(super) fn reload(&mut self, read: &Reader) {
+        tracing::info!("reloading the configuration");
+        let prepared = read().map_err(|errors| errors.to_string()).and_then(|new| {
+            let plan = self.plan(&new);
+            let prepared = self.prepare(&plan, &new).map_err(|error| error.to_string())?;
+            Ok((new, plan, prepared))
+        });
+        let outcome = match prepared {
+            Ok((new, plan, prepared)) => {
+                let outcome = self.apply(&plan, new, prepared);
+                tracing::info!(changed = %plan, "configuration reloaded");
+                if plan.state_dir {
+                    tracing::warn!("`state_dir` has changed: that takes effect at the next start");
+                }
+                outcome.map_err(|error| format!("the new configuration is in force, but for this: {error}"))
+            }
+            Err(error) => Err(format!("the new configuration is refused, the old one is in force: {error}")),
+        };
+        self.registry.reloaded(outcome.is_ok());
+        if let Err(error) = &outcome {
+            tracing::error!("{error}");
+        }
+        self.registry.fault(FAULT, outcome.err().map(|error| one_line(&error)));
+    }
+
+    fn plan(&self, new: &Config) -> Plan {
+        let mut plan = Plan::between(&self.config, new);
+        // A file that was moved away by logrotate is opened anew.
+        plan.jsonl |= self.sinks.jsonl.as_ref().is_some_and(|jsonl| jsonl.was_moved());
+        plan
+    }
+
+    /// Fails only where the system refuses what it has granted before (a thread, a port); then the rest is done.
+    fn apply(&mut self, plan: &Plan, new: Config, prepared: Prepared) -> Result<(), AppError> {
+        self.remove_cameras(plan, &new);
+        let sinks = self.exchange_sinks(plan, &new, prepared.http, prepared.jsonl, prepared.rtsp);
+        let old_engine = prepared.engine.map(|engine| std::mem::replace(&mut self.engine, engine));
+        let cameras = self.change_cameras(plan, &new, prepared.detectors);
+        // Its lanes are gone: what still runs in it is nobody's.
+        drop(old_engine);
+        self.config = new;
+        sinks.and(cameras)
+    }
+
+    fn prepare(&self, plan: &Plan, new: &Config) -> Result<Prepared, AppError> {
+        if let (true, Some(mqtt)) = (plan.mqtt, &new.mqtt) {
+            MqttSink::check(mqtt, &new.node)?;
+        }
+        let http = match plan.http {
+            true => sinks::start_http(new, &self.registry)?,
+            false => None,
+        };
+        let jsonl = match plan.jsonl {
+            true => sinks::start_jsonl(new, &self.registry)?,
+            false => None,
+        };
+        // On the same address the old server must go first.
+        let moved = self.config.rtsp.as_ref().map(|rtsp| rtsp.listen) != new.rtsp.as_ref().map(|rtsp| rtsp.listen);
+        let rtsp = match plan.rtsp && moved {
+            true => sinks::start_rtsp(new)?,
+            false => None,
+        };
+        let engine = match plan.model {
+            true => Some(start_engine(Arc::new(open_model(&new.model)?), new, &self.registry)?),
+            false => None,
+        };
+        let runs = engine.as_ref().unwrap_or(&self.engine);
+        let mut detectors = BTreeMap::new();
+        for camera in new.cameras.iter().filter(|camera| camera.enabled) {
+            if plan.model || plan.cameras.contains_key(&camera.name) {
+                detectors.insert(camera.name.clone(), RunningCamera::detector(camera, runs)?);
+            }
+        }
+        Ok(Prepared { engine, detectors, http, jsonl, rtsp })
+    }
+
+    /// Those that are gone, and those that come back from another source.
+    fn remove_cameras(&mut self, plan: &Plan, new: &Config) {
+        for (name, change) in &plan.cameras {
+            if !matches!(change, Change::Removed | Change::Source) {
+                continue;
+            }
+            if let Some(camera) = self.cameras.remove(name) {
+                camera.stop();
+            }
+            if *change == Change::Removed {
+                self.registry.forget(name);
+                if let Some(mqtt) = &self.sinks.mqtt {
+                    mqtt.forget(name);
+                }
+            }
+        }
+        if let (Some(rtsp), false) = (&mut self.sinks.rtsp, plan.rtsp) {
+            rtsp.retain(&sinks::enabled(new));
+        }
+    }
+
+    fn exchange_sinks(
+        &mut self,
+        plan: &Plan,
+        new: &Config,
+        http: Option<HttpServer>,
+        jsonl: Option<Arc<JsonlSink>>,
+        rtsp: Option<RtspServer>,
+    ) -> Result<(), AppError> {
+        let mut outcome = Ok(());
+        if plan.node {
+            self.registry.set_node(&new.node);
+        }
+        if plan.http {
+            if let Some(old) = std::mem::replace(&mut self.sinks.http, http) {
+                old.stop();
+            }
+        }
+        let old_jsonl = plan.jsonl.then(|| std::mem::replace(&mut self.sinks.jsonl, jsonl)).flatten();
+        if plan.mqtt {
+            // One client id, so the old session must end before the new one begins.
+            if let Some(old) = self.sinks.mqtt.take() {
+                self.sinks.share();
+                old.stop(FLUSH);
+            }
+            match sinks::start_mqtt(new, &self.registry) {
+                Ok(mqtt) => self.sinks.mqtt = mqtt,
+                Err(error) => outcome = Err(error),
+            }
+            match &self.sinks.mqtt {
+                Some(mqtt) => self.cameras.values().for_each(|camera| camera.outlets().introduce(&**mqtt)),
+                None => self.registry.no_mqtt(),
+            }
+        }
+        self.sinks.share();
+        if let Some(old) = old_jsonl {
+            old.stop(FLUSH);
+        }
+        outcome.and(self.exchange_streams(plan, new, rtsp))
+    }
+
+    fn exchange_streams(&mut self, plan: &Plan, new: &Config, rtsp: Option<RtspServer>) -> Result<(), AppError> {
+        let mut outcome = Ok(());
+        if plan.rtsp {
+            if let Some(old) = self.sinks.rtsp.take() {
+                self.cameras.values().for_each(|camera| camera.outlets().set_view(None));
+                old.stop();
+            }
+            match rtsp.map_or_else(|| sinks::start_rtsp(new), |made| Ok(Some(made))) {
+                Ok(rtsp) => self.sinks.rtsp = rtsp,
+                Err(error) => outcome = Err(error),
+            }
+            for (name, camera) in &self.cameras {
+                camera.outlets().set_view(self.sinks.view(name));
+            }
+        } else if let Some(rtsp) = &mut self.sinks.rtsp {
+            for name in sinks::enabled(new) {
+                match rtsp.add(&name) {
+                    Ok(true) => sinks::tell_stream(rtsp, &name),
+                    Ok(false) => {}
+                    Err(error) => outcome = Err(error.into()),
+                }
+            }
+        }
+        outcome
+    }
+
+    fn change_cameras(
+        &mut self,
+        plan: &Plan,
+        new: &Config,
+        mut detectors: BTreeMap<CameraName, Detector>,
+    ) -> Result<(), AppError> {
+        let mut outcome = Ok(());
+        for config in &new.cameras {
+            let name = &config.name;
+            if !self.cameras.contains_key(name) {
+                let outlets = Arc::new(Outlets::new(self.registry.clone(), self.sinks.shared().clone()));
+                outlets.set_view(self.sinks.view(name));
+                match RunningCamera::open(config, outlets, &self.registry) {
+                    Ok(camera) => drop(self.cameras.insert(name.clone(), camera)),
+                    Err(error) => {
+                        outcome = Err(error);
+                        continue;
+                    }
+                }
+            }
+            let Some(camera) = self.cameras.get_mut(name) else { continue };
+            if plan.cameras.contains_key(name) {
+                camera.set_config(config);
+            }
+            if let Some(detector) = detectors.remove(name) {
+                outcome = outcome.and(camera.detect_with(detector));
+            }
+        }
+        outcome
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}
