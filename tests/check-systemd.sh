@@ -22,7 +22,7 @@ if [ "${1:-}" != --inside ]; then
   printf '#!/bin/bash\nexec bash /opt/check/check.sh --inside\n' > "$work/script.sh"
   cp "$0" "$work/src/check.sh"
   status=0
-  BINDS="$work/src:/opt/check" NS_TIMEOUT=240 "$root/tests/systemd-ns.sh" "$work/ns" "$work/script.sh" || status=$?
+  BINDS="$work/src:/opt/check" NS_TIMEOUT=400 "$root/tests/systemd-ns.sh" "$work/ns" "$work/script.sh" || status=$?
   exit $status
 fi
 
@@ -73,7 +73,7 @@ systemctl daemon-reload
 gate='{file: /opt/check/clip.mp4, loop: true}'
 base="http: 127.0.0.1:8080\nstats_interval: 1s"
 
-check "units are valid" systemd-analyze verify --recursive-errors=yes /etc/systemd/system/ocelli.service
+check "units are valid" systemd-analyze verify --man=no --recursive-errors=yes /etc/systemd/system/ocelli.service
 check "exposure of ocelli.service at most 2.0" systemd-analyze security --offline=true --threshold=20 /etc/systemd/system/ocelli.service
 check "exposure of ocelli@.service at most 2.0" systemd-analyze security --offline=true --threshold=20 /etc/systemd/system/ocelli@.service
 systemd-analyze security --offline=true /etc/systemd/system/ocelli.service 2> /dev/null | tail -1
@@ -112,11 +112,11 @@ systemctl reload ocelli
 check "a removed camera leaves the reload's line" eventually 10 logged ocelli 'dock (removed)'
 
 # --- watchdog
-drop_in ocelli.service fast 'WatchdogSec=3\nRestartSec=200ms'
+drop_in ocelli.service fast 'WatchdogSec=3\nRestartSec=3'
 systemctl restart ocelli
 pid=$(property ocelli MainPID)
 kill -STOP "$pid"
-check "a frozen process is killed by the watchdog" eventually 15 grep -q 'ocelli.service: Watchdog timeout' /run/share/systemd.log
+check "a frozen process is killed by the watchdog" eventually 20 is ocelli Result watchdog
 check "and comes back" eventually 20 bash -c "[ \$(systemctl show -P NRestarts ocelli) -ge 1 ] && systemctl is-active ocelli"
 check "with another process" bash -c "[ \$(systemctl show -P MainPID ocelli) != $pid ]"
 
@@ -138,6 +138,7 @@ systemctl reset-failed ocelli
 systemctl start ocelli 2> /dev/null
 sleep 2
 check "exit 78 is not tried again" bash -c '[ $(systemctl show -P NRestarts ocelli) = 0 ] && systemctl is-failed ocelli && [ $(systemctl show -P ExecMainStatus ocelli) = 78 ]'
+drop_in ocelli.service fast 'RestartSec=200ms'
 python3 -m http.server --bind 127.0.0.1 8080 > /dev/null 2>&1 &
 taken=$!
 eventually 5 bash -c 'exec 3<> /dev/tcp/127.0.0.1/8080'
@@ -145,7 +146,7 @@ config ocelli "$base\ncameras:\n  gate: $gate"
 systemctl reset-failed ocelli
 systemctl start --no-block ocelli
 check "a port that is taken is told" eventually 10 logged ocelli '127.0.0.1:8080 is in use'
-check "and tried again up to the limit" eventually 60 is ocelli Result start-limit-hit
+check "and tried again up to the limit" eventually 90 bash -c 'systemctl is-failed ocelli && [ $(systemctl show -P NRestarts ocelli) = 10 ]'
 kill $taken
 systemctl reset-failed ocelli
 check "once it is free it starts" timeout 60 systemctl start ocelli
@@ -160,7 +161,7 @@ systemctl stop ocelli
 rm -rf /var/lib/ocelli; mkdir /var/lib/ocelli; mount -t tmpfs -o size=4k tmpfs /var/lib/ocelli; chown ocelli: /var/lib/ocelli
 head -c 4096 /dev/zero > /var/lib/ocelli/full 2> /dev/null
 check "full state folder: starts nevertheless" timeout 60 systemctl start ocelli
-check "full state folder: detects" eventually 15 bash -c 'systemctl show -P StatusText ocelli | grep -q "fps"'
+check "full state folder: detects" eventually 40 bash -c 'systemctl show -P StatusText ocelli | grep -q "1 of 2 cameras online, [1-9]"'
 systemctl stop ocelli
 umount /var/lib/ocelli
 drop_in ocelli.service readonly 'StateDirectory=\nEnvironment=STATE_DIRECTORY=/var/lib/elsewhere'

@@ -7,4 +7,5 @@ sed -e '1c# Several Ocelli on one box: ocelli@NAME runs /etc/ocelli/NAME.yaml, w
   -e 's#^Description=.*#& (%i)#' \
   -e 's#/etc/ocelli/ocelli.yaml#/etc/ocelli/%i.yaml#g' \
   -e 's#^\(State\|Cache\|Runtime\)Directory=ocelli#&/%i#' \
-  -e 's#/var/lib/ocelli#&/%i#g' -e 's#/var/cache/ocelli#&/%i#g' ocelli.service
+  -e 's#/var/lib/ocelli#&/%i#g' -e 's#/var/cache/ocelli#&/%i#g' \
+  -e 's#=/run/ocelli#&/%i#g' ocelli.service

@@ -20,7 +20,13 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
     /// Report everything that is wrong; exit code 78 if there is anything
-    Check(Files),
+    Check {
+        #[command(flatten)]
+        files: Files,
+        /// Take any word for each `${NAME}` that is defined nowhere; the running service checks them when it reloads
+        #[arg(long)]
+        without_secrets: bool,
+    },
     /// Print the merged configuration as YAML, secrets hidden
     Show {
         #[command(flatten)]
@@ -50,7 +56,11 @@ struct Files {
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     match args.verb {
-        Verb::Check(files) => check(&files),
+        Verb::Check { files, without_secrets: false } => check(&load(&files)?),
+        Verb::Check { files, without_secrets: true } => check(
+            &config::load_without_secrets(&files.config, &files.sets)
+                .map_err(|errors| Failure::new(WRONG_CONFIG, errors))?,
+        ),
         Verb::Show { files, effective } => {
             let loaded = load(&files)?;
             print(&loaded.show(effective))
@@ -64,8 +74,7 @@ fn load(files: &Files) -> Result<Loaded, Failure> {
     config::load_all(&files.config, &files.sets).map_err(|errors| Failure::new(WRONG_CONFIG, errors))
 }
 
-fn check(files: &Files) -> Result<(), Failure> {
-    let loaded = load(files)?;
+fn check(loaded: &Loaded) -> Result<(), Failure> {
     for warning in &loaded.warnings {
         eprint(&format!("warning: {warning}\n"));
     }

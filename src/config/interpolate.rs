@@ -4,7 +4,15 @@ use super::error::{Pos, Problem};
 use super::tree::{Kind, Node, Scalar};
 
 /// Finds a name's value: `Ok(None)` when it is defined nowhere; the error is a sentence.
-pub(crate) type Lookup<'a> = &'a dyn Fn(&str) -> Result<Option<String>, String>;
+pub(crate) type Find<'a> = &'a dyn Fn(&str) -> Result<Option<String>, String>;
+
+/// Where values come from.
+#[derive(Clone, Copy)]
+pub(crate) struct Lookup<'a> {
+    pub(crate) find: Find<'a>,
+    /// Stands for a value that is defined nowhere or cannot be read; `None`: that is a problem.
+    pub(crate) unknown: Option<&'a str>,
+}
 
 /// Resolves the references in all values below `node`. Keys are left alone.
 pub(crate) fn interpolate(node: &mut Node, lookup: Lookup<'_>, problems: &mut Vec<Problem>) {
@@ -63,8 +71,12 @@ fn resolve(reference: &str, lookup: Lookup<'_>) -> Result<String, Problem> {
         return Err(Problem::new("the name in `${…}` is not a variable's name")
             .hint("write `${NAME}` or `${NAME:-default}`; a name has letters, digits and `_`"));
     }
-    let value = lookup(name).map_err(|error| Problem::new(format!("`${{{name}}}`: {error}")))?;
-    match (value, default) {
+    let value = match ((lookup.find)(name), lookup.unknown) {
+        (Ok(value), _) => value,
+        (Err(_), Some(_)) => None,
+        (Err(error), None) => return Err(Problem::new(format!("`${{{name}}}`: {error}"))),
+    };
+    match (value, default.or(lookup.unknown)) {
         (Some(value), Some(default)) if value.is_empty() => Ok(default.to_owned()),
         (Some(value), _) => Ok(value),
         (None, Some(default)) => Ok(default.to_owned()),

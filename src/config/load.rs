@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::check::{self, Group};
 use super::error::{ConfigErrors, Origin, Pos, Problem};
-use super::interpolate::interpolate;
+use super::interpolate::{Lookup, interpolate};
 use super::keys;
 use super::mask::is_secret_key;
 use super::resolve::{Machine, PathKind, resolve};
@@ -53,7 +53,19 @@ pub fn load(files: &[PathBuf], sets: &[String]) -> Result<Config, ConfigErrors> 
 /// # Errors
 /// Everything that is wrong, all at once, each with its place.
 pub fn load_all(files: &[PathBuf], sets: &[String]) -> Result<Loaded, ConfigErrors> {
-    let environment = Environment::of_process();
+    load_with(files, sets, Environment::of_process())
+}
+
+/// As [`load_all`], but takes any word for each `${NAME}` that is defined nowhere: the form can be checked where the
+/// secrets are not at hand. The configuration is not to be used.
+///
+/// # Errors
+/// Everything else that is wrong.
+pub fn load_without_secrets(files: &[PathBuf], sets: &[String]) -> Result<Loaded, ConfigErrors> {
+    load_with(files, sets, Environment { unknown: Some("undefined"), ..Environment::of_process() })
+}
+
+fn load_with(files: &[PathBuf], sets: &[String], environment: Environment) -> Result<Loaded, ConfigErrors> {
     let files = match files {
         [] => default_files(!sets.is_empty() || environment.overrides().next().is_some())?,
         files => files.to_vec(),
@@ -125,6 +137,8 @@ pub(crate) struct Environment {
     /// systemd's folder of credentials.
     pub(crate) credentials: Option<PathBuf>,
     pub(crate) host: String,
+    /// Stands for a `${NAME}` that is defined nowhere; `None`: that is an error.
+    pub(crate) unknown: Option<&'static str>,
     /// systemd's state folder; the first when there are several.
     pub(crate) state_dir: Option<PathBuf>,
 }
@@ -139,7 +153,7 @@ impl Environment {
         let state_dir = std::env::var("STATE_DIRECTORY")
             .ok()
             .and_then(|folders| folders.split(':').next().filter(|first| !first.is_empty()).map(PathBuf::from));
-        Self { variables, credentials, host: host.trim().to_owned(), state_dir }
+        Self { variables, credentials, host: host.trim().to_owned(), unknown: None, state_dir }
     }
 
     /// A credential of systemd, else a variable.
@@ -198,9 +212,10 @@ pub(crate) fn assemble(
     if !problems.is_empty() {
         return Err(ConfigErrors::new(problems, Vec::new()));
     }
-    let lookup = |name: &str| environment.lookup(name);
+    let find = |name: &str| environment.lookup(name);
+    let lookup = Lookup { find: &find, unknown: environment.unknown };
     for tree in &mut trees {
-        interpolate(tree, &lookup, &mut problems);
+        interpolate(tree, lookup, &mut problems);
         check::expand(tree, &keys::ROOT);
     }
     let root = trees.into_iter().reduce(tree::merge).unwrap_or_else(nothing);

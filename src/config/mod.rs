@@ -22,7 +22,7 @@ mod value;
 mod view;
 
 pub use error::{ConfigErrors, Problem};
-pub use load::{DEFAULT_FILES, Loaded, load, load_all};
+pub use load::{DEFAULT_FILES, Loaded, load, load_all, load_without_secrets};
 pub use reference::reference;
 pub use resolved::{
     BackendChoice, CameraConfig, Config, DetectConfig, HttpConfig, JsonlConfig, ModelConfig, MqttConfig,

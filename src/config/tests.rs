@@ -21,7 +21,8 @@ fn load_with(files: &[(&str, &str)], sets: &[&str], variables: &[(&str, &str)]) 
     let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
     let variables: BTreeMap<String, String> =
         variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    let environment = Environment { variables, credentials: None, host: "box-1.lan".into(), state_dir: None };
+    let environment =
+        Environment { variables, credentials: None, host: "box-1.lan".into(), unknown: None, state_dir: None };
     let path_kind = |path: &Path| match path.file_name().and_then(|name| name.to_str()) {
         Some(name) if name.starts_with("gone") => PathKind::Nothing,
         Some(name) if name.contains('.') && name != "." => PathKind::File,
@@ -392,8 +393,13 @@ fn credentials_of_systemd_come_before_variables() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("pw"), "from-file\n").unwrap();
     let variables = BTreeMap::from([("pw".to_owned(), "from-variable".to_owned())]);
-    let environment =
-        |credentials| Environment { variables: variables.clone(), credentials, host: String::new(), state_dir: None };
+    let environment = |credentials| Environment {
+        variables: variables.clone(),
+        credentials,
+        host: String::new(),
+        unknown: None,
+        state_dir: None,
+    };
     let text = "mqtt: {url: mqtt://127.0.0.1, username: u, password: '${pw}'}\ncameras: {gate: rtsp://h}".to_owned();
     for (credentials, expected) in [(Some(folder.path().to_owned()), "from-file"), (None, "from-variable")] {
         let files = [("t.yaml".into(), text.clone())];
@@ -401,6 +407,24 @@ fn credentials_of_systemd_come_before_variables() {
         assert_eq!(config.mqtt.unwrap().password.as_deref(), Some(expected));
         assert_eq!(config.node, "ocelli");
     }
+}
+
+#[test]
+fn without_secrets_only_the_form_is_checked() {
+    let environment = Environment {
+        variables: BTreeMap::new(),
+        credentials: None,
+        host: String::new(),
+        unknown: Some("u"),
+        state_dir: None,
+    };
+    let parse = |text: &str| {
+        assemble(&[("t.yaml".into(), text.to_owned())], &[], &environment, &|_| PathKind::File)
+            .map(|(config, ..)| config)
+    };
+    let text = "mqtt: {url: mqtt://127.0.0.1, username: '${name:-me}', password: '${pw}'}\ncameras: {gate: rtsp://h}";
+    assert_eq!(parse(text).unwrap().mqtt.unwrap().username.as_deref(), Some("me"), "a default is a default");
+    assert!(parse(&text.replace("rtsp://h", "ftp://h")).is_err(), "everything else is checked");
 }
 
 #[test]

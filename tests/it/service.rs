@@ -136,8 +136,9 @@ fn a_reload_touches_what_differs_and_loses_no_frame_of_the_others() {
     assert!(http_get(place.http, "/metrics").contains("ocelli_config_reload_success 1"));
 
     std::fs::write(place.path("ocelli.yaml"), "cameras: [").unwrap();
-    let line = service.reload("refused");
-    assert!(line.contains("ocelli.yaml"), "{line}");
+    service.reload("refused");
+    let health = http_get(place.http, "/api/v1/health");
+    assert!(health.contains("ocelli.yaml:1:"), "the place of the fault: {health}");
     let before = place.results()["stays"].len();
     place.wait_for("frames after a bad file", |results| results["stays"].len() > before + 50);
     service.stop();
