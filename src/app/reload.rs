@@ -146,10 +146,10 @@ impl Service {
         if plan.node {
             self.registry.set_node(&new.node);
         }
-        if plan.http {
-            if let Some(old) = std::mem::replace(&mut self.sinks.http, http) {
-                old.stop();
-            }
+        if plan.http
+            && let Some(old) = std::mem::replace(&mut self.sinks.http, http)
+        {
+            old.stop();
         }
         let old_jsonl = plan.jsonl.then(|| std::mem::replace(&mut self.sinks.jsonl, jsonl)).flatten();
         if plan.mqtt {

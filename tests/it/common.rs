@@ -112,7 +112,7 @@ pub fn signal(pid: u32, name: &str) {
 }
 
 /// The exit code, waiting for it; `None` when it did not end or a signal ended it.
-pub fn wait_exit(child: &mut std::process::Child, seconds: u64) -> Option<i32> {
+pub fn wait_exit(child: &mut Child, seconds: u64) -> Option<i32> {
     let deadline = Instant::now() + Duration::from_secs(seconds);
     while Instant::now() < deadline {
         if let Some(status) = child.try_wait().unwrap() {
@@ -121,4 +121,16 @@ pub fn wait_exit(child: &mut std::process::Child, seconds: u64) -> Option<i32> {
         std::thread::sleep(Duration::from_millis(50));
     }
     None
+}
+
+/// Whether the child ends, waiting for it.
+pub fn wait_end(child: &mut Child, seconds: u64) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    while Instant::now() < deadline {
+        if child.try_wait().unwrap().is_some() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    false
 }
