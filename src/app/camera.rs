@@ -69,9 +69,9 @@ impl RunningCamera {
 
     /// The stages for this camera on `engine`; fails when a label is not one of the model's.
     pub(super) fn detector(config: &CameraConfig, engine: &Engine) -> Result<Detector, AppError> {
-        // One frame per worker, and for files one more, so that a tensor is ready when a worker becomes free.
+        // For files one frame more than workers, so that a tensor is ready when a worker becomes free.
         let spare = usize::from(matches!(config.source, SourceConfig::File { realtime: false, .. }));
-        Ok(Detector::new(engine, &config.name, &config.detect, engine.workers() + spare)?)
+        Ok(Detector::new(engine, &config.name, &config.detect, spare)?)
     }
 
     /// Detects with `detector` from now on. A detector that was there before finishes the frames that it has; the source

@@ -4,6 +4,7 @@
 //! what they do in between.
 
 mod camera;
+mod engine;
 mod error;
 mod lock;
 mod outlets;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::camera::RunningCamera;
+use super::engine::ServingEngine;
 use super::error::AppError;
 use super::lock::{Locked, StateLock};
 use super::outlets::Outlets;
@@ -14,7 +15,6 @@ use super::vitals::{Phase, Vitals};
 use super::{Signal, Signals};
 use crate::accel;
 use crate::config::{Config, ModelConfig};
-use crate::infer::Engine;
 use crate::model::ModelSpec;
 use crate::queue::{self, Receiver, RecvError};
 use crate::telemetry::Registry;
@@ -30,6 +30,8 @@ pub enum Stop {
     Signal,
     /// Every camera is a file and has come to its end.
     AllEnded,
+    /// Only a new process can infer again, because of this: its GPU is lost to this one.
+    EngineLost(String),
 }
 
 /// The running service.
@@ -38,7 +40,7 @@ pub struct Service {
     pub(super) registry: Registry,
     pub(super) sinks: Sinks,
     pub(super) cameras: BTreeMap<CameraName, RunningCamera>,
-    pub(super) engine: Engine,
+    pub(super) engine: ServingEngine,
     vitals: Vitals,
     asked: Receiver<Signal>,
     signals: Signals,
@@ -63,11 +65,11 @@ impl Service {
             cameras.insert(camera.name.clone(), RunningCamera::open(camera, outlets, &registry)?);
         }
         let begun = Instant::now();
-        let engine = start_engine(spec, &config, &registry)?;
+        let engine = ServingEngine::start(spec, &config, &registry, true)?;
         let loaded = begun.elapsed();
         accel::trim_heap();
         for camera in cameras.values_mut().filter(|camera| camera.config().enabled) {
-            camera.detect_with(RunningCamera::detector(camera.config(), &engine)?)?;
+            camera.detect_with(RunningCamera::detector(camera.config(), engine.engine())?)?;
         }
         vitals.enter(Phase::Running { loaded });
         Ok(Self { config, registry, sinks, cameras, engine, vitals, asked, signals, _state: state })
@@ -83,6 +85,9 @@ impl Service {
     pub fn wait(&mut self, read: &Reader) -> Stop {
         let mut next = Instant::now() + self.config.stats_interval;
         loop {
+            if let Some(reason) = self.engine.engine().fatal() {
+                return Stop::EngineLost(reason);
+            }
             let mut enabled = self.cameras.values().filter(|camera| camera.config().enabled).peekable();
             if enabled.peek().is_some() && enabled.all(RunningCamera::is_finished) {
                 return Stop::AllEnded;
@@ -156,17 +161,4 @@ pub fn open_model(config: &ModelConfig) -> Result<ModelSpec, AppError> {
         spec.check_sha256(expected)?;
     }
     Ok(spec)
-}
-
-/// Loads the model, runs it once, and tells the registry what really runs it.
-pub(super) fn start_engine(spec: Arc<ModelSpec>, config: &Config, registry: &Registry) -> Result<Engine, AppError> {
-    let engine = Engine::start(spec, &config.model)?;
-    let info = engine.info();
-    // The ladder has warned of each rung that it passed over.
-    registry.model_ready(engine.spec().id.clone(), info.clone());
-    tracing::info!(
-        model = engine.spec().id.name, backend = %info.kind, version = info.version, workers = engine.workers(),
-        input = %engine.spec().input.size, "model ready"
-    );
-    Ok(engine)
 }

@@ -162,7 +162,9 @@ impl Watcher {
                 Phase::Starting | Phase::Stopping => {}
                 Phase::Running { loaded } => {
                     let limit = (loaded * 4).clamp(PATIENCE, LONGEST_PATIENCE);
-                    let found = self.pulse.check(now, limit, self.registry.beats());
+                    // Frames that wait for a backend to be made wait for something known: the count begins anew after it.
+                    let beats = if self.registry.engine_is_made() { Vec::new() } else { self.registry.beats() };
+                    let found = self.pulse.check(now, limit, beats);
                     self.judge(&mut stuck, found);
                     // Threads come and go during a reload, and a new model may be long in loading.
                     if stuck.is_none() || state.reloading {

@@ -8,9 +8,12 @@ mod probe;
 mod run;
 mod simulate;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::infer;
 
 /// Cameras in, detections out: MQTT messages and RTSP streams with the boxes drawn in.
 #[derive(Debug, Parser)]
@@ -71,13 +74,19 @@ pub fn main() -> ExitCode {
         Verb::Simulate(args) => simulate::run(args),
         Verb::ProbeRuntime(args) => probe::run(args),
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+    let code = match outcome {
+        Ok(()) => 0,
         Err(failure) => {
             eprint_error(&failure.error);
-            ExitCode::from(failure.code)
+            failure.code
         }
+    };
+    if infer::hung_threads() > 0 {
+        // An ordinary exit tears down what the hanging thread still uses, and would crash or hang with it.
+        let _ = std::io::stdout().flush();
+        signal_hook::low_level::exit(code.into());
     }
+    ExitCode::from(code)
 }
 
 #[allow(clippy::print_stderr)] // the one place where errors reach the terminal

@@ -11,6 +11,8 @@ use crate::telemetry;
 const USAGE: u8 = 2;
 /// sysexits(3): a service that is needed is not available.
 const UNAVAILABLE: u8 = 69;
+/// sysexits(3): an internal error, here of the GPU; a new start may help.
+const GPU_FAULT: u8 = 70;
 /// sysexits(3): the configuration is wrong.
 const CONFIG: u8 = 78;
 
@@ -33,12 +35,16 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let mut service = Service::start(config).map_err(|error| Failure::new(exit_code(&error), error))?;
     let read: Reader = Box::new(move || config::load(&args.config, &args.set));
     let stop = service.wait(&read);
-    match stop {
+    match &stop {
+        Stop::EngineLost(reason) => tracing::error!("stopping, so that a new process can have the GPU: {reason}"),
         Stop::Signal => tracing::info!("stopping: signal received"),
         Stop::AllEnded => tracing::info!("stopping: every camera has ended"),
     }
     service.stop();
-    Ok(())
+    match stop {
+        Stop::EngineLost(reason) => Err(Failure::new(GPU_FAULT, anyhow::anyhow!(reason))),
+        _ => Ok(()),
+    }
 }
 
 fn exit_code(error: &AppError) -> u8 {

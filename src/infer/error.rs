@@ -1,6 +1,7 @@
 //! What can go wrong between a model file and its output.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::OLDEST_ORT;
 use crate::types::BackendKind;
@@ -72,6 +73,20 @@ pub enum InferError {
         /// The backend's own words.
         reason: String,
     },
+    /// An inference, or the loading of a model, did not come back in time. Its thread is left alone.
+    #[error("{backend} did not come back within {} s; its thread is left alone, and a new session is made", limit.as_secs_f32())]
+    Hung {
+        /// Which backend.
+        backend: BackendKind,
+        /// How long it was waited for.
+        limit: Duration,
+    },
+    /// Nothing can infer any more, and a new process is needed.
+    #[error("inference has ended in this process: {reason}")]
+    Ended {
+        /// What happened.
+        reason: String,
+    },
     /// The input has the wrong length.
     #[error("the input tensor has {got} values, the model takes {expected}")]
     Input {
@@ -109,11 +124,39 @@ pub enum InferError {
     },
 }
 
+/// What the runtimes say when the GPU is lost to this process: by number (700 illegal address, 719 launch failure, 999
+/// unknown), by name, and in the words that TensorRT passes on.
+const LOST: [&str; 5] = [
+    "cudaerrorillegaladdress",
+    "cudaerrorlaunchfailure",
+    "cudaerrorunknown",
+    "illegal memory access was encountered",
+    "unspecified launch failure",
+];
+
 impl InferError {
     /// True for GPU errors that stay until the process ends (CUDA 700, 719, 999): only a restart helps.
     pub fn device_lost(&self) -> bool {
-        let Self::Run { reason, .. } = self else { return false };
-        ["CUDA failure 700", "CUDA failure 719", "CUDA failure 999"].iter().any(|sign| reason.contains(sign))
+        let (Self::Run { reason, .. } | Self::Load { reason, .. } | Self::Provider { reason, .. }) = self else {
+            return false;
+        };
+        let reason = reason.to_ascii_lowercase();
+        let numbered = ["cuda failure ", "cuda error ", "cuda error: "].iter().any(|words| {
+            reason.match_indices(words).any(|(at, words)| {
+                let number: String = reason[at + words.len()..].chars().take_while(char::is_ascii_digit).collect();
+                matches!(number.as_str(), "700" | "719" | "999")
+            })
+        });
+        numbered || LOST.iter().any(|sign| reason.contains(sign))
+    }
+
+    /// The error as one sentence that begins with the backend's name.
+    pub(super) fn sentence(&self, kind: BackendKind) -> String {
+        match self {
+            // These begin with the backend's name already.
+            Self::Provider { .. } | Self::Load { .. } | Self::Run { .. } | Self::Hung { .. } => self.to_string(),
+            _ => format!("{kind}: {self}"),
+        }
     }
 }
 
@@ -125,7 +168,11 @@ mod tests {
     fn sticky_gpu_errors_are_told_from_others() {
         let run = |reason: &str| InferError::Run { backend: BackendKind::Cuda, reason: reason.into() };
         assert!(run("CUDA failure 700: an illegal memory access was encountered ; GPU=0").device_lost());
+        assert!(run("Non-zero status code. CUDNN failure ... CUDA error 719").device_lost());
+        assert!(run("Error Code 1: Cuda Runtime (unspecified launch failure)").device_lost());
+        assert!(run("cudaErrorIllegalAddress").device_lost());
         assert!(!run("CUDA failure 2: out of memory").device_lost());
+        assert!(!run("CUDA failure 7001: not known").device_lost());
         assert!(!InferError::Stopped.device_lost());
     }
 }

@@ -14,12 +14,24 @@ pub(super) const FAIL: f32 = -1.0;
 /// First value of an input that makes the session panic.
 pub(super) const PANIC: f32 = -2.0;
 
+/// What goes wrong in each inference.
+#[derive(Debug, Clone)]
+pub(super) enum Fault {
+    /// The runtime says this.
+    Error(&'static str),
+    /// All numbers of the output are this one.
+    Output(f32),
+    /// The output has not the declared shape.
+    Shape,
+}
+
 /// Which inputs may run, by their first value; what ran, in order.
 #[derive(Default)]
 pub(super) struct Script {
     state: Mutex<(BTreeSet<i64>, bool)>,
     changed: Condvar,
     ran: Mutex<Vec<f32>>,
+    fault: Mutex<Option<Fault>>,
     /// Sessions that were made by forking.
     pub(super) forks: AtomicUsize,
 }
@@ -40,6 +52,15 @@ impl Script {
     pub(super) fn allow_all(&self) {
         self.state.lock().unwrap().1 = true;
         self.changed.notify_all();
+    }
+
+    /// From now on nothing runs: each inference hangs until it is allowed.
+    pub(super) fn hang(&self) {
+        *self.state.lock().unwrap() = Default::default();
+    }
+
+    pub(super) fn fault(&self, fault: Option<Fault>) {
+        *self.fault.lock().unwrap() = fault;
     }
 
     pub(super) fn allow(&self, value: i64) {
@@ -79,12 +100,21 @@ impl Session for FakeSession {
             return Err(InferError::Run { backend: BackendKind::Tract, reason: "told to fail".into() });
         }
         assert!(input[0] != PANIC, "told to panic");
+        let fault = self.script.fault.lock().unwrap().clone();
+        match fault {
+            None => {}
+            Some(Fault::Error(reason)) => {
+                return Err(InferError::Run { backend: BackendKind::Tract, reason: reason.into() });
+            }
+            Some(Fault::Output(value)) => self.output.fill(value),
+            Some(Fault::Shape) => return Err(InferError::Output { expected: self.output.len(), got: 1 }),
+        }
         consume(&self.output);
         Ok(())
     }
 
     fn fork(&self) -> Fork {
-        let (script, output) = (self.script.clone(), self.output.clone());
+        let (script, output) = (self.script.clone(), vec![0.0; self.output.len()]);
         Arc::new(move || {
             script.forks.fetch_add(1, Ordering::SeqCst);
             Ok(Box::new(Self { script: script.clone(), output: output.clone() }))

@@ -2,7 +2,10 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use super::policy::on_gpu;
 use super::{Backend, InferError, OrtBackend, OrtProvider, Session, input_len, library};
 use crate::config::{BackendChoice, ModelConfig};
 use crate::model::ModelSpec;
@@ -11,6 +14,8 @@ use crate::types::{BackendInfo, BackendKind};
 /// Any of these means that the box has an NVIDIA GPU and its driver.
 const NVIDIA_DEVICES: [&str; 5] =
     ["/dev/nvidiactl", "/dev/nvidia0", "/dev/nvmap", "/dev/nvhost-gpu", "/dev/nvhost-ctrl-gpu"];
+/// Sessions at most, however many cores there are: each has its own memory.
+const MAX_WORKERS: usize = 4;
 
 /// Loads the model with what `config.backend` asks for, runs it once, and says what ran it.
 ///
@@ -20,13 +25,35 @@ const NVIDIA_DEVICES: [&str; 5] =
 /// # Errors
 /// The named backend's error; for `auto` the error of the last rung.
 pub fn load(spec: &ModelSpec, config: &ModelConfig) -> Result<(Box<dyn Session>, BackendInfo), InferError> {
-    let gpu = NVIDIA_DEVICES.iter().any(|device| Path::new(device).exists());
-    climb(spec, rungs(config.backend, gpu), config.backend == BackendChoice::Auto, &mut Factory::new(config))
+    climb(spec, &Factory::new(config))
 }
 
-/// Makes the backend of a rung.
-trait Rung {
-    fn backend(&mut self, kind: BackendKind) -> Result<Box<dyn Backend>, InferError>;
+/// The rungs of a ladder and what stands on them.
+pub(super) trait Rungs: Send + Sync {
+    /// Best first, at least one.
+    fn kinds(&self) -> &[BackendKind];
+
+    /// Makes the backend of a rung. What is dear to find out is found out once.
+    fn backend(&self, kind: BackendKind) -> Result<Box<dyn Backend>, InferError>;
+
+    /// Sees in another process whether a rung works, where trying it could kill this one.
+    fn prove(&self, _kind: BackendKind) -> Result<(), InferError> {
+        Ok(())
+    }
+
+    /// Sessions that are worth having side by side.
+    fn workers(&self, _kind: BackendKind) -> usize {
+        1
+    }
+}
+
+/// A session that has run.
+pub(super) struct Loaded {
+    pub(super) session: Box<dyn Session>,
+    pub(super) kind: BackendKind,
+    pub(super) version: String,
+    /// Time of the last warm-up inference.
+    pub(super) warm_up: Duration,
 }
 
 fn rungs(choice: BackendChoice, gpu: bool) -> &'static [BackendKind] {
@@ -41,52 +68,38 @@ fn rungs(choice: BackendChoice, gpu: bool) -> &'static [BackendKind] {
     }
 }
 
-fn climb(
-    spec: &ModelSpec,
-    rungs: &[BackendKind],
-    may_fall_back: bool,
-    factory: &mut dyn Rung,
-) -> Result<(Box<dyn Session>, BackendInfo), InferError> {
+fn climb(spec: &ModelSpec, rungs: &dyn Rungs) -> Result<(Box<dyn Session>, BackendInfo), InferError> {
     let mut fallbacks = Vec::new();
     let mut last = InferError::NotBuilt(BackendKind::Tract);
-    for &kind in rungs {
-        match attempt(spec, kind, factory) {
-            Ok((session, version)) => return Ok((session, BackendInfo { kind, version, fallbacks })),
-            Err(error) if may_fall_back => {
-                let sentence = match &error {
-                    // These begin with the backend's name already.
-                    InferError::Provider { .. } | InferError::Load { .. } | InferError::Run { .. } => error.to_string(),
-                    _ => format!("{kind}: {error}"),
-                };
-                tracing::warn!("backend {sentence}");
-                fallbacks.push(sentence);
+    for &kind in rungs.kinds() {
+        match attempt(spec, kind, rungs) {
+            Ok(Loaded { session, kind, version, .. }) => {
+                return Ok((session, BackendInfo { kind, version, fallbacks }));
+            }
+            Err(error) => {
+                if rungs.kinds().len() > 1 {
+                    tracing::warn!("backend {}", error.sentence(kind));
+                }
+                fallbacks.push(error.sentence(kind));
                 last = error;
             }
-            Err(error) => return Err(error),
         }
     }
     Err(last)
 }
 
-/// Loads on one rung and runs the model once: what has not run is not reported as running.
-fn attempt(
-    spec: &ModelSpec,
-    kind: BackendKind,
-    factory: &mut dyn Rung,
-) -> Result<(Box<dyn Session>, String), InferError> {
+/// Loads on one rung and runs the model: what has not run is not reported as running.
+pub(super) fn attempt(spec: &ModelSpec, kind: BackendKind, rungs: &dyn Rungs) -> Result<Loaded, InferError> {
     let guarded = catch_unwind(AssertUnwindSafe(|| {
-        let backend = factory.backend(kind)?;
+        let backend = rungs.backend(kind)?;
         let version = backend.probe()?;
         let mut session = backend.load(spec)?;
-        // The grey of an empty letterbox.
-        let input = vec![f32::from(spec.input.pad_value) / spec.input.scale; input_len(spec)];
-        let mut sane = true;
-        session.run(&input, &mut |output| sane = output.iter().all(|v| v.is_finite()))?;
-        if !sane {
-            let reason = "the warm-up put out numbers that are not finite".to_owned();
-            return Err(InferError::Run { backend: kind, reason });
+        let mut warm_up = run_once(spec, kind, session.as_mut())?;
+        if on_gpu(kind) {
+            // The first one chooses kernels and fills caches; frames will take as long as the second one.
+            warm_up = run_once(spec, kind, session.as_mut())?;
         }
-        Ok((session, version))
+        Ok(Loaded { session, kind, version, warm_up })
     }));
     // Room for a hostile model that a runtime does not refuse but dies of.
     guarded.unwrap_or_else(|_| {
@@ -94,30 +107,60 @@ fn attempt(
     })
 }
 
-/// The real backends. The library is looked for and tried once for all rungs.
-struct Factory<'a> {
-    config: &'a ModelConfig,
-    library: Option<Result<(PathBuf, String), InferError>>,
+/// Runs the model on the grey of an empty letterbox, and gives the time that it took.
+fn run_once(spec: &ModelSpec, kind: BackendKind, session: &mut dyn Session) -> Result<Duration, InferError> {
+    let input = vec![f32::from(spec.input.pad_value) / spec.input.scale; input_len(spec)];
+    let mut sane = true;
+    let started = Instant::now();
+    session.run(&input, &mut |output| sane = output.iter().all(|v| v.is_finite()))?;
+    if !sane {
+        let reason = "the warm-up put out numbers that are not finite".to_owned();
+        return Err(InferError::Run { backend: kind, reason });
+    }
+    Ok(started.elapsed())
 }
 
-impl<'a> Factory<'a> {
-    fn new(config: &'a ModelConfig) -> Self {
-        Self { config, library: None }
+/// The real backends. The library is looked for and tried once for all rungs.
+pub(super) struct Factory {
+    config: ModelConfig,
+    kinds: &'static [BackendKind],
+    library: Mutex<Option<Result<(PathBuf, String), InferError>>>,
+}
+
+impl Factory {
+    pub(super) fn new(config: &ModelConfig) -> Self {
+        let gpu = NVIDIA_DEVICES.iter().any(|device| Path::new(device).exists());
+        Self { config: config.clone(), kinds: rungs(config.backend, gpu), library: Mutex::default() }
+    }
+
+    fn library(&self) -> Result<(PathBuf, String), InferError> {
+        let mut library = self.library.lock().unwrap_or_else(PoisonError::into_inner);
+        library.get_or_insert_with(|| library::locate(self.config.ort_library.as_deref())).clone()
     }
 }
 
-impl Rung for Factory<'_> {
-    fn backend(&mut self, kind: BackendKind) -> Result<Box<dyn Backend>, InferError> {
+impl Rungs for Factory {
+    fn kinds(&self) -> &[BackendKind] {
+        self.kinds
+    }
+
+    fn backend(&self, kind: BackendKind) -> Result<Box<dyn Backend>, InferError> {
         let provider = match kind {
             BackendKind::Tract => return tract(),
             BackendKind::Cpu => OrtProvider::Cpu,
             BackendKind::Cuda => OrtProvider::Cuda,
             BackendKind::Tensorrt => OrtProvider::Tensorrt,
         };
-        let named = self.config.ort_library.as_deref();
-        let (path, version) = self.library.get_or_insert_with(|| library::locate(named)).clone()?;
+        let (path, version) = self.library()?;
         // One thread per session by default: several sessions on several frames beat one session on several threads.
         Ok(Box::new(OrtBackend::proven(provider, path, version, self.config.threads.unwrap_or(1))))
+    }
+
+    fn workers(&self, kind: BackendKind) -> usize {
+        match (self.config.threads, on_gpu(kind)) {
+            (None, false) => std::thread::available_parallelism().map_or(1, usize::from).clamp(1, MAX_WORKERS),
+            _ => 1,
+        }
     }
 }
 
@@ -140,12 +183,24 @@ mod tests {
     type Answer = Result<Box<dyn Backend>, InferError>;
 
     /// Rungs that give what the test says.
-    struct Fakes(Box<dyn Fn(BackendKind) -> Answer>);
+    struct Fakes(&'static [BackendKind], Box<dyn Fn(BackendKind) -> Answer + Send + Sync>);
 
-    impl Rung for Fakes {
-        fn backend(&mut self, kind: BackendKind) -> Result<Box<dyn Backend>, InferError> {
-            (self.0)(kind)
+    impl Rungs for Fakes {
+        fn kinds(&self) -> &[BackendKind] {
+            self.0
         }
+
+        fn backend(&self, kind: BackendKind) -> Result<Box<dyn Backend>, InferError> {
+            (self.1)(kind)
+        }
+    }
+
+    fn fakes(
+        choice: BackendChoice,
+        gpu: bool,
+        answer: impl Fn(BackendKind) -> Answer + Send + Sync + 'static,
+    ) -> Fakes {
+        Fakes(rungs(choice, gpu), Box::new(answer))
     }
 
     fn no_library() -> InferError {
@@ -158,14 +213,14 @@ mod tests {
 
     #[test]
     fn auto_goes_down_and_says_why() {
-        let mut fakes = Fakes(Box::new(|kind| match kind {
+        let fakes = fakes(BackendChoice::Auto, true, |kind| match kind {
             BackendKind::Tensorrt => {
                 Err(InferError::Provider { backend: kind, reason: "libnvinfer.so.10: cannot open".into() })
             }
             BackendKind::Tract => Ok(good(kind)),
             _ => Err(no_library()),
-        }));
-        let (_, info) = climb(&spec(), rungs(BackendChoice::Auto, true), true, &mut fakes).unwrap();
+        });
+        let (_, info) = climb(&spec(), &fakes).unwrap();
         assert_eq!((info.kind, info.version.as_str()), (BackendKind::Tract, "fake tract"));
         assert_eq!(info.fallbacks.len(), 3);
         assert_eq!(info.fallbacks[0], "tensorrt: libnvinfer.so.10: cannot open");
@@ -180,11 +235,11 @@ mod tests {
 
     #[test]
     fn a_named_backend_never_falls_back() {
-        let mut fakes = Fakes(Box::new(|kind| match kind {
+        let fakes = fakes(BackendChoice::Cpu, true, |kind| match kind {
             BackendKind::Cpu => Err(no_library()),
             _ => Ok(good(kind)),
-        }));
-        let error = climb(&spec(), rungs(BackendChoice::Cpu, true), false, &mut fakes).err().unwrap();
+        });
+        let error = climb(&spec(), &fakes).err().unwrap();
         assert_eq!(error, no_library());
     }
 
@@ -203,12 +258,12 @@ mod tests {
             }
         }
         for kind in [BackendKind::Cuda, BackendKind::Cpu] {
-            let mut fakes = Fakes(Box::new(move |asked| match asked {
+            let fakes = fakes(BackendChoice::Auto, false, move |asked| match asked {
                 BackendKind::Tract => Ok(good(asked)),
                 _ if kind == BackendKind::Cpu => Ok(Box::new(Dies)),
                 _ => Ok(Box::new(FakeBackend(asked, vec![f32::NAN; spec().output.len()]))),
-            }));
-            let (_, info) = climb(&spec(), rungs(BackendChoice::Auto, false), true, &mut fakes).unwrap();
+            });
+            let (_, info) = climb(&spec(), &fakes).unwrap();
             assert_eq!(info.kind, BackendKind::Tract);
             assert_eq!(info.fallbacks.len(), 1, "{:?}", info.fallbacks);
         }

@@ -6,26 +6,38 @@
 //! Architecture Invariant: a runtime library is opened in this process only after a child process has opened it, because
 //! opening a damaged one kills the process that does it.
 
+mod crew;
 mod elf;
 mod engine;
 #[cfg(test)]
 mod engine_tests;
 mod error;
 #[cfg(test)]
+mod failover_tests;
+#[cfg(test)]
 mod fake;
 mod ladder;
+mod lanes;
 mod library;
 mod ort;
+mod policy;
 mod probe;
+mod starts;
+mod status;
+mod supervisor;
 #[cfg(feature = "tract")]
 mod tract;
+mod worker;
 
-pub use engine::{Engine, Job, Lane};
+pub use crew::hung_threads;
+pub use engine::{Engine, ServiceOptions};
 pub use error::InferError;
 pub use ladder::load;
+pub use lanes::{Job, Lane};
 pub use library::{LibrarySource, candidates};
 pub use ort::{OrtBackend, OrtProvider};
 pub use probe::{ProbeReport, check_here, probe, set_prober};
+pub use status::Observer;
 #[cfg(feature = "tract")]
 pub use tract::TractBackend;
 

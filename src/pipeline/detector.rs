@@ -41,11 +41,14 @@ struct Pending {
     preprocess: Duration,
 }
 
-/// One camera's stages. Owns `depth` input tensors, which travel to the engine and back.
+/// One camera's stages. Owns an input tensor for each frame that it may have in the engine; they travel there and back.
 pub struct Detector {
     spec: Arc<ModelSpec>,
+    params: DecodeParams,
+    /// What the engine ran when this began; a job knows better.
     backend: BackendKind,
     lane: Lane,
+    spare: usize,
     preprocessor: Preprocessor,
     nms: Nms,
     iou: f32,
@@ -55,21 +58,21 @@ pub struct Detector {
 }
 
 impl Detector {
-    /// Stages for the camera `name` with at most `depth` (≥ 1) frames in the engine at a time.
-    pub fn new(engine: &Engine, name: &str, config: &DetectConfig, depth: usize) -> Result<Self, DetectorError> {
+    /// Stages for the camera `name` with a frame in the engine for each of its workers, and `spare` frames more.
+    pub fn new(engine: &Engine, name: &str, config: &DetectConfig, spare: usize) -> Result<Self, DetectorError> {
         let spec = engine.spec().clone();
-        let params = decode_params(&spec, name, config)?;
-        let depth = depth.max(1);
-        let idle = (0..depth).map(|_| Job::new(&spec, params.clone())).collect();
+        let depth = engine.most_workers() + spare;
         Ok(Self {
             preprocessor: Preprocessor::new(&spec.input),
+            params: decode_params(&spec, name, config)?,
             lane: engine.lane(name, depth),
+            spare,
             backend: engine.info().kind,
             spec,
             nms: Nms::new(),
             iou: config.iou,
             max_detections: config.max_detections,
-            idle,
+            idle: Vec::with_capacity(depth),
             pending: VecDeque::with_capacity(depth),
         })
     }
@@ -81,7 +84,12 @@ impl Detector {
 
     /// True when one frame more may go to the engine.
     pub fn has_room(&self) -> bool {
-        !self.idle.is_empty()
+        self.pending.len() < self.room()
+    }
+
+    /// Frames in the engine at most; changes when the engine goes to a backend with more or fewer workers.
+    fn room(&self) -> usize {
+        (self.lane.workers() + self.spare).min(self.lane.depth())
     }
 
     /// Frames that are in the engine now.
@@ -91,9 +99,10 @@ impl Detector {
 
     /// Brings a frame into a free tensor and hands it to the engine. Without room the frame is refused as a timeout.
     pub fn submit(&mut self, meta: FrameMeta, image: &ImageView<'_>) -> Result<(), DetectorError> {
-        let Some(mut job) = self.idle.pop() else {
+        if !self.has_room() {
             return Err(DetectorError::Timeout(Duration::ZERO));
-        };
+        }
+        let mut job = self.idle.pop().unwrap_or_else(|| Job::new(&self.spec, self.params.clone()));
         let start = Instant::now();
         let letterbox = match self.preprocessor.run(image, &mut job.input) {
             Ok(letterbox) => letterbox,
@@ -124,7 +133,11 @@ impl Detector {
             self.nms.run(&mut job.candidates, self.iou, self.max_detections, &pending.letterbox, &mut detections);
         }
         let (infer, postprocess) = (job.infer, job.decode + start.elapsed());
-        self.idle.push(job);
+        let backend = job.backend.unwrap_or(self.backend);
+        // An inference that hangs keeps its tensor, and fewer workers need fewer of them.
+        if !job.input.is_empty() && self.idle.len() + self.pending.len() < self.room() {
+            self.idle.push(job);
+        }
         if let Err(error) = outcome {
             return Some(Err((pending.meta, error.into())));
         }
@@ -135,13 +148,7 @@ impl Detector {
             postprocess,
             total: pending.meta.captured.elapsed(),
         };
-        Some(Ok(FrameResult {
-            meta: pending.meta,
-            model: self.spec.id.clone(),
-            backend: self.backend,
-            detections,
-            latency,
-        }))
+        Some(Ok(FrameResult { meta: pending.meta, model: self.spec.id.clone(), backend, detections, latency }))
     }
 }
 

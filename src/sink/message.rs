@@ -285,7 +285,8 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::telemetry::{CameraStats, ModelStats};
+    use crate::telemetry::{CameraStats, EngineStats, ModelStats};
+    use crate::types::EngineState;
     use crate::types::{FrameMeta, PixelBox};
 
     fn at(ms: u64) -> SystemTime {
@@ -398,6 +399,7 @@ mod tests {
             version: "0.1.0".into(),
             uptime_s: 30,
             model: Some(model),
+            engine: EngineStats { state: EngineState::Serving, reason: None, build: None },
             cameras: [("gate".to_owned(), camera)].into(),
             mqtt_connected: Some(true),
             reload: None,

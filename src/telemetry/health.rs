@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::ModelStats;
-use crate::types::CameraState;
+use super::{EngineStats, ModelStats};
+use crate::types::{CameraState, EngineState};
 
 /// The whole program in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
@@ -52,6 +52,8 @@ pub struct Health {
     pub ready: bool,
     /// The model and what really runs it; `null` while it is being loaded.
     pub model: Option<ModelStats>,
+    /// What the inference engine does.
+    pub engine: EngineStats,
     /// Cameras by name.
     pub cameras: BTreeMap<String, CameraHealth>,
     /// `null` when no broker is configured.
@@ -63,16 +65,19 @@ impl Health {
     /// fault, but nothing is detected on it any more.
     pub(super) fn new(
         model: Option<ModelStats>,
+        engine: EngineStats,
         cameras: BTreeMap<String, CameraHealth>,
         mqtt: Option<MqttHealth>,
         mut faults: Vec<String>,
     ) -> Self {
         let mut starting = Vec::new();
-        match &model {
-            None => starting.push("the model is not loaded yet".to_owned()),
-            Some(model) => {
-                faults.extend(model.fallbacks.iter().map(|why| format!("{} runs, because {why}", model.backend)))
-            }
+        match engine.trouble() {
+            Some((why, true)) => faults.push(why),
+            Some((why, false)) => starting.push(why),
+            None => {}
+        }
+        if let Some(model) = &model {
+            faults.extend(model.fallbacks.iter().map(|why| format!("{} runs, because {why}", model.backend)));
         }
         let mut configured = 0;
         let mut online = 0;
@@ -96,23 +101,24 @@ impl Health {
         }
         let status = match (starting.is_empty(), faults.is_empty()) {
             (true, true) => HealthStatus::Ok,
-            _ if model.is_none() => HealthStatus::Starting,
+            _ if model.is_none() && engine.state != EngineState::Failed => HealthStatus::Starting,
             (false, true) => HealthStatus::Starting,
             (_, false) => HealthStatus::Degraded,
         };
-        let ready = model.is_some() && (online > 0 || configured == 0);
+        let ready = engine.serves() && (online > 0 || configured == 0);
         let mut reasons = starting;
         reasons.append(&mut faults);
-        if model.is_some() && !ready && reasons.is_empty() {
+        if engine.serves() && !ready && reasons.is_empty() {
             reasons.push("no camera is online: every video file has come to its end".to_owned());
         }
-        Self { status, reasons, ready, model, cameras, mqtt }
+        Self { status, reasons, ready, model, engine, cameras, mqtt }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::EngineStatus;
 
     fn model(fallbacks: &[&str]) -> Option<ModelStats> {
         Some(ModelStats {
@@ -122,6 +128,16 @@ mod tests {
             backend_version: "tract 0.23".into(),
             fallbacks: fallbacks.iter().map(|why| (*why).to_owned()).collect(),
         })
+    }
+
+    /// As it is when the engine is in the state that goes with the model.
+    fn health(model: Option<ModelStats>, cameras: BTreeMap<String, CameraHealth>, mqtt: Option<MqttHealth>) -> Health {
+        let state = if model.is_some() { EngineState::Serving } else { EngineState::Loading };
+        Health::new(model, engine(state, None), cameras, mqtt, vec![])
+    }
+
+    fn engine(state: EngineState, reason: Option<&str>) -> EngineStats {
+        EngineStats::new(&EngineStatus { state, reason: reason.map(str::to_owned), ..EngineStatus::default() })
     }
 
     fn cameras(states: &[(CameraState, Option<&str>)]) -> BTreeMap<String, CameraHealth> {
@@ -144,37 +160,40 @@ mod tests {
         use HealthStatus::{Degraded, Ok, Starting};
         let on = (Online, None);
         let down = |reason: Option<&str>| Some(MqttHealth { connected: false, reason: reason.map(str::to_owned) });
-        check(&Health::new(None, cameras(&[on]), None, vec![]), Starting, false, "model is not loaded");
-        check(&Health::new(model(&[]), cameras(&[]), None, vec![]), Ok, true, "");
-        check(&Health::new(model(&[]), cameras(&[on, (Disabled, None)]), None, vec![]), Ok, true, "");
-        check(
-            &Health::new(model(&["cpu: no library"]), cameras(&[on]), None, vec![]),
-            Degraded,
-            true,
-            "because cpu: no library",
-        );
-        check(
-            &Health::new(model(&[]), cameras(&[(Connecting, None)]), None, vec![]),
-            Starting,
-            false,
-            "cam0 is connecting",
-        );
+        check(&health(None, cameras(&[on]), None), Starting, false, "model is not loaded");
+        check(&health(model(&[]), cameras(&[]), None), Ok, true, "");
+        check(&health(model(&[]), cameras(&[on, (Disabled, None)]), None), Ok, true, "");
+        check(&health(model(&["cpu: no library"]), cameras(&[on]), None), Degraded, true, "because cpu: no library");
+        check(&health(model(&[]), cameras(&[(Connecting, None)]), None), Starting, false, "cam0 is connecting");
         let away = cameras(&[on, (Offline, Some("no route")), (Connecting, Some("timed out"))]);
-        check(
-            &Health::new(model(&[]), away, None, vec![]),
-            Degraded,
-            true,
-            "cam1 is offline: no route; camera cam2 is connecting",
-        );
-        check(&Health::new(model(&[]), cameras(&[(AuthFailed, None)]), None, vec![]), Degraded, false, "auth_failed");
-        check(&Health::new(model(&[]), cameras(&[(Disabled, None)]), None, vec![]), Ok, true, "");
-        check(&Health::new(model(&[]), cameras(&[(Ended, None)]), None, vec![]), Ok, false, "come to its end");
-        check(&Health::new(model(&[]), cameras(&[on]), down(None), vec![]), Starting, true, "being connected");
-        check(
-            &Health::new(model(&[]), cameras(&[on]), down(Some("is silent")), vec![]),
-            Degraded,
-            true,
-            "broker is silent",
-        );
+        check(&health(model(&[]), away, None), Degraded, true, "cam1 is offline: no route; camera cam2 is connecting");
+        check(&health(model(&[]), cameras(&[(AuthFailed, None)]), None), Degraded, false, "auth_failed");
+        check(&health(model(&[]), cameras(&[(Disabled, None)]), None), Ok, true, "");
+        check(&health(model(&[]), cameras(&[(Ended, None)]), None), Ok, false, "come to its end");
+        check(&health(model(&[]), cameras(&[on]), down(None)), Starting, true, "being connected");
+        check(&health(model(&[]), cameras(&[on]), down(Some("is silent"))), Degraded, true, "broker is silent");
+    }
+
+    #[test]
+    fn an_engine_that_does_not_serve_is_not_ready() {
+        use EngineState::{Building, Degraded, Failed, Loading};
+        let cases = [
+            (None, Building, None, HealthStatus::Starting, "is being built"),
+            (Some(&["tensorrt failed"][..]), Loading, Some("tensorrt failed"), HealthStatus::Degraded, "frames wait"),
+            (
+                Some(&[][..]),
+                Degraded,
+                Some("cpu: no memory"),
+                HealthStatus::Degraded,
+                "inference fails: cpu: no memory",
+            ),
+            (Some(&[][..]), Failed, Some("CUDA failure 700"), HealthStatus::Degraded, "ended: CUDA failure 700"),
+            (None, Failed, Some("no engine"), HealthStatus::Degraded, "no engine"),
+        ];
+        for (fallbacks, state, reason, status, words) in cases {
+            let online = cameras(&[(CameraState::Online, None)]);
+            let health = Health::new(fallbacks.and_then(model), engine(state, reason), online, None, vec![]);
+            check(&health, status, false, words);
+        }
     }
 }

@@ -3,12 +3,14 @@
 //!
 //! Belongs here: numbers and words about the program. Does not belong here: sending them anywhere.
 
+mod engine;
 mod health;
 mod journal;
 pub mod log;
 pub mod redact;
 mod registry;
 
+pub use engine::{BuildStats, EngineStats};
 pub use health::{CameraHealth, Health, HealthStatus, MqttHealth};
 pub use redact::{HIDDEN, redact};
 pub use registry::{Beat, CameraStats, ModelStats, Registry, Reload, StatsSnapshot};

@@ -6,8 +6,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 
+use super::EngineStats;
 use super::health::{CameraHealth, Health, MqttHealth};
-use crate::types::{BackendInfo, CameraName, CameraState, CameraStatus, FrameResult, ModelId};
+use crate::types::{
+    BackendInfo, CameraName, CameraState, CameraStatus, EngineState, EngineStatus, FrameResult, ModelId,
+};
 
 /// Latency samples kept per camera for the percentiles.
 const WINDOW: usize = 256;
@@ -35,6 +38,7 @@ struct Camera {
 
 struct Inner {
     model: Option<(Arc<ModelId>, BackendInfo)>,
+    engine: EngineStatus,
     cameras: BTreeMap<CameraName, Camera>,
     counters: BTreeMap<&'static str, u64>,
     mqtt_connected: Option<bool>,
@@ -78,6 +82,7 @@ impl Registry {
         Self {
             inner: Arc::new(Mutex::new(Inner {
                 model: None,
+                engine: EngineStatus::default(),
                 cameras: BTreeMap::new(),
                 counters: BTreeMap::new(),
                 mqtt_connected: None,
@@ -96,7 +101,22 @@ impl Registry {
 
     /// The model is loaded and `backend` has run it.
     pub fn model_ready(&self, model: Arc<ModelId>, backend: BackendInfo) {
-        self.lock().model = Some((model, backend));
+        let state = EngineState::Serving;
+        self.engine_status(&model, &EngineStatus { state, backend: Some(backend), ..EngineStatus::default() });
+    }
+
+    /// The state of the engine that runs `model` has changed.
+    pub fn engine_status(&self, model: &Arc<ModelId>, status: &EngineStatus) {
+        let mut inner = self.lock();
+        if let Some(backend) = &status.backend {
+            inner.model = Some((model.clone(), backend.clone()));
+        }
+        inner.engine.clone_from(status);
+    }
+
+    /// True while frames wait for a backend that is being loaded or built.
+    pub fn engine_is_made(&self) -> bool {
+        matches!(self.lock().engine.state, EngineState::Loading | EngineState::Building)
     }
 
     /// From now on this box is called `node`.
@@ -226,6 +246,7 @@ impl Registry {
         let inner = self.lock();
         Health::new(
             inner.model.as_ref().map(|(model, backend)| ModelStats::new(model, backend)),
+            EngineStats::new(&inner.engine),
             inner.cameras.iter().map(|(name, camera)| (name.to_string(), camera.health())).collect(),
             inner.mqtt_connected.map(|connected| MqttHealth { connected, reason: inner.mqtt_error.clone() }),
             inner.faults.values().cloned().collect(),
@@ -243,6 +264,7 @@ impl Registry {
             version: env!("CARGO_PKG_VERSION").into(),
             uptime_s: self.started.elapsed().as_secs(),
             model: inner.model.as_ref().map(|(model, backend)| ModelStats::new(model, backend)),
+            engine: EngineStats::new(&inner.engine),
             cameras,
             mqtt_connected: inner.mqtt_connected,
             reload: inner.reload.clone(),
@@ -402,6 +424,8 @@ pub struct StatsSnapshot {
     pub uptime_s: u64,
     /// The model, once it has run.
     pub model: Option<ModelStats>,
+    /// What the inference engine does.
+    pub engine: EngineStats,
     /// Cameras by name.
     pub cameras: BTreeMap<String, CameraStats>,
     /// `null` when no broker is configured.

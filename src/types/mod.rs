@@ -3,11 +3,13 @@
 //! Belongs here: plain data and the arithmetic on it. Does not belong here: threads, sockets, files, GStreamer, clock
 //! reads. Time is always an argument.
 
+mod engine;
 mod frame;
 mod geometry;
 mod image;
 mod result;
 
+pub use engine::{BuildProgress, EngineState, EngineStatus};
 pub use frame::{CameraName, FrameMeta};
 pub use geometry::{Letterbox, NormBox, Padding, PixelBox, Size};
 pub use image::{ColorMatrix, ColorRange, ColorSpec, ImageView, ImageViewMut, Plane, PlaneMut};

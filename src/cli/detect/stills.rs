@@ -52,7 +52,7 @@ pub(super) fn run(
     config: &DetectConfig,
     output: &mut Output,
 ) -> Result<(), Failure> {
-    let mut detector = Detector::new(engine, "pictures", config, engine.workers() + 1)?;
+    let mut detector = Detector::new(engine, "pictures", config, 1)?;
     let bar = output.progress(files.len() as u64);
     let mut waiting: VecDeque<(&Path, RgbImage)> = VecDeque::new();
     let mut broken = 0usize;

@@ -71,7 +71,7 @@ pub(super) fn run(
         tap: None,
         status: Arc::new(move |status| *seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(status)),
     };
-    let mut detector = Detector::new(engine, &camera.name, config, engine.workers() + usize::from(!live))?;
+    let mut detector = Detector::new(engine, &camera.name, config, usize::from(!live))?;
     let waker = frames.waker();
     detector.on_done(Arc::new(move || waker.wake()));
     let (signal_tx, signals) = queue::latest::<Signal>("signals");

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use crate::telemetry::StatsSnapshot;
-use crate::types::CameraState;
+use crate::telemetry::{EngineStats, StatsSnapshot};
+use crate::types::{CameraState, EngineState};
 
 const STATES: [CameraState; 7] = [
     CameraState::Connecting,
@@ -14,6 +14,9 @@ const STATES: [CameraState; 7] = [
     CameraState::Disabled,
     CameraState::Ended,
 ];
+
+const ENGINE_STATES: [EngineState; 5] =
+    [EngineState::Loading, EngineState::Building, EngineState::Serving, EngineState::Degraded, EngineState::Failed];
 
 /// Counters of the registry that have a name and a reason of their own; all others become `ocelli_<name>_total`.
 const DROP_COUNTERS: [(&str, &str); 2] = [("mqtt_dropped", "queue"), ("mqtt_oversize", "oversize")];
@@ -69,6 +72,7 @@ pub(super) fn render(stats: &StatsSnapshot, process: &Process) -> String {
         page.metric("ocelli_backend_fallbacks", "gauge", "Better backends that were tried and did not work.");
         page.series("ocelli_backend_fallbacks", &[], model.fallbacks.len() as f64);
     }
+    engine(&mut page, &stats.engine);
     cameras(&mut page, stats);
     counters(&mut page, stats);
     for (name, help, value) in [
@@ -82,6 +86,18 @@ pub(super) fn render(stats: &StatsSnapshot, process: &Process) -> String {
         }
     }
     page.0
+}
+
+fn engine(page: &mut Page, engine: &EngineStats) {
+    page.metric("ocelli_engine_state", "gauge", "1 for the state that the inference engine is in.");
+    for state in ENGINE_STATES {
+        let value = f64::from(u8::from(engine.state == state));
+        page.series("ocelli_engine_state", &[("state", state.as_str())], value);
+    }
+    if let Some(build) = &engine.build {
+        page.metric("ocelli_engine_build_seconds", "gauge", "Time since the build of the GPU engine began.");
+        page.series("ocelli_engine_build_seconds", &[("backend", &build.backend)], build.elapsed_s as f64);
+    }
 }
 
 fn cameras(page: &mut Page, stats: &StatsSnapshot) {

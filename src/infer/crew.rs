@@ -1,0 +1,204 @@
+//! Who works for an engine, and how it goes: the part of the shared state that the supervisor watches. No threads here.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::InferError;
+use super::lanes::Ticket;
+
+/// Generation of threads that are no workers.
+pub(super) const NO_WORKER: u64 = u64::MAX;
+
+/// Threads of this process that hang in a runtime.
+static HUNG: AtomicUsize = AtomicUsize::new(0);
+
+/// Threads of this process that hang in a runtime and were left alone. While there is one, the process must end without
+/// tearing down what the runtime uses, or it crashes on its way out.
+pub fn hung_threads() -> usize {
+    HUNG.load(Ordering::SeqCst)
+}
+
+/// What a thread does now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// It has no session, because nobody needed it so far.
+    Resting,
+    /// It makes a session.
+    Loading { since: Instant },
+    /// It has a session and nothing to do.
+    Idle,
+    /// It infers.
+    Busy { since: Instant, ticket: Ticket },
+    /// It drops its session.
+    Leaving { since: Instant },
+    /// It did not come back by its deadline. A thread cannot be ended from outside: it is left alone.
+    Hung,
+}
+
+pub(super) struct Member {
+    pub(super) id: u64,
+    /// Workers of older generations end after the job that they have.
+    pub(super) generation: u64,
+    pub(super) phase: Phase,
+    handle: Option<JoinHandle<()>>,
+}
+
+/// Longest times that a thread may be away.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    pub(super) infer: Duration,
+    pub(super) load: Duration,
+}
+
+/// How the present generation does.
+#[derive(Default)]
+pub(super) struct Record {
+    /// Frames inferred.
+    pub(super) served: u64,
+    /// Jobs that failed, retry included, since the last one that worked.
+    pub(super) failures: u32,
+    /// The last failure, until the supervisor has seen it.
+    pub(super) unseen: Option<InferError>,
+}
+
+impl Record {
+    /// A job worked, or failed in spite of its retry.
+    pub(super) fn note(&mut self, failure: Option<InferError>) {
+        match failure {
+            None => {
+                self.served += 1;
+                self.failures = 0;
+            }
+            Some(error) => {
+                self.failures += 1;
+                self.unseen = Some(error);
+            }
+        }
+    }
+}
+
+/// A thread that was given up.
+pub(super) struct Overdue {
+    pub(super) thread: u64,
+    /// It was a worker of the present generation.
+    pub(super) serves: bool,
+    /// The job that it keeps.
+    pub(super) ticket: Option<Ticket>,
+}
+
+#[derive(Default)]
+pub(super) struct Crew {
+    members: Vec<Member>,
+    left: Vec<JoinHandle<()>>,
+    next_id: u64,
+    pub(super) generation: u64,
+    pub(super) record: Record,
+    /// A failure stops this generation, because there is another backend to go to.
+    pub(super) stop_on_failure: bool,
+    /// The generation failed and takes no further job.
+    pub(super) halted: bool,
+}
+
+impl Crew {
+    /// A place for a thread that is about to be started.
+    pub(super) fn join(&mut self, generation: u64, phase: Phase) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.members.push(Member { id, generation, phase, handle: None });
+        id
+    }
+
+    /// The thread of a place.
+    pub(super) fn started(&mut self, id: u64, handle: JoinHandle<()>) {
+        match self.members.iter_mut().find(|member| member.id == id) {
+            Some(member) => member.handle = Some(handle),
+            None => self.left.push(handle),
+        }
+    }
+
+    /// A thread is about to end, its session is dropped already.
+    pub(super) fn leave(&mut self, id: u64) {
+        if let Some(at) = self.members.iter().position(|member| member.id == id) {
+            let member = self.members.swap_remove(at);
+            if member.phase == Phase::Hung {
+                HUNG.fetch_sub(1, Ordering::SeqCst);
+            }
+            self.left.extend(member.handle);
+        }
+    }
+
+    /// Threads that have ended or will in an instant, to be joined outside the lock.
+    pub(super) fn take_left(&mut self) -> Vec<JoinHandle<()>> {
+        std::mem::take(&mut self.left)
+    }
+
+    /// The next generation: the record starts anew, and older workers end.
+    pub(super) fn next_generation(&mut self) {
+        self.generation += 1;
+        self.record = Record::default();
+        self.halted = false;
+    }
+
+    pub(super) fn phase(&mut self, id: u64, phase: Phase) {
+        if let Some(member) = self.members.iter_mut().find(|member| member.id == id && member.phase != Phase::Hung) {
+            member.phase = phase;
+        }
+    }
+
+    /// Whether the worker belongs to the present generation and is not given up.
+    pub(super) fn serves(&self, id: u64) -> bool {
+        self.present().any(|member| member.id == id && member.phase != Phase::Hung)
+    }
+
+    fn present(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| member.generation == self.generation)
+    }
+
+    /// Workers that will take a job without a new session being needed: idle ones and those that load.
+    pub(super) fn ready(&self) -> usize {
+        self.present().filter(|member| matches!(member.phase, Phase::Idle | Phase::Loading { .. })).count()
+    }
+
+    /// Workers of the present generation that are not given up.
+    pub(super) fn workers(&self) -> usize {
+        self.present().filter(|member| member.phase != Phase::Hung).count()
+    }
+
+    pub(super) fn hung(&self) -> usize {
+        self.members.iter().filter(|member| member.phase == Phase::Hung).count()
+    }
+
+    /// Threads that can still be waited for.
+    pub(super) fn alive(&self) -> usize {
+        self.members.len() - self.hung()
+    }
+
+    /// Gives up those that are away for too long.
+    pub(super) fn overdue(&mut self, now: Instant, patience: Patience) -> Vec<Overdue> {
+        let generation = self.generation;
+        let mut overdue = Vec::new();
+        for member in &mut self.members {
+            let (since, limit, ticket) = match member.phase {
+                Phase::Busy { since, ticket } => (since, patience.infer, Some(ticket)),
+                Phase::Loading { since } | Phase::Leaving { since } => (since, patience.load, None),
+                Phase::Resting | Phase::Idle | Phase::Hung => continue,
+            };
+            if now.saturating_duration_since(since) >= limit {
+                member.phase = Phase::Hung;
+                HUNG.fetch_add(1, Ordering::SeqCst);
+                overdue.push(Overdue { thread: member.id, serves: member.generation == generation, ticket });
+            }
+        }
+        overdue
+    }
+
+    /// The whole process was stopped for a while: nobody is late because of that.
+    pub(super) fn forgive(&mut self, now: Instant) {
+        for member in &mut self.members {
+            if let Phase::Busy { since, .. } | Phase::Loading { since } | Phase::Leaving { since } = &mut member.phase {
+                *since = now;
+            }
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! The lanes: cameras hand in jobs, workers take them in turn. The state that cameras, workers and the supervisor share.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::crew::Crew;
+use super::{InferError, input_len};
+use crate::model::{Candidate, DecodeParams, ModelSpec};
+use crate::types::BackendKind;
+
+/// One frame's inference. Its buffers travel from the camera to the engine and back, and serve the next frame.
+#[derive(Debug)]
+pub struct Job {
+    /// The input tensor, CHW. Empty when an inference that hangs has kept the buffers ([`InferError::Hung`]).
+    pub input: Vec<f32>,
+    /// What the decoder lets through.
+    pub params: DecodeParams,
+    /// What the decoder found, in pixels of the model's input. Empty after an error.
+    pub candidates: Vec<Candidate>,
+    /// Time in the session.
+    pub infer: Duration,
+    /// Time in the decoder.
+    pub decode: Duration,
+    /// Whether it worked.
+    pub outcome: Result<(), InferError>,
+    /// What ran it; `None` when nothing did.
+    pub backend: Option<BackendKind>,
+}
+
+impl Job {
+    /// A job with an input tensor of the right size, all zeros.
+    pub fn new(spec: &ModelSpec, params: DecodeParams) -> Self {
+        Self {
+            input: vec![0.0; input_len(spec)],
+            params,
+            candidates: Vec::new(),
+            infer: Duration::ZERO,
+            decode: Duration::ZERO,
+            outcome: Ok(()),
+            backend: None,
+        }
+    }
+
+    /// What comes back in place of a job whose buffers a hanging inference holds.
+    fn lost(error: InferError) -> Self {
+        Self {
+            input: Vec::new(),
+            params: DecodeParams { threshold: 1.0, classes: None },
+            candidates: Vec::new(),
+            infer: Duration::ZERO,
+            decode: Duration::ZERO,
+            outcome: Err(error),
+            backend: None,
+        }
+    }
+
+    fn refuse(mut self, error: InferError) -> Self {
+        self.candidates.clear();
+        self.outcome = Err(error);
+        self.backend = None;
+        self
+    }
+}
+
+/// Hears that a job is done.
+pub(super) type Notify = Arc<dyn Fn() + Send + Sync>;
+
+enum Slot {
+    Waiting(Job),
+    Running,
+    Done(Job),
+}
+
+struct LaneState {
+    id: u64,
+    /// Jobs in flight, oldest first. The job of ticket `t` is at `t - first`.
+    slots: VecDeque<Slot>,
+    first: u64,
+    /// Signalled when a job of this lane is done.
+    done: Arc<Condvar>,
+    notify: Option<Notify>,
+}
+
+/// Which job of which lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ticket {
+    lane: u64,
+    number: u64,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    lanes: Vec<LaneState>,
+    next_id: u64,
+    /// Index of the lane whose turn it is.
+    turn: usize,
+    /// Jobs that no worker has taken yet.
+    pub(super) waiting: usize,
+    /// The threads that work for this engine.
+    pub(super) crew: Crew,
+    /// Set while nothing can infer: jobs come back with it at once.
+    refusal: Option<InferError>,
+    pub(super) closed: bool,
+}
+
+pub(super) struct Shared {
+    state: Mutex<State>,
+    /// Signalled when there is work, or when workers must look up.
+    pub(super) work: Condvar,
+    /// Signalled when the supervisor must look up, or a thread has ended.
+    pub(super) watch: Condvar,
+    /// Inferences that can run at the same time now.
+    pub(super) workers: AtomicUsize,
+}
+
+impl Shared {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::default(),
+            work: Condvar::new(),
+            watch: Condvar::new(),
+            workers: AtomicUsize::new(1),
+        })
+    }
+
+    // No holder of the lock runs foreign code, so a poisoned lock is still good.
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for `condvar` with the lock given up meanwhile.
+    pub(super) fn wait<'a>(condvar: &Condvar, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        condvar.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same for at most `timeout`.
+    pub(super) fn wait_for<'a>(
+        condvar: &Condvar,
+        state: MutexGuard<'a, State>,
+        timeout: Duration,
+    ) -> MutexGuard<'a, State> {
+        condvar.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// A camera's way in, with at most `depth` (≥ 1) jobs in flight.
+    pub(super) fn lane(self: &Arc<Self>, name: &str, depth: usize) -> Lane {
+        let done = Arc::new(Condvar::new());
+        let depth = depth.max(1);
+        let mut state = self.lock();
+        let id = state.next_id;
+        state.next_id += 1;
+        let slots = VecDeque::with_capacity(depth);
+        state.lanes.push(LaneState { id, slots, first: 0, done: done.clone(), notify: None });
+        drop(state);
+        Lane { shared: self.clone(), id, name: name.to_owned(), depth, done }
+    }
+}
+
+impl State {
+    /// The oldest waiting job of the next lane that has one.
+    pub(super) fn take(&mut self) -> Option<(Ticket, Job)> {
+        let count = self.lanes.len();
+        for step in 0..count {
+            let index = (self.turn + step) % count;
+            let lane = &mut self.lanes[index];
+            let Some(offset) = lane.slots.iter().position(|slot| matches!(slot, Slot::Waiting(_))) else { continue };
+            if let Slot::Waiting(job) = std::mem::replace(&mut lane.slots[offset], Slot::Running) {
+                self.turn = (index + 1) % count;
+                self.waiting -= 1;
+                return Some((Ticket { lane: lane.id, number: lane.first + offset as u64 }, job));
+            }
+        }
+        None
+    }
+
+    fn lane(&mut self, id: u64) -> Option<&mut LaneState> {
+        self.lanes.iter_mut().find(|lane| lane.id == id)
+    }
+
+    /// Gives a job back to its lane, and who wants to hear of it. A lane that is gone takes nothing, and neither does one
+    /// that was told already that this job is lost.
+    pub(super) fn finish(&mut self, ticket: Ticket, job: Job) -> Option<Notify> {
+        let lane = self.lane(ticket.lane)?;
+        let offset = usize::try_from(ticket.number.checked_sub(lane.first)?).ok()?;
+        let slot = lane.slots.get_mut(offset).filter(|slot| matches!(slot, Slot::Running))?;
+        *slot = Slot::Done(job);
+        lane.done.notify_all();
+        lane.notify.clone()
+    }
+
+    /// Tells a lane that the worker which has its job does not come back.
+    pub(super) fn lose(&mut self, ticket: Ticket, error: InferError) -> Option<Notify> {
+        self.finish(ticket, Job::lost(error))
+    }
+
+    /// From now on jobs come back with `error`, those that wait too. Gives who wants to hear of it.
+    pub(super) fn refuse(&mut self, error: InferError) -> Vec<Notify> {
+        self.refusal = Some(error.clone());
+        self.waiting = 0;
+        for lane in &mut self.lanes {
+            for slot in &mut lane.slots {
+                match std::mem::replace(slot, Slot::Running) {
+                    Slot::Waiting(job) => *slot = Slot::Done(job.refuse(error.clone())),
+                    other => *slot = other,
+                }
+            }
+            lane.done.notify_all();
+        }
+        self.lanes.iter().filter_map(|lane| lane.notify.clone()).collect()
+    }
+
+    /// Jobs are taken again.
+    pub(super) fn admit(&mut self) {
+        self.refusal = None;
+    }
+
+    pub(super) fn refuses(&self) -> bool {
+        self.refusal.is_some()
+    }
+
+    /// Ends all jobs that no worker has taken, and gives who wants to hear of it.
+    pub(super) fn close(&mut self) -> Vec<Notify> {
+        self.closed = true;
+        self.refuse(InferError::Stopped)
+    }
+}
+
+/// A camera's way into the engine. Jobs come back in the order in which they went in.
+pub struct Lane {
+    shared: Arc<Shared>,
+    id: u64,
+    name: String,
+    depth: usize,
+    done: Arc<Condvar>,
+}
+
+impl Lane {
+    /// Hands in a job; returns at once. The job (and its buffers) is lost when there is an error, so ask
+    /// [`Self::in_flight`] first.
+    ///
+    /// # Errors
+    /// [`InferError::LaneFull`] or [`InferError::Stopped`].
+    pub fn submit(&mut self, job: Job) -> Result<(), InferError> {
+        let mut state = self.shared.lock();
+        if state.closed {
+            return Err(InferError::Stopped);
+        }
+        let refusal = state.refusal.clone();
+        let lane = state.lane(self.id).ok_or(InferError::Stopped)?;
+        if lane.slots.len() >= self.depth {
+            return Err(InferError::LaneFull { lane: self.name.clone(), depth: self.depth });
+        }
+        if let Some(error) = refusal {
+            lane.slots.push_back(Slot::Done(job.refuse(error)));
+            let notify = lane.notify.clone();
+            drop(state);
+            if let Some(notify) = notify {
+                notify();
+            }
+            return Ok(());
+        }
+        lane.slots.push_back(Slot::Waiting(job));
+        state.waiting += 1;
+        drop(state);
+        self.shared.work.notify_all();
+        Ok(())
+    }
+
+    /// Jobs handed in and not taken back yet.
+    pub fn in_flight(&self) -> usize {
+        self.shared.lock().lane(self.id).map_or(0, |lane| lane.slots.len())
+    }
+
+    /// Jobs that [`Self::submit`] takes at most before one is taken back.
+    pub fn depth(&self) -> usize {
+        self.depth
+    }
+
+    /// Inferences that can run at the same time now; changes when the engine goes to another backend.
+    pub fn workers(&self) -> usize {
+        self.shared.workers.load(Ordering::Relaxed)
+    }
+
+    /// The oldest job handed in, waiting for it at most `timeout`; `None` when it is not done by then, or when there is
+    /// none. After the engine's end, what it did not run comes back with [`InferError::Stopped`].
+    pub fn wait(&mut self, timeout: Duration) -> Option<Job> {
+        let deadline = Instant::now() + timeout;
+        let mut state = self.shared.lock();
+        loop {
+            let lane = state.lane(self.id)?;
+            if matches!(lane.slots.front()?, Slot::Done(_)) {
+                lane.first += 1;
+                return match lane.slots.pop_front() {
+                    Some(Slot::Done(job)) => Some(job),
+                    _ => None,
+                };
+            }
+            let left = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
+            state = Shared::wait_for(&self.done, state, left);
+        }
+    }
+
+    /// `notify` is called on a worker's thread each time a job of this lane is done; it must return at once. For a
+    /// thread that waits for something else besides.
+    pub fn on_done(&mut self, notify: Arc<dyn Fn() + Send + Sync>) {
+        if let Some(lane) = self.shared.lock().lane(self.id) {
+            lane.notify = Some(notify);
+        }
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        if let Some(index) = state.lanes.iter().position(|lane| lane.id == self.id) {
+            let lane = state.lanes.remove(index);
+            let waiting = lane.slots.iter().filter(|slot| matches!(slot, Slot::Waiting(_))).count();
+            state.waiting -= waiting;
+            // The turn stays with the lane that had it.
+            state.turn -= usize::from(state.turn > index);
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! What earlier starts of the program came to, so that a backend which kills the process is not tried for ever.
+//!
+//! The record stands in the state folder that the service manager gives (`STATE_DIRECTORY`): only where something
+//! restarts the program can it die in a loop.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::BackendKind;
+
+/// Deaths on a rung that are enough to leave it out.
+const ENOUGH: u32 = 2;
+/// Service without a death after which everything is forgotten.
+const FORGIVEN: Duration = Duration::from_secs(24 * 3600);
+/// Largest file that is read.
+const LARGEST: u64 = 64 * 1024;
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Record {
+    /// What the record is about: model, library, asked backend. Another identity starts a new record.
+    identity: String,
+    /// The rung that is being started and has not served yet.
+    starting: Option<BackendKind>,
+    /// Starts in a row that died on a rung before it served.
+    died: BTreeMap<String, u32>,
+    /// When a rung below a deadly one began to serve, seconds since 1970.
+    served_since: Option<u64>,
+}
+
+impl Record {
+    /// A start begins: what the one before left behind is judged.
+    fn judge(&mut self, now: u64) {
+        if let Some(kind) = self.starting.take() {
+            *self.died.entry(kind.to_string()).or_default() += 1;
+            self.served_since = None;
+        }
+        let quiet = self.served_since.is_some_and(|since| now.saturating_sub(since) >= FORGIVEN.as_secs());
+        if quiet {
+            self.died.clear();
+            self.served_since = None;
+        }
+    }
+
+    /// The first rung that did not kill the last starts; the last one when all did.
+    fn first(&self, kinds: &[BackendKind]) -> usize {
+        let deadly = |kind: &BackendKind| self.died.get(&kind.to_string()).is_some_and(|died| *died >= ENOUGH);
+        kinds.iter().position(|kind| !deadly(kind)).unwrap_or(kinds.len().saturating_sub(1))
+    }
+
+    fn served(&mut self, kind: BackendKind, now: u64) {
+        self.starting = None;
+        self.died.remove(&kind.to_string());
+        if self.died.is_empty() {
+            self.served_since = None;
+        } else {
+            self.served_since.get_or_insert(now);
+        }
+    }
+}
+
+/// The record on disk. Without a folder it forgets everything.
+#[derive(Debug, Default)]
+pub(super) struct Starts {
+    file: Option<PathBuf>,
+    record: Record,
+}
+
+impl Starts {
+    /// No record is kept.
+    pub(super) fn none() -> Self {
+        Self::default()
+    }
+
+    /// The record in `folder` about what `identity` describes, with the verdict on the start before this one.
+    pub(super) fn open(folder: &Path, identity: String) -> Self {
+        let file = folder.join("engine-starts.json");
+        let small = std::fs::metadata(&file).is_ok_and(|meta| meta.len() <= LARGEST);
+        let text = if small { std::fs::read_to_string(&file).ok() } else { None };
+        let record: Option<Record> = text.and_then(|text| serde_json::from_str(&text).ok());
+        let mut record = record.filter(|record| record.identity == identity).unwrap_or_default();
+        record.identity = identity;
+        record.judge(now());
+        let mut starts = Self { file: Some(file), record };
+        starts.write();
+        starts
+    }
+
+    /// The rung to begin with.
+    pub(super) fn first(&self, kinds: &[BackendKind]) -> usize {
+        self.record.first(kinds)
+    }
+
+    /// `kind` is about to be loaded; whatever kills the process from now on is its doing.
+    pub(super) fn starting(&mut self, kind: BackendKind) {
+        self.record.starting = Some(kind);
+        self.write();
+    }
+
+    /// `kind` could not be loaded, but nobody died of it.
+    pub(super) fn failed(&mut self, kind: BackendKind) {
+        if self.record.starting == Some(kind) {
+            self.record.starting = None;
+            self.write();
+        }
+    }
+
+    /// `kind` serves.
+    pub(super) fn served(&mut self, kind: BackendKind) {
+        self.record.served(kind, now());
+        self.write();
+    }
+
+    /// The program ends as it should.
+    pub(super) fn stopped(&mut self) {
+        if self.record.starting.take().is_some() {
+            self.write();
+        }
+    }
+
+    fn write(&mut self) {
+        let Some(file) = &self.file else { return };
+        let written = serde_json::to_string(&self.record).map_err(std::io::Error::other).and_then(|text| {
+            let fresh = file.with_extension("new");
+            std::fs::write(&fresh, text)?;
+            std::fs::rename(&fresh, file)
+        });
+        if let Err(error) = written {
+            tracing::warn!("starts are not recorded any more: {}: {error}", file.display());
+            self.file = None;
+        }
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use BackendKind::{Cpu, Cuda, Tract};
+
+    const LADDER: [BackendKind; 3] = [Cuda, Cpu, Tract];
+
+    fn start(folder: &Path) -> Starts {
+        Starts::open(folder, "model".into())
+    }
+
+    #[test]
+    fn two_deaths_on_a_rung_leave_it_out_and_service_brings_it_back() {
+        let dir = tempfile::tempdir().unwrap();
+        for died in 0..2 {
+            let mut starts = start(dir.path());
+            assert_eq!(starts.first(&LADDER), 0, "after {died} deaths");
+            starts.starting(Cuda);
+        }
+        let mut starts = start(dir.path());
+        assert_eq!(starts.first(&LADDER), 1);
+        starts.starting(Cpu);
+        starts.served(Cpu);
+        assert_eq!(start(dir.path()).first(&LADDER), 1, "the GPU is no better for the CPU's service");
+        let mut starts = start(dir.path());
+        starts.starting(Cuda);
+        starts.served(Cuda);
+        assert_eq!(start(dir.path()).first(&LADDER), 0);
+    }
+
+    #[test]
+    fn a_clean_end_and_an_error_are_no_deaths() {
+        let dir = tempfile::tempdir().unwrap();
+        for _ in 0..5 {
+            let mut starts = start(dir.path());
+            starts.starting(Cuda);
+            starts.failed(Cuda);
+            starts.starting(Cpu);
+            starts.stopped();
+        }
+        assert_eq!(start(dir.path()).first(&LADDER), 0);
+    }
+
+    #[test]
+    fn another_model_and_a_damaged_file_start_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        for _ in 0..2 {
+            start(dir.path()).starting(Cuda);
+        }
+        assert_eq!(Starts::open(dir.path(), "another".into()).first(&LADDER), 0);
+        for _ in 0..2 {
+            start(dir.path()).starting(Cuda);
+        }
+        assert_eq!(start(dir.path()).first(&LADDER), 1);
+        std::fs::write(dir.path().join("engine-starts.json"), "{\"identity\":").unwrap();
+        assert_eq!(start(dir.path()).first(&LADDER), 0);
+    }
+
+    #[test]
+    fn a_good_day_is_enough_to_forget() {
+        let mut record = Record { died: [("cuda".to_owned(), 2)].into(), ..Record::default() };
+        record.served(Cpu, 1000);
+        record.judge(1000 + 86_399);
+        assert_eq!(record.first(&LADDER), 1);
+        record.judge(1000 + 86_400);
+        assert_eq!(record.first(&LADDER), 0);
+        assert_eq!(Record { died: LADDER.map(|k| (k.to_string(), 9)).into(), ..record }.first(&LADDER), 2);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_is_no_error() {
+        let mut starts = start(Path::new("/proc/nowhere"));
+        starts.starting(Cuda);
+        assert_eq!(starts.first(&LADDER), 0);
+    }
+}
