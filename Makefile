@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 OCELLI := $(shell if [ -n "$$CARGO_TARGET_DIR" ]; then echo "$$CARGO_TARGET_DIR"; else echo target; fi)/release/ocelli
 
-.PHONY: demo test build bench lint deny docs setup
+.PHONY: demo test build bench lint deny docs setup cross test-aarch64
 
 ## build everything and show it working: camera, detector, broker, annotated stream
 demo: build
@@ -34,3 +34,11 @@ docs:
 
 deny:
 	cargo deny check bans licenses sources
+
+## a release binary for Jetson (aarch64, JetPack 5 to 7), without Docker; ARCH=x86_64 for PCs from Ubuntu 20.04 on
+cross:
+	@ARCH=$(or $(ARCH),aarch64) deploy/cross/build.sh
+
+## the cross-built binary at work under emulation
+test-aarch64: build cross
+	@tests/aarch64/run.sh

@@ -1,15 +1,17 @@
 #!/bin/sh
-# Puts an ONNX Runtime library for tests into DIR and prints its path. Usage: tests/fetch-ort.sh DIR [VERSION]
+# Puts an ONNX Runtime library for tests into DIR and prints its path. Usage: tests/fetch-ort.sh DIR [VERSION [PLATFORM]]
 #
+# PLATFORM is a wheel's tag, for another machine's library: manylinux_2_28_aarch64.
 # The library comes out of the PyPI wheel; nothing is installed. Wheels carry a loadable library from 1.19 on.
 set -eu
 
 if [ $# -lt 1 ]; then
-    echo "usage: $0 DIR [VERSION]" >&2
+    echo "usage: $0 DIR [VERSION [PLATFORM]]" >&2
     exit 2
 fi
 dir=$1
 version=${2:-1.24.4}
+platform=${3:+--platform $3}
 library=$dir/libonnxruntime.so.$version
 
 if [ -s "$library" ]; then
@@ -28,10 +30,10 @@ fi
 mkdir -p "$dir"
 tmp=$(mktemp -d "$dir/fetch.XXXXXX")
 trap 'rm -rf "$tmp"' EXIT INT TERM
-$pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest "$tmp" "onnxruntime==$version" >&2 ||
+$pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: $platform --dest "$tmp" "onnxruntime==$version" >&2 ||
     # This interpreter may be too old or too new for that version's wheels; the library inside is the same in each.
     $pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --python-version 3.11 \
-        --dest "$tmp" "onnxruntime==$version" >&2
+        $platform --dest "$tmp" "onnxruntime==$version" >&2
 
 # Python unpacks, because it is there anyway and unzip may not be. The rename makes a half-written file impossible.
 python3 - "$tmp" "$library" <<'EOF'
