@@ -33,8 +33,11 @@ GROUND, RED, GREEN = (60, 60, 60), (255, 0, 0), (57, 211, 83)  # green is the co
 PATIENCE = 120
 
 
+PREFIX = []  # before the emulator, see choose_emulation
+
+
 def emulated(*arguments):
-    return [EMULATE, ARM, *arguments]
+    return [*PREFIX, EMULATE, ARM, *arguments]
 
 
 def run(command, timeout=PATIENCE, **more):
@@ -162,6 +165,10 @@ class Base(unittest.TestCase):
 
 
 class Verbs(Base):
+    def test_the_program_is_for_arm(self):
+        with open(ARM, "rb") as file:
+            self.assertEqual(struct.unpack("<H", file.read(20)[18:])[0], 183)
+
     def test_version(self):
         text = self.good(run(emulated("--version")))
         self.assertEqual(text, self.good(run([NATIVE, "--version"])))
@@ -313,7 +320,7 @@ class Service(Base):
 
 def choose_emulation():
     """Programs that start themselves need the namespace; else a script stands in for the program."""
-    if run(emulated("--version")).returncode == 0:
+    if os.environ.get("OCELLI_EMULATION") != "direct" and run(emulated("--version")).returncode == 0:
         return
     os.environ["OCELLI_EMULATION"] = "direct"
     print("!!! no private binfmt_misc here (Linux 6.7, user namespaces): the child that tries libraries is started by a script")
@@ -321,7 +328,8 @@ def choose_emulation():
     with open(script, "w", encoding="utf-8") as file:
         file.write(f'#!/bin/sh\nexec "{EMULATE}" "{ARM}" "$@"\n')
     os.chmod(script, 0o755)
-    os.environ["OCELLI_EXE"] = script
+    # For the emulated one only: the native one must not start it.
+    PREFIX.extend(["env", f"OCELLI_EXE={script}"])
 
 
 if __name__ == "__main__":
