@@ -9,7 +9,7 @@
 #   emulator  qemu-aarch64
 #   ort       ONNX Runtime for aarch64, for the tests
 #
-# A part is made again when the lines of this script that make it have changed, and when its folder is gone. Where
+# A part is made again when the lines of this script that make it have changed, and when files of it are gone. Where
 # packages come from is read from this machine's own apt and pip configuration; on a system that is not Debian name a
 # mirror: OCELLI_DEBIAN_MIRROR=URL and OCELLI_DEBIAN_SECURITY=URL.
 set -euo pipefail
@@ -184,19 +184,22 @@ make_ort() {
   "$here/../../tests/fetch-ort.sh" "$out" 1.24.4 manylinux_2_28_aarch64 >/dev/null
 }
 
-# Makes part $1 unless it is there and was made by the same lines.
+# How many files folder $1 holds, but for the note: a cache that came back in part is not taken for whole.
+files() { find "$cross/$1" ! -name .made-by ! -name __pycache__ ! -name '*.pyc' | wc -l; }
+
+# Makes part $1 unless it is there, whole, and made by the same lines.
 part() {
   local name=$1 key at=$SECONDS work
   declare -F "make_$name" >/dev/null || fail "no part '$name'; there are rust, zig, root, emulator, ort"
   key=$(declare -f "make_$name" need_pip debian_suite apt_state archive unpack take | sha256sum | cut -c1-32)
   if [ "$name" = rust ] && has_rustup_target; then rm -rf "$cross/rust"; return 0; fi
-  [ "$(cat "$cross/$name/.made-by" 2>/dev/null)" != "$key" ] || return 0
+  [ "$(cat "$cross/$name/.made-by" 2>/dev/null)" != "$key $(files "$name")" ] || return 0
   say "making $name"
   rm -rf "${cross:?}/$name" "$cross/$name.new"
   work=$(mktemp -d "$cross/work.XXXXXX")
   mkdir "$cross/$name.new"
   "make_$name" "$cross/$name.new" "$work"
-  echo "$key" > "$cross/$name.new/.made-by"
+  echo "$key $(files "$name.new")" > "$cross/$name.new/.made-by"
   # The rename is last: a folder of that name is a whole one.
   mv "$cross/$name.new" "$cross/$name"
   rm -rf "$work"
