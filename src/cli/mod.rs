@@ -1,8 +1,10 @@
 //! The command line: one file per verb. `anyhow` stops here.
 
+mod completions;
 mod config;
 mod detect;
 mod eval;
+mod man;
 mod models;
 mod probe;
 mod run;
@@ -37,6 +39,11 @@ enum Verb {
     Models(models::Args),
     /// Serve a video file as an RTSP camera, to try a configuration without one
     Simulate(simulate::Args),
+    /// Print a shell's completions, for example `source <(ocelli completions bash)`
+    Completions(completions::Args),
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Man(man::Args),
     /// Open an ONNX Runtime library in a process of its own and say whether it works
     #[command(hide = true)]
     ProbeRuntime(probe::Args),
@@ -72,6 +79,8 @@ pub fn main() -> ExitCode {
         Verb::Config(args) => config::run(args),
         Verb::Models(args) => models::run(args),
         Verb::Simulate(args) => simulate::run(args),
+        Verb::Completions(args) => completions::run(args),
+        Verb::Man(args) => man::run(args),
         Verb::ProbeRuntime(args) => probe::run(args),
     };
     let code = match outcome {

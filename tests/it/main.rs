@@ -3,6 +3,7 @@
 #![allow(missing_docs, unreachable_pub, dead_code)]
 
 mod common;
+mod completions;
 mod config;
 mod detect;
 mod e2e;
