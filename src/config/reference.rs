@@ -28,8 +28,14 @@ All keys that `ocelli run` reads. This page is made by `ocelli config schema --m
 - A relative path starts at the folder of the file that names it.
 - The shortest complete file is `cameras: {gate: \"rtsp://10.0.0.5/stream1\"}`.
 
-The examples beside this page: [minimal.yaml](minimal.yaml), [demo.yaml](demo.yaml),
-[several-cameras.yaml](several-cameras.yaml). Their first line tells editors where [the schema](schema.json) is.
+The examples beside this page; their first line tells editors where [the schema](schema.json) is:
+
+- [minimal.yaml](minimal.yaml): the shortest complete file.
+- [demo.yaml](demo.yaml): what `make demo` runs.
+- [several-cameras.yaml](several-cameras.yaml): common defaults, exceptions, a camera that is switched off.
+- [jetson-tensorrt.yaml](jetson-tensorrt.yaml): a Jetson that detects with TensorRT.
+- [tls-broker.yaml](tls-broker.yaml): a broker with TLS, secrets from systemd.
+- [home-assistant.yaml](home-assistant.yaml): sensors and a camera in Home Assistant.
 ";
 
 fn title(section: &Section) -> String {

@@ -39,12 +39,15 @@ fn folder(text: &str) -> tempfile::TempDir {
 #[test]
 fn the_examples_are_right_and_name_the_schema() {
     let mut seen = 0;
+    let page = std::fs::read_to_string(repository().join("configs/README.md")).unwrap();
     for entry in std::fs::read_dir(repository().join("configs")).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_none_or(|extension| extension != "yaml") {
             continue;
         }
         seen += 1;
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(page.contains(&format!("- [{name}]({name}): ")), "configs/README.md does not name {name}");
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text.lines().next(), Some("# yaml-language-server: $schema=schema.json"), "{}", path.display());
         let run = config_in(&repository(), &["check", "-c", path.to_str().unwrap()], &[]);
@@ -52,7 +55,73 @@ fn the_examples_are_right_and_name_the_schema() {
         assert!(run.out.starts_with(&format!("{}: ok (", path.display())), "{}", run.out);
         assert_eq!(run.err, "", "an example has no warnings");
     }
-    assert!(seen >= 3, "{seen} examples");
+    let listed = page.lines().filter(|line| line.starts_with("- [") && line.contains(".yaml](")).count();
+    assert_eq!(seen, listed, "examples in the folder and on the page");
+    assert!(seen >= 6, "{seen} examples");
+}
+
+/// Lines that an example shows but leaves out, because they name a file that is not everywhere.
+#[test]
+fn lines_that_examples_leave_out_are_right_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        std::fs::write(folder.path().join(name), bytes).unwrap();
+        folder.path().join(name).to_str().unwrap().to_owned()
+    };
+    for (example, key, line, there) in [
+        ("tls-broker.yaml", "ca_file", "  # ca_file: /etc/ocelli/broker-ca.pem\n", file("ca.pem", b"")),
+        ("jetson-tensorrt.yaml", "file", "  # file: /var/lib/ocelli/models/yolo.onnx\n", file("yolo.onnx", b"")),
+        (
+            "jetson-tensorrt.yaml",
+            "ort_library",
+            "  # ort_library: /opt/onnxruntime/lib/libonnxruntime.so\n",
+            file("ort.so", b""),
+        ),
+    ] {
+        let text = std::fs::read_to_string(repository().join("configs").join(example)).unwrap();
+        assert_eq!(text.matches(line).count(), 1, "{example}: {line}");
+        let path = file(example, text.replace(line, &format!("  {key}: {there}\n")).as_bytes());
+        let run = config_in(folder.path(), &["check", "-c", &path], &[]);
+        assert_eq!((run.code, run.err.as_str()), (Some(0), ""), "{example}");
+    }
+}
+
+/// What the example tells people to paste into Home Assistant, held to the topics and messages that Ocelli sends.
+#[test]
+fn the_sensors_for_home_assistant_fit_the_messages() {
+    let example = std::fs::read_to_string(repository().join("configs/home-assistant.yaml")).unwrap();
+    let pasted: String = example
+        .split("# For configuration.yaml:\n#\n")
+        .nth(1)
+        .unwrap()
+        .lines()
+        .map(|line| format!("{}\n", line.strip_prefix("# ").unwrap()))
+        .collect();
+    let pasted: serde_json::Value = serde_yaml::from_str(&pasted).unwrap();
+    let golden = |name: &str| -> serde_json::Value {
+        let text = std::fs::read_to_string(repository().join("tests/golden").join(name)).unwrap();
+        serde_json::from_str(&text).unwrap()
+    };
+    let mut sensors = 0;
+    for sensor in pasted["mqtt"].as_object().unwrap().values().flat_map(|list| list.as_array().unwrap()) {
+        sensors += 1;
+        assert_eq!(sensor["availability"][0]["topic"], "ocelli/hall/available", "{sensor}");
+        let message = match sensor["state_topic"].as_str().unwrap() {
+            "ocelli/hall/door/frame" => golden("frame.json"),
+            "ocelli/hall/door/status" => golden("status.json"),
+            "ocelli/hall/stats" => golden("stats.json"),
+            other => panic!("nothing is sent to {other}"),
+        };
+        let template = sensor["value_template"].as_str().unwrap();
+        let path = template.split("value_json.").nth(1).expect("a template reads the message");
+        let path = path.split(|c: char| c != '.' && c != '_' && !c.is_ascii_alphanumeric()).next().unwrap();
+        let pointer = format!("/{}", path.replace('.', "/"));
+        let value = message.pointer(&pointer).unwrap_or_else(|| panic!("{path} is not in {message}"));
+        if value.is_array() {
+            assert!(template.contains("'label'") && value[0]["label"].is_string(), "{template}");
+        }
+    }
+    assert!(sensors >= 5, "{sensors}");
 }
 
 #[test]
