@@ -2,7 +2,8 @@
 SHELL := /bin/bash
 OCELLI := $(shell if [ -n "$$CARGO_TARGET_DIR" ]; then echo "$$CARGO_TARGET_DIR"; else echo target; fi)/release/ocelli
 
-.PHONY: demo test build bench lint deny docs setup cross test-aarch64
+.PHONY: demo test build bench lint deny docs setup cross test-aarch64 deb
+.PHONY: demo test build bench lint deny docs setup cross test-aarch64 deb
 
 ## build everything and show it working: camera, detector, broker, annotated stream
 demo: build
@@ -42,3 +43,6 @@ cross:
 ## the cross-built binary at work under emulation
 test-aarch64: build cross
 	@tests/aarch64/run.sh
+## Debian packages: amd64 from this machine's binary, arm64 from the one of `make cross` when it is there
+deb: build
+	deploy/deb.sh
