@@ -3,7 +3,6 @@ SHELL := /bin/bash
 OCELLI := $(shell if [ -n "$$CARGO_TARGET_DIR" ]; then echo "$$CARGO_TARGET_DIR"; else echo target; fi)/release/ocelli
 
 .PHONY: demo test build bench lint deny docs setup cross test-aarch64 deb
-.PHONY: demo test build bench lint deny docs setup cross test-aarch64 deb
 
 ## build everything and show it working: camera, detector, broker, annotated stream
 demo: build

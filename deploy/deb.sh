@@ -3,9 +3,9 @@
 #
 #   deploy/deb.sh [BINARY ...]
 #
-# Without arguments: from the release binary of this machine, and from the one of `make cross` when it is there. The
-# architecture and the oldest glibc are read from the binary. The packages lie in TARGET/debian, TARGET being
-# CARGO_TARGET_DIR or `target`.
+# Without arguments: for this machine and for arm64. Binaries of `make cross` run on older systems, so they are taken unless
+# they are older than the machine's own release binary. The architecture and the oldest glibc are read from the binary. The
+# packages lie in TARGET/debian, TARGET being CARGO_TARGET_DIR or `target`.
 #   DEB_REVISION   revision of the package (default 1)
 #   DEB_MAINTAINER name and address in the package
 #   OCELLI_HOST    an `ocelli` of the same version that runs here; it writes manual pages and completions
@@ -16,7 +16,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
 native=$target/release/ocelli
-cross=$target/aarch64-unknown-linux-gnu/release/ocelli
+crossed() { echo "$target/$1-unknown-linux-gnu/release/ocelli"; }
 host=${OCELLI_HOST:-$native}
 largest=$((40 * 1000 * 1000))
 fail() { echo "deb.sh: $*" >&2; exit 1; }
@@ -104,7 +104,7 @@ fill() {
   python3 deploy/deb/licences.py "$3" "$doc/copyright" "$work/licences"
   packed "$work/licences" "$doc/third-party-licences.txt"
   packed configs/README.md "$doc/configuration.md"
-  packed deploy/README.md "$doc/README.md"
+  put 644 deploy/README.md "$doc/README.md"
   packed models/yolov5s-efficientnetv2/README.md "$doc/model-yolov5s-efficientnetv2.md"
   packed CHANGELOG.md "$doc/changelog"
   printf 'ocelli (%s) unstable; urgency=medium\n\n  * Release %s; see changelog.gz.\n\n -- %s  %s\n' "$package_version" \
@@ -164,7 +164,14 @@ package() {
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 if [ $# -eq 0 ]; then
-  set -- "$native"
-  if [ -x "$cross" ]; then set -- "$@" "$cross"; else echo "deb.sh: no package for arm64: run \`make cross\` first" >&2; fi
+  machine=$(uname -m)
+  if [ "$(crossed "$machine")" -nt "$native" ]; then set -- "$(crossed "$machine")"; else set -- "$native"; fi
+  if [ "$machine" = aarch64 ]; then
+    :
+  elif [ "$(crossed aarch64)" -nt "$native" ]; then
+    set -- "$@" "$(crossed aarch64)"
+  else
+    echo "deb.sh: no package for arm64: run \`make cross\` first (an older binary would be another program)" >&2
+  fi
 fi
 for binary; do package "$binary"; done

@@ -24,7 +24,7 @@ cat > "$scratch/expected" <<'LIST'
 /usr/lib/sysusers.d/ocelli.conf
 /usr/lib/tmpfiles.d/ocelli.conf
 /usr/share/bash-completion/completions/ocelli
-/usr/share/doc/ocelli/README.md.gz
+/usr/share/doc/ocelli/README.md
 /usr/share/doc/ocelli/changelog.Debian.gz
 /usr/share/doc/ocelli/changelog.gz
 /usr/share/doc/ocelli/configuration.md.gz
@@ -76,7 +76,7 @@ depends() {
   [ "$newest" = "$claimed" ] || fail "$deb asks for glibc $claimed, its binary for $newest"
   dpkg --compare-versions "$claimed" le 2.36 || fail "$deb does not fit Debian 12 (glibc 2.36)"
   dpkg --compare-versions "$claimed" le 2.31 ||
-    loud "$deb needs glibc $claimed: it fits Debian 12 and 13 and Ubuntu 22.04 and newer, not 20.04; a build by \`make cross\` does"
+    loud "$deb needs glibc $claimed: it fits Debian 12 and 13 and Ubuntu 22.04 and newer, not 20.04; one from \`make cross ARCH=x86_64\` does"
 }
 
 lint() {
