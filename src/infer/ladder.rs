@@ -12,7 +12,7 @@ use crate::model::ModelSpec;
 use crate::types::{BackendInfo, BackendKind};
 
 /// Any of these means that the box has an NVIDIA GPU and its driver.
-const NVIDIA_DEVICES: [&str; 5] =
+pub const NVIDIA_DEVICES: [&str; 5] =
     ["/dev/nvidiactl", "/dev/nvidia0", "/dev/nvmap", "/dev/nvhost-gpu", "/dev/nvhost-ctrl-gpu"];
 /// Sessions at most, however many cores there are: each has its own memory.
 const MAX_WORKERS: usize = 4;
@@ -56,7 +56,8 @@ pub(super) struct Loaded {
     pub(super) warm_up: Duration,
 }
 
-fn rungs(choice: BackendChoice, gpu: bool) -> &'static [BackendKind] {
+/// The backends that `choice` tries, in this order. `gpu`: the box has one of [`NVIDIA_DEVICES`].
+pub fn rungs(choice: BackendChoice, gpu: bool) -> &'static [BackendKind] {
     use BackendKind::{Cpu, Cuda, Tensorrt, Tract};
     match choice {
         BackendChoice::Auto if gpu => &[Tensorrt, Cuda, Cpu, Tract],

@@ -41,25 +41,56 @@ pub fn candidates(config: Option<&Path>) -> (LibrarySource, Vec<PathBuf>) {
     (LibrarySource::Usual, found)
 }
 
+/// What was found, and what a child process said of it.
+#[derive(Debug, Clone)]
+pub struct Survey {
+    /// Who named the library.
+    pub source: LibrarySource,
+    /// Libraries in the order in which they were tried, with their version; nothing follows the first that works.
+    pub tried: Vec<(PathBuf, Result<String, InferError>)>,
+}
+
+impl Survey {
+    /// The library that works, and its version.
+    ///
+    /// # Errors
+    /// [`InferError::NoLibrary`] when there is no candidate, else the reason of the first one that failed.
+    pub fn outcome(&self) -> Result<(PathBuf, String), InferError> {
+        if let Some((path, Ok(version))) = self.tried.last() {
+            return Ok((path.clone(), version.clone()));
+        }
+        let first = self.tried.iter().find_map(|(_, outcome)| outcome.clone().err());
+        Err(first.unwrap_or_else(|| InferError::NoLibrary { searched: places_text() }))
+    }
+}
+
+/// Tries the candidates in child processes, up to the first that works.
+pub fn survey(config: Option<&Path>) -> Survey {
+    let (source, found) = candidates(config);
+    let mut tried = Vec::new();
+    for path in found {
+        let outcome = probe(&path);
+        let works = outcome.is_ok();
+        tried.push((path, outcome));
+        if works {
+            break;
+        }
+    }
+    Survey { source, tried }
+}
+
 /// The first candidate that a child process could open, with its version.
 ///
 /// # Errors
-/// [`InferError::NoLibrary`] when there is no candidate, else the reason of the first one that failed.
+/// Those of [`Survey::outcome`].
 pub(super) fn locate(config: Option<&Path>) -> Result<(PathBuf, String), InferError> {
-    let (source, found) = candidates(config);
-    let mut first_error = None;
-    for path in found {
-        match probe(&path) {
-            Ok(version) => return Ok((path, version)),
-            Err(error) => {
-                if source == LibrarySource::Usual {
-                    tracing::warn!("{error}");
-                }
-                first_error.get_or_insert(error);
-            }
+    let survey = survey(config);
+    if survey.source == LibrarySource::Usual {
+        for error in survey.tried.iter().filter_map(|(_, outcome)| outcome.as_ref().err()) {
+            tracing::warn!("{error}");
         }
     }
-    Err(first_error.unwrap_or_else(|| InferError::NoLibrary { searched: places_text() }))
+    survey.outcome()
 }
 
 fn places() -> Vec<PathBuf> {

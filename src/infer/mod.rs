@@ -6,6 +6,7 @@
 //! Architecture Invariant: a runtime library is opened in this process only after a child process has opened it, because
 //! opening a damaged one kills the process that does it.
 
+mod child;
 mod crew;
 mod elf;
 mod engine;
@@ -19,6 +20,7 @@ mod fake;
 mod ladder;
 mod lanes;
 mod library;
+mod needs;
 mod ort;
 mod policy;
 mod probe;
@@ -27,16 +29,19 @@ mod status;
 mod supervisor;
 #[cfg(feature = "tract")]
 mod tract;
+mod trial;
 mod worker;
 
+pub use child::{Answer, ChildError, ask, set_prober};
 pub use crew::hung_threads;
+pub use elf::check as check_elf;
 pub use engine::{Engine, ServiceOptions};
 pub use error::InferError;
-pub use ladder::load;
+pub use ladder::{NVIDIA_DEVICES, load, rungs};
 pub use lanes::{Job, Lane};
-pub use library::{LibrarySource, candidates};
+pub use library::{LibrarySource, Survey, candidates, survey};
 pub use ort::{OrtBackend, OrtProvider};
-pub use probe::{ProbeReport, check_here, probe, set_prober};
+pub use probe::{ProbeReport, ProviderReport, check_here, probe, probe_provider};
 pub use status::Observer;
 #[cfg(feature = "tract")]
 pub use tract::TractBackend;

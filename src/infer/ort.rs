@@ -14,13 +14,6 @@ use super::{Backend, Fork, InferError, Session, input_len, library};
 use crate::model::ModelSpec;
 use crate::types::BackendKind;
 
-/// A Relu of four values: enough to see a runtime load a graph and run it.
-const TINY_MODEL: &[u8] = b"\x08\x08\x3a\x33\
-    \x0a\x0c\x0a\x01x\x12\x01y\x22\x04Relu\x12\x01g\
-    \x5a\x0f\x0a\x01x\x12\x0a\x0a\x08\x08\x01\x12\x04\x0a\x02\x08\x04\
-    \x62\x0f\x0a\x01y\x12\x0a\x0a\x08\x08\x01\x12\x04\x0a\x02\x08\x04\
-    \x42\x02\x10\x0d";
-
 /// The library that this process has opened. ONNX Runtime allows one, and for ever.
 struct Opened {
     path: PathBuf,
@@ -41,7 +34,7 @@ pub enum OrtProvider {
 }
 
 impl OrtProvider {
-    fn kind(self) -> BackendKind {
+    pub(super) fn kind(self) -> BackendKind {
         match self {
             Self::Cpu => BackendKind::Cpu,
             Self::Cuda => BackendKind::Cuda,
@@ -50,7 +43,7 @@ impl OrtProvider {
     }
 
     /// The name that the runtime's profile uses.
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Cpu => "CPUExecutionProvider",
             Self::Cuda => ep::CUDA::NAME,
@@ -84,7 +77,7 @@ impl OrtBackend {
         Self { provider, library, version, threads: threads.max(1) }
     }
 
-    fn builder(&self) -> Result<SessionBuilder, InferError> {
+    pub(super) fn builder(&self) -> Result<SessionBuilder, InferError> {
         let environment = environment(&self.library)?;
         let refused = |error: ort::Error| self.refused(&error);
         let mut builder = Inner::builder(&environment)
@@ -259,7 +252,7 @@ fn environment(library: &Path) -> Result<ort::environment::Environment, InferErr
     Ok(environment)
 }
 
-fn open(library: &Path) -> Result<ort::environment::Environment, String> {
+pub(super) fn open(library: &Path) -> Result<ort::environment::Environment, String> {
     let builder = ort::init_from(library).map_err(|error| load_error(&error))?;
     let environment = builder
         .with_name("ocelli")
@@ -277,23 +270,6 @@ fn open(library: &Path) -> Result<ort::environment::Environment, String> {
     Ok(environment)
 }
 
-/// Opens `library` in this process, runs a tiny model, and gives the version. For the probing child only.
-pub(super) fn try_library(library: &Path) -> Result<String, String> {
-    let environment = open(library)?;
-    let mut session = Inner::builder(&environment)
-        .and_then(|b| Ok(b.with_intra_threads(1)?))
-        .and_then(|mut b| b.commit_from_memory(TINY_MODEL))
-        .map_err(|error| format!("it cannot load a model ({})", chain(&error)))?;
-    let input = [-1.0_f32, 0.0, 1.0, 2.0];
-    let outputs = TensorRef::from_array_view(([4_i64], input.as_slice()))
-        .and_then(|tensor| session.run(ort::inputs![tensor]))
-        .map_err(|error| format!("it cannot run a model ({})", chain(&error)))?;
-    match outputs.get("y").map(|value| value.try_extract_tensor::<f32>()) {
-        Some(Ok((_, [0.0, 0.0, 1.0, 2.0]))) => Ok(version(library)),
-        _ => Err("it runs a model, but the result is wrong".into()),
-    }
-}
-
 fn load_error(error: &ort::LoadDynamicError) -> String {
     match error {
         ort::LoadDynamicError::Dlopen { error, .. } => format!("the system cannot load it ({})", chain(error)),
@@ -307,36 +283,19 @@ fn load_error(error: &ort::LoadDynamicError) -> String {
     }
 }
 
-/// The version that the library says of itself. The crate does not hand out ONNX Runtime's version string, but each
-/// build carries it as the name of its symbol version, `VERS_1.24.4`; failing that, the file name has it.
-fn version(library: &Path) -> String {
-    let text = std::fs::read(library).ok().and_then(|bytes| {
-        let at = bytes.windows(7).position(|window| window == b"VERS_1.")? + 5;
-        version_at(bytes.get(at..at + 24)?)
-    });
-    let real = library.canonicalize().unwrap_or_else(|_| library.to_owned());
-    let named = || real.to_string_lossy().split_once(".so.").and_then(|(_, v)| version_at(v.as_bytes()));
-    text.or_else(named).unwrap_or_else(|| "of unknown version".into())
-}
-
-fn version_at(bytes: &[u8]) -> Option<String> {
-    let length = bytes.iter().take_while(|b| b.is_ascii_digit() || **b == b'.').count();
-    std::str::from_utf8(&bytes[..length]).ok().filter(|v| !v.is_empty()).map(str::to_owned)
-}
-
 /// Where a provider's profile goes; removed after it was read.
-fn profile_prefix() -> PathBuf {
+pub(super) fn profile_prefix() -> PathBuf {
     std::env::temp_dir().join(format!("ocelli-profile-{}", std::process::id()))
 }
 
 /// Nodes of a profile that `provider` ran.
-fn nodes_on(profile: &str, provider: &str) -> usize {
+pub(super) fn nodes_on(profile: &str, provider: &str) -> usize {
     profile.matches(&format!("\"provider\":\"{provider}\"")).count()
         + profile.matches(&format!("\"provider\" : \"{provider}\"")).count()
 }
 
 /// An error and what caused it, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -352,12 +311,6 @@ fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn versions_are_read_from_their_first_digits() {
-        assert_eq!(version_at(b"1.24.4\0OrtGet"), Some("1.24.4".into()));
-        assert_eq!(version_at(b"\0"), None);
-    }
 
     #[test]
     fn nodes_are_counted_per_provider() {

@@ -1,23 +1,20 @@
 //! Trying a library in a child process. A truncated library kills the process that opens it (SIGBUS), a damaged one may
 //! crash it later: so the first process that opens a library is one that may die.
 
-use std::io::Read;
-use std::os::unix::process::ExitStatusExt;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{InferError, elf, library, ort};
+use super::child::{Answer, ChildError, ask};
+use super::{InferError, OrtProvider, elf, library, needs, trial};
+use crate::types::BackendKind;
 
 /// Longest time that a library may take to open and to run a tiny model.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// How often the child is asked whether it has ended.
-const POLL: Duration = Duration::from_millis(5);
-/// Longest answer that is read.
-const ANSWER: u64 = 64 * 1024;
+/// Longest time that an execution provider may take: CUDA and TensorRT alone are gigabytes to open on a small box.
+const PROVIDER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the child prints: one line of JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,19 +25,28 @@ pub struct ProbeReport {
     pub error: Option<String>,
 }
 
-/// The program that was named by [`set_prober`].
-static PROBER: OnceLock<PathBuf> = OnceLock::new();
-
-/// Names the `ocelli` program that tries libraries, for programs other than `ocelli` that use this crate. The first call
-/// counts.
-pub fn set_prober(program: PathBuf) {
-    let _ = PROBER.set(program);
+/// One execution provider of a library.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProviderReport {
+    /// Which one.
+    pub kind: BackendKind,
+    /// Its own library beside the runtime's; `None` for the CPU, which is built in.
+    pub library: Option<PathBuf>,
+    /// True when that library is there.
+    pub present: bool,
+    /// Libraries that it needs and that the loader would not find.
+    pub missing: Vec<String>,
+    /// Why it does not run a tiny model here; `None`: it does.
+    pub error: Option<String>,
 }
 
-/// Opens the library in *this* process and runs a tiny model with it: what the child does. Never call this in a process
-/// that must live.
-pub fn check_here(path: &Path) -> ProbeReport {
-    let outcome = elf::check(path).and_then(|()| ort::try_library(path));
+/// Opens the library in *this* process and runs a tiny model with it, on `provider` if one is given: what the child
+/// does. Never call this in a process that must live.
+pub fn check_here(path: &Path, provider: Option<OrtProvider>) -> ProbeReport {
+    let outcome = elf::check(path).and_then(|()| match provider {
+        Some(provider) => trial::try_provider(path, provider),
+        None => trial::try_library(path),
+    });
     match outcome {
         Ok(version) => ProbeReport { version: Some(version), error: None },
         Err(error) => ProbeReport { version: None, error: Some(error) },
@@ -49,106 +55,63 @@ pub fn check_here(path: &Path) -> ProbeReport {
 
 /// Tries the library in a child process (`ocelli probe-runtime LIB`) and gives its version.
 ///
-/// The child is this very program, or the one named by [`set_prober`] or by the environment variable `OCELLI_EXE`.
-///
 /// # Errors
 /// [`InferError::Library`] with what happened, or [`InferError::Prober`] when no child could be started.
 pub fn probe(path: &Path) -> Result<String, InferError> {
     let unusable = |reason: String| InferError::Library { path: path.to_owned(), reason, hint: library::hint() };
     // Reading the head of a file is harmless, and its verdict is clearer than the loader's.
     elf::check(path).map_err(unusable)?;
-    let no_child = |reason: String| InferError::Prober { path: path.to_owned(), reason };
-    let prober = prober().map_err(no_child)?;
-    let child = Command::new(&prober)
-        .arg("probe-runtime")
-        .arg(path)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(|error| no_child(format!("cannot start {}: {error}", prober.display())))?;
-    let (status, answer) = wait(child, TIMEOUT).map_err(unusable)?;
-    judge(status, &answer).map_err(unusable)
-}
-
-/// The program that can be asked: only Ocelli itself knows the verb, and another program might do anything with it.
-fn prober() -> Result<PathBuf, String> {
-    if let Some(exe) = PROBER.get() {
-        return Ok(exe.clone());
-    }
-    if let Some(exe) = std::env::var_os("OCELLI_EXE").filter(|p| !p.is_empty()) {
-        return Ok(exe.into());
-    }
-    let exe = std::env::current_exe().map_err(|error| format!("this program's path is unknown ({error})"))?;
-    let name = exe.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    match name.as_str() {
-        "ocelli" => Ok(exe),
-        // The file was replaced by an upgrade; the running program can still be started through /proc.
-        "ocelli (deleted)" => Ok("/proc/self/exe".into()),
-        _ => Err("this program is not ocelli; set OCELLI_EXE to the path of one".into()),
+    match ask(&["probe-runtime".as_ref(), path.as_os_str()], TIMEOUT) {
+        Ok(answer) => judge(&answer).map_err(unusable),
+        Err(ChildError::NotStarted(reason)) => Err(InferError::Prober { path: path.to_owned(), reason }),
+        Err(error) => Err(unusable(format!("opening it {error}"))),
     }
 }
 
-/// Waits for the child's end, at most `timeout`, and reads what it printed.
-fn wait(mut child: Child, timeout: Duration) -> Result<(ExitStatus, String), String> {
-    let deadline = Instant::now() + timeout;
-    let status = loop {
-        match child.try_wait() {
-            Ok(Some(status)) => break status,
-            Ok(None) if Instant::now() < deadline => std::thread::sleep(POLL),
-            Ok(None) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(format!("opening it did not end within {} s", timeout.as_secs_f32()));
-            }
-            Err(error) => return Err(format!("the process that opened it was lost ({error})")),
-        }
+/// Tries one execution provider of a library that works, in a child process of its own: registers it as the service
+/// does, runs a tiny model, and looks who ran it.
+pub fn probe_provider(path: &Path, provider: OrtProvider) -> ProviderReport {
+    let kind = provider.kind();
+    let library = match provider {
+        OrtProvider::Cpu => None,
+        _ => Some(path.canonicalize().unwrap_or_else(|_| path.to_owned()))
+            .map(|real| real.with_file_name(format!("libonnxruntime_providers_{kind}.so"))),
     };
-    let mut answer = String::new();
-    if let Some(stdout) = child.stdout.take() {
-        let _ = stdout.take(ANSWER).read_to_string(&mut answer);
-    }
-    Ok((status, answer))
+    let present = library.as_ref().is_some_and(|library| library.is_file());
+    let missing = library.as_ref().filter(|_| present).map(|library| needs::missing(library)).unwrap_or_default();
+    let word = kind.to_string();
+    let args: [&OsStr; 4] = ["probe-runtime".as_ref(), "--provider".as_ref(), word.as_ref(), path.as_os_str()];
+    let outcome = match ask(&args, PROVIDER_TIMEOUT) {
+        Ok(answer) => judge(&answer),
+        Err(error) => Err(error.to_string()),
+    };
+    ProviderReport { kind, library, present, missing, error: outcome.err() }
 }
 
 /// Makes a verdict of how the child ended and what it said.
-fn judge(status: ExitStatus, answer: &str) -> Result<String, String> {
-    if let Some(signal) = status.signal() {
-        return Err(format!("opening it crashed with {}: the file is truncated or damaged", signal_name(signal)));
+fn judge(answer: &Answer) -> Result<String, String> {
+    if let Some(signal) = answer.crash() {
+        return Err(format!("opening it crashed with {signal}: the file is truncated or damaged"));
     }
-    // A library may print on its own when it is loaded: the report is the last line that is one.
-    let report = answer.lines().rev().find_map(|line| serde_json::from_str::<ProbeReport>(line).ok());
-    match report {
+    match answer.report::<ProbeReport>() {
         Some(ProbeReport { error: Some(error), .. }) => Err(error),
-        Some(ProbeReport { version: Some(version), .. }) if status.success() => Ok(version),
-        _ => Err(format!("the process that opened it ended with {status} and gave no report")),
-    }
-}
-
-fn signal_name(signal: i32) -> String {
-    match signal {
-        4 => "SIGILL".into(),
-        6 => "SIGABRT".into(),
-        7 => "SIGBUS".into(),
-        8 => "SIGFPE".into(),
-        9 => "SIGKILL".into(),
-        11 => "SIGSEGV".into(),
-        31 => "SIGSYS".into(),
-        other => format!("signal {other}"),
+        Some(ProbeReport { version: Some(version), .. }) if answer.status.success() => Ok(version),
+        _ => Err(format!("the process that opened it ended with {} and gave no report", answer.status)),
     }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
+    use std::process::{Command, Stdio};
+
+    use super::super::child::wait;
     use super::*;
 
-    fn shell(script: &str) -> Child {
-        Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
-    }
-
     fn verdict(script: &str) -> Result<String, String> {
-        wait(shell(script), Duration::from_secs(30)).and_then(|(status, answer)| judge(status, &answer))
+        let child =
+            Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        judge(&wait(child, Duration::from_secs(30)).unwrap())
     }
 
     #[test]
@@ -170,21 +133,5 @@ mod tests {
         // It printed its report and died while unloading: not a library to trust.
         assert!(verdict(r#"echo '{"version":"1.24.4","error":null}'; kill -SEGV $$"#).is_err());
         assert!(verdict(r#"echo '{"version":"1.24.4","error":null}'; exit 1"#).is_err());
-    }
-
-    #[test]
-    fn a_child_that_hangs_is_ended() {
-        let child = shell("exec sleep 600");
-        let id = child.id();
-        assert!(wait(child, Duration::from_millis(50)).unwrap_err().contains("did not end"));
-        assert!(!Path::new(&format!("/proc/{id}")).exists(), "the child was not reaped");
-    }
-
-    #[test]
-    fn another_program_is_never_asked() {
-        // This test binary is not ocelli, and it would answer `probe-runtime` by running tests.
-        if std::env::var_os("OCELLI_EXE").is_none() {
-            assert!(prober().unwrap_err().contains("OCELLI_EXE"));
-        }
     }
 }
