@@ -58,6 +58,10 @@ impl Kind {
         }
     }
 
+    const fn is_hardware(self) -> bool {
+        matches!(self, Self::Jetson | Self::V4l2)
+    }
+
     /// Elements that the line of this encoder needs besides it.
     const fn companions(self) -> &'static [&'static str] {
         match self {
@@ -107,6 +111,31 @@ pub fn choose() -> Result<Encoder, EncoderError> {
     Err(EncoderError::NoEncoder { tried: tried.join("; ") })
 }
 
+/// One encoder, and whether it is taken.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct EncoderPlan {
+    /// Name of the element.
+    pub element: String,
+    /// Encoding costs no CPU to speak of.
+    pub hardware: bool,
+    /// Why it is not taken, for example `x264enc: not installed`; `None`: it opens.
+    pub trouble: Option<String>,
+}
+
+/// All encoders, best first: [`choose`] takes the first that opens.
+///
+/// # Errors
+/// [`EncoderError::Gstreamer`].
+pub fn plan() -> Result<Vec<EncoderPlan>, EncoderError> {
+    gst::init()?;
+    let of = |kind: Kind| EncoderPlan {
+        element: kind.element().into(),
+        hardware: kind.is_hardware(),
+        trouble: kind.check().err(),
+    };
+    Ok(CANDIDATES.into_iter().map(of).collect())
+}
+
 impl Encoder {
     /// For logs: `x264enc (software, gst-plugins-ugly 1.22.0)`.
     pub fn description(&self) -> String {
@@ -121,7 +150,7 @@ impl Encoder {
 
     /// True when encoding costs no CPU to speak of.
     pub fn is_hardware(&self) -> bool {
-        matches!(self.kind, Kind::Jetson | Kind::V4l2)
+        self.kind.is_hardware()
     }
 
     /// A part of a launch line that takes I420 or NV12 in system memory and gives H.264; the encoder in it is called
@@ -202,6 +231,14 @@ mod tests {
                 assert!(matches!(end.unwrap().view(), gst::MessageView::Eos(_)), "{line}");
             }
         }
+    }
+
+    #[test]
+    fn the_plan_and_the_choice_agree() {
+        let plan = plan().unwrap();
+        let first = plan.iter().find(|encoder| encoder.trouble.is_none()).unwrap();
+        assert_eq!(first.element, choose().unwrap().element());
+        assert_eq!(plan.len(), CANDIDATES.len());
     }
 
     #[test]

@@ -4,7 +4,8 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 
 use super::SourceError;
-use super::error::{make, missing};
+use super::error::{make, missing, package};
+use super::plan::{CodecPlan, DecoderPlan, ElementPlan};
 
 /// A codec that is taken apart with elements chosen here, never by auto-plugging.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,7 +36,7 @@ const fn plain(element: &'static str) -> Decoder {
 /// Jetson's decoder writes NVMM memory; `nvvidconv` copies it into system memory as NV12 (on the VIC, not on the CPU).
 const JETSON: Decoder = Decoder { element: "nvv4l2decoder", download: Some("nvvidconv") };
 
-static CODECS: [Codec; 3] = [
+pub(super) static CODECS: [Codec; 3] = [
     Codec {
         name: "H.264",
         rtp: "H264",
@@ -93,22 +94,11 @@ impl Codec {
 
     fn decoder(&self) -> Result<Vec<gst::Element>, SourceError> {
         for choice in self.decoders {
-            let Ok(decoder) = gst::ElementFactory::make(choice.element).build() else {
-                continue;
-            };
-            // READY opens the device: a hardware decoder whose device is absent or taken fails here, not later.
-            if decoder.set_state(gst::State::Ready).is_err() {
-                let _ = decoder.set_state(gst::State::Null);
-                tracing::info!("decoder {} is installed but does not open: trying the next one", choice.element);
-                continue;
+            match choice.open() {
+                Ok(chain) => return Ok(chain),
+                Err(Unusable::NotInstalled) => {}
+                Err(trouble) => tracing::info!("decoder {} {trouble}: trying the next one", choice.element),
             }
-            let Some(download) = choice.download else {
-                return Ok(vec![decoder]);
-            };
-            if let Ok(chain) = downloaded(decoder.clone(), download) {
-                return Ok(chain);
-            }
-            let _ = decoder.set_state(gst::State::Null);
         }
         let names: Vec<&str> = self.decoders.iter().map(|d| d.element).collect();
         let best = names.iter().find(|n| n.starts_with("avdec_")).copied().unwrap_or("avdec_h264");
@@ -118,6 +108,67 @@ impl Codec {
             }
             other => Err(other),
         }
+    }
+
+    /// True when `element` is one of the codec's decoders.
+    pub(super) fn decodes_with(&self, element: &str) -> bool {
+        self.decoders.iter().any(|decoder| decoder.element == element)
+    }
+
+    /// What this box has for the codec: tries every decoder as [`Self::decoder`] does, also those behind the first that
+    /// works.
+    pub(super) fn plan(&self) -> CodecPlan {
+        let decoders = self.decoders.iter().map(|choice| DecoderPlan {
+            element: choice.element.into(),
+            package: package(choice.element).into(),
+            hardware: choice.hardware(),
+            trouble: choice.open().map(close).err().map(|trouble| trouble.to_string()),
+        });
+        CodecPlan {
+            codec: self.name.into(),
+            elements: [Some(self.depay), self.parse].into_iter().flatten().map(ElementPlan::of).collect(),
+            decoders: decoders.collect(),
+        }
+    }
+}
+
+/// Why a decoder is not taken.
+#[derive(Debug, thiserror::Error)]
+enum Unusable {
+    #[error("is not installed")]
+    NotInstalled,
+    #[error("is installed, but its device does not open")]
+    Device,
+    #[error("is installed, but `{0}`, which it needs, is not")]
+    Download(&'static str),
+}
+
+impl Decoder {
+    /// The decoder and what follows it, opened; what fails later is the stream's fault, not the box's.
+    fn open(&self) -> Result<Vec<gst::Element>, Unusable> {
+        let decoder = gst::ElementFactory::make(self.element).build().map_err(|_| Unusable::NotInstalled)?;
+        // READY opens the device: a hardware decoder whose device is absent or taken fails here, not later.
+        if decoder.set_state(gst::State::Ready).is_err() {
+            let _ = decoder.set_state(gst::State::Null);
+            return Err(Unusable::Device);
+        }
+        let Some(download) = self.download else { return Ok(vec![decoder]) };
+        downloaded(decoder.clone(), download).map_err(|_| {
+            let _ = decoder.set_state(gst::State::Null);
+            Unusable::Download(download)
+        })
+    }
+
+    /// On a chip of its own, not on the CPU.
+    fn hardware(&self) -> bool {
+        ["nvv4l2", "v4l2"].iter().any(|prefix| self.element.starts_with(prefix))
+    }
+}
+
+fn close(chain: Vec<gst::Element>) {
+    for element in chain {
+        // Back to NULL is only a release; if it fails there is nothing more to be done.
+        let _ = element.set_state(gst::State::Null);
     }
 }
 

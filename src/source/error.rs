@@ -102,13 +102,19 @@ pub(super) fn make(name: &'static str) -> Result<gst::Element, SourceError> {
 
 /// The error for an element that the registry does not have.
 pub(super) fn missing(name: &str) -> SourceError {
-    let package = match name {
-        "h264parse" | "h265parse" | "openh264dec" | "tsdemux" | "mpegpsdemux" | "y4mdec" => "gstreamer1.0-plugins-bad",
+    SourceError::MissingElement { element: name.to_owned(), package: package(name) }
+}
+
+/// The Debian and Ubuntu package that has the element `name`: those of Ocelli's own pipelines, in and out.
+pub fn package(name: &str) -> &'static str {
+    match name {
+        "h264parse" | "h265parse" | "openh264dec" | "openh264enc" | "tsdemux" | "mpegpsdemux" | "y4mdec"
+        | "v4l2slh264dec" | "v4l2slh265dec" => "gstreamer1.0-plugins-bad",
         "x264enc" | "asfdemux" => "gstreamer1.0-plugins-ugly",
         "filesrc" | "typefind" | "capsfilter" => "libgstreamer1.0-0",
-        "appsink" | "appsrc" | "videoconvert" | "decodebin" | "oggdemux" => "gstreamer1.0-plugins-base",
+        "appsink" | "appsrc" | "videoconvert" | "videoscale" | "decodebin" | "oggdemux" => "gstreamer1.0-plugins-base",
         _ if name.starts_with("avdec_") => "gstreamer1.0-libav",
+        _ if name.starts_with("nv") => "nvidia-l4t-gstreamer",
         _ => "gstreamer1.0-plugins-good",
-    };
-    SourceError::MissingElement { element: name.to_owned(), package }
+    }
 }

@@ -30,6 +30,16 @@ const CONTAINERS: [(&str, &str); 13] = [
     ("video/mpeg", "mpegpsdemux"),
 ];
 
+/// The elements of every file's pipeline that come from plugins, besides the container's and the codec's.
+pub(super) const ELEMENTS: [&str; 3] = ["filesrc", "typefind", "videoconvert"];
+
+/// The elements that take containers apart, each once.
+pub(super) fn demuxers() -> impl Iterator<Item = &'static str> {
+    let first =
+        |index: usize| CONTAINERS.iter().position(|(_, demuxer)| *demuxer == CONTAINERS[index].1) == Some(index);
+    CONTAINERS.iter().enumerate().filter(move |(index, _)| first(*index)).map(|(_, (_, demuxer))| *demuxer)
+}
+
 /// `filesrc ! typefind ! demuxer ! decoder ! tail`. What follows `typefind` is added when it knows what the file is.
 pub(super) fn file(
     path: &Path,

@@ -15,6 +15,8 @@ mod error;
 mod file;
 mod handover;
 mod pipeline;
+mod plan;
+mod probe;
 mod pts;
 mod redact;
 mod runner;
@@ -35,7 +37,9 @@ use crate::types::{CameraName, CameraStatus};
 
 pub use backoff::Backoff;
 pub use counter::{read_counter, write_counter};
-pub use error::SourceError;
+pub use error::{SourceError, package};
+pub use plan::{CodecPlan, DecoderPlan, ElementPlan, SourcePlan, plan};
+pub use probe::{CameraProbe, probe};
 pub use simulate::{Simulator, SimulatorConfig};
 
 use control::Control;

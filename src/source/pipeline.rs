@@ -17,6 +17,10 @@ use crate::config::Transport;
 /// `rtspsrc` gives up a server that accepts the connection and never answers.
 const TCP_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The elements of every camera's pipeline that come from plugins, besides the codec's; those after the first two are
+/// what `rtspsrc` makes for itself.
+pub(super) const ELEMENTS: [&str; 5] = ["rtspsrc", "videoconvert", "rtpbin", "rtpjitterbuffer", "udpsrc"];
+
 /// Where a fault is put that GStreamer's threads find and its bus has no words for.
 #[derive(Clone, Default)]
 pub(super) struct Fault {

@@ -22,7 +22,7 @@ use crate::config::{CameraConfig, SourceConfig};
 use crate::types::{CameraName, CameraState};
 
 /// Patience with a camera's first picture: many send a whole one only every ten seconds.
-const FIRST_FRAME: Duration = Duration::from_secs(15);
+pub(super) const FIRST_FRAME: Duration = Duration::from_secs(15);
 /// Patience with a file: a slow disk and a large picture are no fault.
 const FILE_SILENCE: Duration = Duration::from_secs(60);
 /// Wrong credentials are not tried more often than this: cameras lock accounts.
@@ -32,7 +32,7 @@ const TEAR_DOWN: Duration = Duration::from_millis(1500);
 /// So many tear-downs may hang before no new connection is made.
 const HUNG: usize = 4;
 
-enum Input {
+pub(super) enum Input {
     Rtsp(RtspSpec),
     File { path: PathBuf, looped: bool, realtime: bool },
 }
@@ -69,10 +69,7 @@ impl Runner {
         outcome: Arc<OnceLock<Outcome>>,
     ) -> Self {
         let input = Input::new(&camera.source);
-        let secrets = match &input {
-            Input::Rtsp(spec) => spec.password.iter().cloned().collect(),
-            Input::File { .. } => Vec::new(),
-        };
+        let secrets = input.secrets();
         let live = matches!(input, Input::Rtsp(_));
         Self {
             camera: camera.name.clone(),
@@ -267,7 +264,7 @@ impl Runner {
 }
 
 impl Input {
-    fn new(source: &SourceConfig) -> Self {
+    pub(super) fn new(source: &SourceConfig) -> Self {
         match source {
             SourceConfig::Rtsp { url, username, password, transport, latency } => {
                 let (url, inline) = split_credentials(url);
@@ -283,6 +280,16 @@ impl Input {
             SourceConfig::File { path, looped, realtime } => {
                 Self::File { path: path.clone(), looped: *looped, realtime: *realtime }
             }
+        }
+    }
+}
+
+impl Input {
+    /// What must not be repeated in a message.
+    pub(super) fn secrets(&self) -> Vec<String> {
+        match self {
+            Self::Rtsp(spec) => spec.password.iter().cloned().collect(),
+            Self::File { .. } => Vec::new(),
         }
     }
 }

@@ -290,7 +290,7 @@ impl Link {
 }
 
 /// Waits for the broker's answer to our connection.
-async fn connected(events: &mut EventLoop) -> Result<(), ConnectionError> {
+pub(super) async fn connected(events: &mut EventLoop) -> Result<(), ConnectionError> {
     loop {
         if let Event::Incoming(Packet::ConnAck(_)) = events.poll().await? {
             return Ok(());

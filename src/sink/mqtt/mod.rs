@@ -13,8 +13,11 @@
 //! Delivery: a state is kept until the broker has it, and sent anew at each connection. A frame is sent at most once.
 
 mod link;
+mod probe;
 mod tls;
 mod trouble;
+
+pub use probe::probe;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -218,18 +221,25 @@ fn prepare(config: &MqttConfig, node: &str) -> Result<(String, MqttOptions), Mqt
 }
 
 fn options(config: &MqttConfig, node: &str, base: &str) -> Result<MqttOptions, MqttError> {
+    let mut options = without_will(config, format!("ocelli-{node}"))?;
+    options.set_last_will(LastWill::new(format!("{base}/available"), "offline", QoS::AtLeastOnce, true));
+    options.validate().map_err(|error| MqttError::Options(error.to_string()))?;
+    Ok(options)
+}
+
+/// The options of a connection whose end nobody shall hear of.
+fn without_will(config: &MqttConfig, client_id: String) -> Result<MqttOptions, MqttError> {
     // The client joins host and port with a colon, so an IPv6 address needs its brackets.
     let host = if config.host.contains(':') && !config.host.starts_with('[') {
         format!("[{}]", config.host)
     } else {
         config.host.clone()
     };
-    let mut options = MqttOptions::new(format!("ocelli-{node}"), (host, config.port));
+    let mut options = MqttOptions::new(client_id, (host, config.port));
     options.set_keep_alive(KEEP_ALIVE.as_secs() as u16);
     options.set_clean_session(true);
     options.set_max_packet_size(MAX_INCOMING, MAX_PACKET);
     options.set_max_request_batch(CHANNEL);
-    options.set_last_will(LastWill::new(format!("{base}/available"), "offline", QoS::AtLeastOnce, true));
     match (&config.username, &config.password) {
         (Some(username), None) => {
             options.set_username(username.clone());

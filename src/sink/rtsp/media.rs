@@ -19,6 +19,9 @@ use crate::sink::encoder::{ELEMENT_NAME, Encoder, Purpose};
 /// Frames that may wait for the encoder; one more is dropped, because the encoder is the bottleneck then.
 const QUEUED_FRAMES: u64 = 2;
 
+/// The elements of a stream besides the encoder's; the last one is what the RTSP library makes for itself.
+pub const ELEMENTS: [&str; 4] = ["appsrc", "h264parse", "rtph264pay", "rtpbin"];
+
 /// Where frames go while somebody watches.
 #[derive(Clone)]
 pub(super) struct Outlet {

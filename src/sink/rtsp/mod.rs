@@ -10,5 +10,6 @@ mod timeline;
 mod view;
 mod worker;
 
+pub use media::ELEMENTS;
 pub use server::{RtspError, RtspServer};
 pub use view::View;
