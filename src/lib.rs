@@ -5,6 +5,7 @@ pub mod annotate;
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod eval;
 pub mod infer;
 pub mod model;

@@ -3,6 +3,7 @@
 mod completions;
 mod config;
 mod detect;
+mod doctor;
 mod eval;
 mod man;
 mod models;
@@ -35,6 +36,8 @@ enum Verb {
     Run(run::Args),
     /// Check, show or describe the configuration
     Config(config::Args),
+    /// Say what is on this box and what its configuration lacks, with the fix for each; exit code 1 if something is missing
+    Doctor(doctor::Args),
     /// List, show and verify models
     Models(models::Args),
     /// Serve a video file as an RTSP camera, to try a configuration without one
@@ -47,6 +50,9 @@ enum Verb {
     /// Open an ONNX Runtime library in a process of its own and say whether it works
     #[command(hide = true)]
     ProbeRuntime(probe::Args),
+    /// Look at GStreamer, or at one camera, in a process of its own
+    #[command(hide = true)]
+    ProbeMedia(doctor::ProbeArgs),
 }
 
 /// How a verb failed: the message for people and the exit code for scripts.
@@ -54,12 +60,18 @@ enum Verb {
 pub(crate) struct Failure {
     /// 1 error, 2 usage, 69 unavailable, 70 GPU fault, 78 configuration.
     pub(crate) code: u8,
-    pub(crate) error: anyhow::Error,
+    /// `None` when everything has been said already.
+    pub(crate) error: Option<anyhow::Error>,
 }
 
 impl Failure {
     pub(crate) fn new(code: u8, error: impl Into<anyhow::Error>) -> Self {
-        Self { code, error: error.into() }
+        Self { code, error: Some(error.into()) }
+    }
+
+    /// Only an exit code.
+    pub(crate) fn silent(code: u8) -> Self {
+        Self { code, error: None }
     }
 }
 
@@ -81,12 +93,16 @@ pub fn main() -> ExitCode {
         Verb::Simulate(args) => simulate::run(args),
         Verb::Completions(args) => completions::run(args),
         Verb::Man(args) => man::run(args),
+        Verb::Doctor(args) => doctor::run(args),
         Verb::ProbeRuntime(args) => probe::run(args),
+        Verb::ProbeMedia(args) => doctor::probe(args),
     };
     let code = match outcome {
         Ok(()) => 0,
         Err(failure) => {
-            eprint_error(&failure.error);
+            if let Some(error) = &failure.error {
+                eprint_error(error);
+            }
             failure.code
         }
     };

@@ -6,6 +6,7 @@ mod common;
 mod completions;
 mod config;
 mod detect;
+mod doctor;
 mod e2e;
 mod eval;
 mod layering;

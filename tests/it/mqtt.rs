@@ -38,6 +38,14 @@ fn have(tools: &[&str]) -> bool {
     false
 }
 
+/// Runs `test` with the port of a broker that takes everybody; not at all, said loudly, where none is installed.
+pub fn with_broker(test: impl FnOnce(u16)) {
+    if have(&["mosquitto"]) {
+        let broker = Broker::open();
+        test(broker.port);
+    }
+}
+
 fn tool(name: &str) -> Command {
     let mut command = Command::new("env");
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/sbin";

@@ -53,6 +53,11 @@ fn clip(dir: &Path, size: Size, frames: u32) -> PathBuf {
     clip_as(dir, &format!("{size}-{frames}.mp4"), size, frames, H264)
 }
 
+/// A clip of two seconds for other modules.
+pub fn small_clip(dir: &Path) -> PathBuf {
+    clip(dir, SMALL, 30)
+}
+
 /// `ocelli simulate` as a child, listening.
 struct Camera {
     child: Guard,

@@ -1,0 +1,150 @@
+//! `ocelli doctor`: what is on this box, and what is missing. `ocelli probe-media`: what its child processes do.
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow};
+
+use super::Failure;
+use crate::config::{self, ConfigErrors, DEFAULT_FILES, Loaded, Problem};
+use crate::doctor::{self, DROPIN, Report, Request, Root, Scope};
+use crate::source;
+
+/// Width of the report at most, and where nothing says how wide the terminal is.
+const WIDTH: usize = 110;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    files: Files,
+    /// The report as JSON
+    #[arg(long)]
+    json: bool,
+    /// Write the systemd drop-in that opens this box's devices to the service, and do nothing else; `-`: standard output
+    #[arg(
+        long,
+        value_name = "FILE",
+        num_args = 0..=1,
+        default_missing_value = DROPIN,
+        conflicts_with_all = ["json", "config", "set"]
+    )]
+    write_device_dropin: Option<PathBuf>,
+    /// Look at the files below this folder instead of `/`: a mounted image
+    #[arg(long, value_name = "FOLDER", default_value = "/", hide = true)]
+    root: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+struct Files {
+    /// Configuration file; may be repeated, later files win [default: ./ocelli.yaml, else /etc/ocelli/ocelli.yaml]
+    #[arg(short, long, value_name = "FILE")]
+    config: Vec<PathBuf>,
+    /// Set one key, as `mqtt.url=mqtt://127.0.0.1:1883`; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ProbeArgs {
+    #[command(flatten)]
+    files: Files,
+    /// Ask this camera for a picture, instead of looking at GStreamer
+    #[arg(long)]
+    camera: Option<String>,
+}
+
+pub(crate) fn run(args: Args) -> Result<(), Failure> {
+    let root = Root::new(args.root);
+    if let Some(path) = args.write_device_dropin {
+        return write_dropin(&root, &path);
+    }
+    let report = doctor::examine(&Request { root, scope: scope(&args.files), arguments: arguments(&args.files) });
+    let text = match args.json {
+        true => serde_json::to_string_pretty(&report)? + "\n",
+        false => render(&report),
+    };
+    print(&text)?;
+    match report.ok {
+        true => Ok(()),
+        // The report has said it all.
+        false => Err(Failure::silent(1)),
+    }
+}
+
+/// Prints one line of JSON: what was seen, or why nothing was.
+pub(crate) fn probe(args: ProbeArgs) -> Result<(), Failure> {
+    let line = match &args.camera {
+        None => serde_json::to_string(&doctor::look_at_media())?,
+        Some(name) => {
+            let config = config::load(&args.files.config, &args.files.set)?;
+            let camera = config.cameras.iter().find(|camera| camera.name.as_ref() == name);
+            let camera = camera.ok_or_else(|| anyhow!("no camera `{name}` in the configuration"))?;
+            serde_json::to_string(&source::probe(camera).map_err(|error| error.to_string()))?
+        }
+    };
+    print(&(line + "\n"))
+}
+
+/// A wrong configuration is a finding, not the end.
+fn scope(files: &Files) -> Scope {
+    let none = files.config.is_empty()
+        && files.set.is_empty()
+        && !DEFAULT_FILES.iter().any(|file| Path::new(file).exists())
+        && !std::env::vars_os().any(|(name, _)| name.to_string_lossy().starts_with("OCELLI__"));
+    if none {
+        return Scope::default();
+    }
+    match config::load_all(&files.config, &files.set) {
+        Ok(Loaded { config, warnings, files, .. }) => {
+            let warnings = warnings.iter().map(headline).collect();
+            Scope { config: Some(config), errors: None, warnings, files }
+        }
+        Err(errors) => Scope { errors: Some(message(&errors)), ..Scope::default() },
+    }
+}
+
+/// The first lines of all errors; `config check` shows them with their places.
+fn message(errors: &ConfigErrors) -> String {
+    errors.problems().iter().map(headline).collect::<Vec<_>>().join("; ")
+}
+
+/// `ocelli.yaml:3:1: unknown key …`, without the line of the file.
+fn headline(problem: &Problem) -> String {
+    problem.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+/// What makes a child read the same configuration.
+fn arguments(files: &Files) -> Vec<OsString> {
+    let config = files.config.iter().flat_map(|file| ["--config".into(), file.into()]);
+    let sets = files.set.iter().flat_map(|set| ["--set".into(), set.into()]);
+    config.chain(sets).collect()
+}
+
+fn render(report: &Report) -> String {
+    let terminal = std::io::stdout().is_terminal();
+    let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let given = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    let seen = || rustix::termios::tcgetwinsize(std::io::stdout()).ok().map(|size| usize::from(size.ws_col));
+    let width = given.or_else(seen).filter(|width| *width > 0).unwrap_or(WIDTH);
+    doctor::render(report, width.min(WIDTH), colour)
+}
+
+fn write_dropin(root: &Root, path: &Path) -> Result<(), Failure> {
+    let text = doctor::dropin(root);
+    if path == Path::new("-") {
+        return print(&text);
+    }
+    let path = if path == Path::new(DROPIN) { root.at(DROPIN) } else { path.to_owned() };
+    doctor::write_dropin(&path, &text)
+        .with_context(|| format!("cannot write {}; as root? `-` prints it instead", path.display()))?;
+    print(&format!("{} written; now: systemctl daemon-reload && systemctl restart ocelli\n", path.display()))
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        // The reader of a pipe may leave when it has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        outcome => Ok(outcome.context("cannot write to standard output")?),
+    }
+}

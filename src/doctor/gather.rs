@@ -1,0 +1,152 @@
+//! Looks at everything, slow things at the same time.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::board::Board;
+use super::devices::Devices;
+use super::facts::{Broker, Credentials, Facts, Port, Scope};
+use super::limit::{Limited, Task};
+use super::system::Folder;
+use super::{DROPIN, Root, board, devices, dropin, libraries, media, network, runtime, system};
+use crate::config::{BackendChoice, ModelConfig};
+use crate::model::ModelSpec;
+use crate::sink::mqtt;
+
+/// Files of the system: a hanging network disk is all that could make them slow.
+const FILES: Duration = Duration::from_secs(5);
+/// Opening a model file, its checksum included.
+const MODEL: Duration = Duration::from_secs(20);
+/// ONNX Runtime, and its providers one after the other.
+pub(super) const RUNTIME: Duration = Duration::from_secs(90);
+/// A GStreamer that builds its registry.
+const MEDIA: Duration = Duration::from_secs(45);
+/// The broker; its own limit is shorter.
+const BROKER: Duration = Duration::from_secs(12);
+
+/// What to look at.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// The tree of files; libraries that are opened, GStreamer and the network are always this machine's own.
+    pub root: Root,
+    /// The configuration.
+    pub scope: Scope,
+    /// Arguments that make a child process read the same configuration.
+    pub arguments: Vec<OsString>,
+}
+
+/// Looks at the box. Never hangs and never fails: what cannot be seen is a fact as well.
+pub fn gather(request: &Request) -> Facts {
+    let (root, scope) = (request.root.clone(), request.scope.clone());
+    let gpu = runtime::gpu(&root);
+    let model_config = scope.config.as_ref().map(|config| config.model.clone());
+    let named = model_config.as_ref().and_then(|model| model.ort_library.clone());
+
+    let ask_gpu = !gpu.is_empty() || matches!(scope.backend(), BackendChoice::Cuda | BackendChoice::Tensorrt);
+    let runtime = Task::start("runtime", RUNTIME, move || runtime::runtime(named.as_deref(), ask_gpu));
+    let media = Task::start("media", MEDIA, media::media);
+    let broker = broker(&scope);
+    let model = Task::start("model", MODEL, move || model(model_config.as_ref()));
+    let folders = folders(&scope);
+    let libraries = Task::start("libraries", FILES, {
+        let root = root.clone();
+        move || libraries::libraries(&root)
+    });
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(|folder| credentials(Path::new(&folder)));
+    // Ports, as all of the network, are this machine's.
+    let ports = ports(&Root::default(), &scope);
+    let cameras = network::cameras(&scope, &request.arguments);
+    let (board, devices) = (board::board(&root), devices::devices(&root));
+    Facts {
+        dropin: allowed(&root, &board, &devices),
+        board,
+        devices,
+        memory: system::memory(&root),
+        power: system::power(&root),
+        clock: system::clock(&root, SystemTime::now()),
+        folders: folders.into_iter().map(|(folder, task)| task.wait().unwrap_or_else(folder)).collect(),
+        gpu,
+        libraries: libraries.wait(),
+        model: model.wait().and_then(|outcome| outcome),
+        broker: broker.map(|(address, tls, task)| {
+            let outcome = task.wait().unwrap_or_else(|late| Err(format!("gave {late}")));
+            Broker { address, tls, outcome }
+        }),
+        runtime: runtime.wait(),
+        media: media.wait().and_then(|outcome| outcome),
+        credentials,
+        ports,
+        cameras,
+        scope,
+    }
+}
+
+fn allowed(root: &Root, board: &Board, devices: &Devices) -> Option<bool> {
+    let there = root.text(DROPIN).unwrap_or_default();
+    let asked = devices::has_unit(root) && !devices.nodes.is_empty();
+    asked.then(|| dropin::current(&dropin::dropin(board, devices), &there))
+}
+
+fn broker(scope: &Scope) -> Option<(String, bool, Task<Limited<()>>)> {
+    let config = scope.config.as_ref()?;
+    let mqtt = config.mqtt.clone()?;
+    let (node, address, tls) = (config.node.clone(), format!("{}:{}", mqtt.host, mqtt.port), mqtt.tls);
+    Some((address, tls, Task::start("broker", BROKER, move || mqtt::probe(&mqtt, &node))))
+}
+
+/// Opens the model as the service does.
+fn model(config: Option<&ModelConfig>) -> Limited<String> {
+    let file = config.and_then(|config| config.file.clone()).or_else(crate::model::default_model);
+    let file = file.ok_or("none is configured, and the shipped one was not found")?;
+    let size = config.and_then(|config| config.input_size);
+    let spec = ModelSpec::open(&file, size).map_err(|error| error.to_string())?;
+    if let Some(expected) = config.and_then(|config| config.sha256.as_deref()) {
+        spec.check_sha256(expected).map_err(|error| error.to_string())?;
+    }
+    let (name, input, classes) = (&spec.id.name, spec.input.size, spec.output.classes);
+    Ok(format!("{name}, {input}, {classes} classes ({})", spec.path.display()))
+}
+
+/// Folders that systemd gave, and those that the configuration names.
+fn folders(scope: &Scope) -> Vec<(impl FnOnce(String) -> Folder, Task<Folder>)> {
+    let given = |variable: &str| {
+        let value = std::env::var(variable).unwrap_or_default();
+        value.split(':').next().filter(|folder| !folder.is_empty()).map(PathBuf::from)
+    };
+    let installed = |path: &str| Some(PathBuf::from(path)).filter(|path| path.is_dir());
+    let state = given("STATE_DIRECTORY").or_else(|| installed("/var/lib/ocelli"));
+    let cache = given("CACHE_DIRECTORY").or_else(|| installed("/var/cache/ocelli"));
+    let jsonl = scope.config.as_ref().and_then(|config| config.jsonl.as_ref()).map(|jsonl| jsonl.file.clone());
+    let jsonl = jsonl.filter(|file| file != Path::new("-")).map(|file| match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        _ => PathBuf::from("."),
+    });
+    let all = [("state", state), ("cache", cache), ("jsonl", jsonl), ("temporary", Some(std::env::temp_dir()))];
+    all.into_iter()
+        .filter_map(|(purpose, path)| Some((purpose, path?)))
+        .map(|(purpose, path)| {
+            let asked = path.clone();
+            let task = Task::start(purpose, FILES, move || system::folder(purpose, &asked));
+            let hung = move |late| Folder { purpose: purpose.into(), path, free: None, trouble: Some(late) };
+            (hung, task)
+        })
+        .collect()
+}
+
+fn credentials(folder: &Path) -> Credentials {
+    let names = std::fs::read_dir(folder).ok().map(|entries| {
+        let mut names: Vec<String> =
+            entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    });
+    Credentials { folder: folder.to_owned(), names }
+}
+
+fn ports(root: &Root, scope: &Scope) -> Vec<Port> {
+    let Some(config) = &scope.config else { return Vec::new() };
+    let rtsp = config.rtsp.as_ref().map(|rtsp| ("rtsp", rtsp.listen));
+    let http = config.http.as_ref().map(|http| ("http", http.listen));
+    rtsp.into_iter().chain(http).map(|(server, address)| network::port(root, server, address)).collect()
+}

@@ -1,0 +1,91 @@
+//! ONNX Runtime and its execution providers, tried in child processes exactly as the service tries them.
+
+use std::path::{Path, PathBuf};
+
+use super::Root;
+use super::limit::Task;
+use crate::infer::{self, LibrarySource, NVIDIA_DEVICES, OrtProvider, ProviderReport};
+use crate::types::BackendKind;
+
+/// What runs models here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Runtime {
+    /// Who named the library.
+    pub source: LibrarySource,
+    /// Libraries that were tried: version, or what is wrong.
+    pub tried: Vec<(PathBuf, Result<String, String>)>,
+    /// The providers that were asked, best first; none without a library that works.
+    pub providers: Vec<ProviderReport>,
+    /// `tract 0.23.9`; `None` when it is not part of this build.
+    pub tract: Option<String>,
+}
+
+impl Runtime {
+    /// The library that works, and its version.
+    pub fn library(&self) -> Option<(&Path, &str)> {
+        self.tried.iter().find_map(|(path, outcome)| Some((path.as_path(), outcome.as_deref().ok()?)))
+    }
+
+    /// What became of a provider; `None` when it was not asked.
+    pub fn provider(&self, kind: BackendKind) -> Option<&ProviderReport> {
+        self.providers.iter().find(|provider| provider.kind == kind)
+    }
+}
+
+/// Nodes that stand for an NVIDIA GPU with its driver.
+pub(super) fn gpu(root: &Root) -> Vec<String> {
+    NVIDIA_DEVICES.into_iter().filter(|node| root.exists(node)).map(str::to_owned).collect()
+}
+
+/// Looks for a library and tries it; then each of its providers when `gpu` says so, or when the provider's own library
+/// lies beside it.
+pub(super) fn runtime(config: Option<&Path>, gpu: bool) -> Runtime {
+    let survey = infer::survey(config);
+    let outcome = survey.outcome();
+    let providers = match &outcome {
+        Ok((library, _)) => providers(library, gpu),
+        Err(_) => Vec::new(),
+    };
+    Runtime {
+        source: survey.source,
+        tried: survey.tried.into_iter().map(|(path, verdict)| (path, verdict.map_err(short))).collect(),
+        providers,
+        tract: tract(),
+    }
+}
+
+/// Only the reason: path and hint are said elsewhere.
+fn short(error: infer::InferError) -> String {
+    match error {
+        infer::InferError::Library { reason, .. } | infer::InferError::Prober { reason, .. } => reason,
+        other => other.to_string(),
+    }
+}
+
+/// Each in a child of its own, all at the same time: opening CUDA or TensorRT takes seconds.
+fn providers(library: &Path, gpu: bool) -> Vec<ProviderReport> {
+    let library = library.canonicalize().unwrap_or_else(|_| library.to_owned());
+    let beside = |kind: BackendKind| library.with_file_name(format!("libonnxruntime_providers_{kind}.so")).is_file();
+    let accelerated = [(OrtProvider::Tensorrt, BackendKind::Tensorrt), (OrtProvider::Cuda, BackendKind::Cuda)];
+    let asked = accelerated.into_iter().filter(|(_, kind)| gpu || beside(*kind)).map(|(provider, _)| provider);
+    let tasks: Vec<_> = asked
+        .chain([OrtProvider::Cpu])
+        .map(|provider| {
+            let library = library.clone();
+            // The child has a limit of its own; this one only guards the guard.
+            Task::start("provider", super::gather::RUNTIME, move || infer::probe_provider(&library, provider))
+        })
+        .collect();
+    tasks.into_iter().filter_map(|task| task.wait().ok()).collect()
+}
+
+#[cfg(feature = "tract")]
+fn tract() -> Option<String> {
+    use crate::infer::Backend;
+    infer::TractBackend.probe().ok()
+}
+
+#[cfg(not(feature = "tract"))]
+fn tract() -> Option<String> {
+    None
+}
