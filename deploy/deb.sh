@@ -69,7 +69,7 @@ packed() { mkdir -p "$(dirname "$2")"; gzip -9nc "$1" > "$2.gz"; } # FROM TO, wi
 
 # ROOT ARCH TRIPLE BINARY
 fill() {
-  local root=$1 doc=$1/usr/share/doc/ocelli work=$root.work file
+  local root=$1 doc=$1/usr/share/doc/ocelli work=$1.work file
   mkdir -p "$root/usr/bin" "$work"
   stripped "$4" "$root/usr/bin/ocelli" "$2"
   chmod 755 "$root/usr/bin/ocelli"
@@ -127,7 +127,7 @@ Package: ocelli
 Version: $package_version
 Architecture: $2
 Maintainer: $maintainer
-Installed-Size: $(du -k -s --apparent-size --exclude=DEBIAN "$root" | cut -f 1)
+Installed-Size: $(find "$root" -path "$root/DEBIAN" -prune -o -type f -printf '%s\n' | awk '{ kib += int(($1 + 1023) / 1024) } END { print kib }')
 Depends: libc6 (>= $(glibc "$3")), libgcc-s1, libgstreamer1.0-0 (>= 1.16), libgstreamer-plugins-base1.0-0 (>= 1.16), libgstrtspserver-1.0-0 (>= 1.16), gstreamer1.0-plugins-base, gstreamer1.0-plugins-good, gstreamer1.0-plugins-bad, init-system-helpers (>= 1.54), systemd
 Recommends: gstreamer1.0-libav, gstreamer1.0-plugins-ugly, ca-certificates
 Suggests: mosquitto, nvidia-l4t-gstreamer

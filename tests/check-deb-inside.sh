@@ -12,16 +12,14 @@ fail() {
 }
 property() { systemctl show -P "$1" "${2:-ocelli.service}"; }
 active() {
-  local try
-  for try in $(seq 60); do
+  for _ in $(seq 60); do
     [ "$(property ActiveState "$@")" = active ] && return 0
     sleep 0.5
   done
   fail "${1:-ocelli.service} did not become active"
 }
 ready() { # PORT
-  local try
-  for try in $(seq 60); do
+  for _ in $(seq 60); do
     (exec 3<>"/dev/tcp/127.0.0.1/$1" && printf 'GET /readyz HTTP/1.0\r\n\r\n' >&3 && head -n 1 <&3) 2>/dev/null |
       grep ' 200 ' && return 0
     sleep 0.5

@@ -49,9 +49,8 @@ outside() {
 
 # Removes the group and what systemd made below it, when the last process of it is gone.
 leave() {
-  local try
   rmdir "$dir/ns" 2>/dev/null || true
-  for try in 1 2 3 4 5 6 7 8 9 10; do
+  for _ in 1 2 3 4 5 6 7 8 9 10; do
     find "$group" -depth -type d -exec rmdir {} + 2>/dev/null && return 0
     sleep 0.2
   done
