@@ -3,11 +3,13 @@
 //! Belongs here: reading the text of label files, the arithmetic of average precision, the drawing of its curves. Does not
 //! belong here: files, folders, pictures, inference; `cli` brings the texts and the detections.
 
+mod agreement;
 mod average_precision;
 mod coco;
 mod dataset;
 mod plot;
 
+pub use agreement::{Agreement, Tolerance, Worst};
 pub use average_precision::{
     CURVE_POINTS, ClassScore, Found, IOU_STEPS, ImageTruths, MAX_PER_CLASS, Rect, Score, Truth,
 };

@@ -237,3 +237,30 @@ fn the_steady_state_allocates_nothing() {
     assert_eq!(allocations(|| (1..11).for_each(|n| found += frame(n))), 0);
     assert!(found > 600, "the frames did hold boxes: {found}");
 }
+
+/// The deployed backend's boxes against the reference's: equal for the shipped model, and a model that was quietly changed is
+/// told, with exit code 1.
+#[test]
+fn verify_holds_a_backend_to_the_reference() {
+    let Some(library) = crate::runtime::ort_library() else { return };
+    let run = |arguments: &[&str]| {
+        let output =
+            ocelli().args(["models", "verify"]).args(arguments).arg("--ort-library").arg(&library).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        (output.status.code(), text)
+    };
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/models/yolov5s-efficientnetv2");
+    let (code, text) = run(&[shipped, "--backend", "cpu", "--json"]);
+    assert_eq!(code, Some(0), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(json["deployed"]["backend"], "cpu");
+    assert_eq!(json["reference"]["backend"], "tract");
+    assert!(json["objects"].as_u64().unwrap() >= 10, "{text}");
+    assert_eq!(json["agreed"], json["objects"], "{text}");
+    assert!(json["worst_score"].as_f64().unwrap() < 0.01, "{text}");
+
+    // Limits that nothing can meet: the verdict and the code follow them.
+    let (code, text) = run(&[shipped, "--backend", "cpu", "--min-iou", "1", "--max-score-delta", "0"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("not fit to be deployed") && text.contains("agree on"), "{text}");
+}

@@ -5,7 +5,7 @@ mod report;
 
 use std::collections::VecDeque;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -114,6 +114,20 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The mean average precision (IoU 0.50 to 0.95, 0 ..= 1) of what `engine` runs on labelled pictures.
+pub(super) fn mean_average_precision(
+    engine: &Engine,
+    data: &Path,
+    split: &str,
+    limit: Option<usize>,
+) -> anyhow::Result<f64> {
+    let set = DataSet::open(data, split, engine.spec(), limit)?;
+    let config = DetectConfig { fps: None, threshold: 0.001, iou: 0.6, max_detections: 300, labels: None };
+    let measured = measure(&set, engine, &config)?;
+    let score = eval::score(&measured.images, engine.spec().output.classes, MAX_PER_CLASS);
+    Ok(score.map)
+}
+
 /// A progress bar on a terminal, else nothing.
 fn progress(length: usize) -> ProgressBar {
     let visible = std::io::stderr().is_terminal();
@@ -127,7 +141,7 @@ fn progress(length: usize) -> ProgressBar {
 
 /// Detects in all pictures, as many at a time as the engine has sessions, and one more that is being read meanwhile.
 fn measure(set: &DataSet, engine: &Engine, config: &DetectConfig) -> anyhow::Result<Measured> {
-    let mut detector = Detector::new(engine, "pictures", config, engine.workers() + 1)?;
+    let mut detector = Detector::new(engine, "pictures", config, 1)?;
     let bar = progress(set.samples.len());
     let started = Instant::now();
     let mut out = Measured {

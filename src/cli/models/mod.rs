@@ -1,5 +1,7 @@
 //! `ocelli models`: list, show and verify models.
 
+mod verify;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -31,26 +33,31 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Compute a model's SHA-256 anew, compare it with its model.yaml and open it
-    Verify {
-        /// An .onnx file or a model folder; without it the model that `run` and `detect` take
-        path: Option<PathBuf>,
-    },
+    /// Hold a model's file to its model.yaml, and what a backend finds with it to what the reference finds; exit code 1
+    /// when they differ
+    Verify(verify::Args),
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
+    let mut fit = true;
     let text = match args.verb {
         Verb::List { dir, json } => list(dir.as_deref(), json)?,
         Verb::Show { path, json } => {
             let spec = ModelSpec::open(&chosen(path)?, None)?;
             if json { format!("{:#}\n", describe(&spec)) } else { page(&spec) }
         }
-        Verb::Verify { path } => verify(&chosen(path)?)?,
+        Verb::Verify(args) => {
+            let (text, well) = verify::run(&args)?;
+            fit = well;
+            text
+        }
     };
     // `print!` panics when a pipe's reader has gone; a reader that has seen enough is no error.
     match std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
-        _ => Ok(()),
+        _ if fit => Ok(()),
+        // The text has said why.
+        _ => Err(Failure { code: 1, error: None }),
     }
 }
 
@@ -98,14 +105,6 @@ fn list(dir: Option<&Path>, json: bool) -> Result<String, Failure> {
         };
     }
     Ok(text)
-}
-
-fn verify(path: &Path) -> Result<String, Failure> {
-    // Opening computes the SHA-256 of what it reads and compares it; there is no second way to get it wrong.
-    let spec = ModelSpec::open(path, None)?;
-    let promised = spec.manifest.as_ref().and_then(|m| m.sha256.as_ref());
-    let verdict = if promised.is_some() { "matches model.yaml" } else { "nothing to compare with" };
-    Ok(format!("{}: ok\nsha256 {} ({verdict})\n", spec.path.display(), spec.id.sha256))
 }
 
 /// Everything that is known of a model, for scripts.

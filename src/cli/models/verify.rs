@@ -1,0 +1,302 @@
+//! `ocelli models verify`: is the file what its model.yaml says, and does the backend that shall run it find what the reference
+//! finds?
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail, ensure};
+use serde_json::json;
+
+use super::super::Failure;
+use super::super::detect::{
+    DEADLINE, is_picture, parse_backend, parse_share, parse_size, read_picture, start_engine, submit,
+};
+use super::super::eval::mean_average_precision;
+use super::chosen;
+use crate::app::open_model;
+use crate::config::{BackendChoice, DetectConfig, ModelConfig};
+use crate::eval::{Agreement, Tolerance, Worst};
+use crate::infer::Engine;
+use crate::model::ModelSpec;
+use crate::pipeline::Detector;
+use crate::telemetry;
+use crate::telemetry::log::LogFormat;
+use crate::types::{BackendInfo, BackendKind, Detection, Size};
+
+/// Pictures of a model folder that a verification looks at when none are named.
+const GOLDEN: &str = "golden";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// An .onnx file or a model folder; without it the model that `run` and `detect` take
+    path: Option<PathBuf>,
+    /// The backend that shall run it; a name is strict
+    #[arg(short, long, default_value = "auto", value_parser = parse_backend, value_name = "auto|tract|cpu|cuda|tensorrt")]
+    backend: BackendChoice,
+    /// What it is held to [default: tract; cpu (ONNX Runtime) when tract is what is verified]
+    #[arg(long, value_parser = parse_backend, value_name = "tract|cpu")]
+    reference: Option<BackendChoice>,
+    /// A picture or a folder of pictures; may be repeated [default: the folder `golden` of the model folder]
+    #[arg(long, value_name = "FILE|DIR")]
+    pictures: Vec<PathBuf>,
+    /// Labelled pictures as for `ocelli eval`: both must also reach the same mean average precision
+    #[arg(long, value_name = "DIR|FILE.json")]
+    data: Option<PathBuf>,
+    /// Which part of them
+    #[arg(long, default_value = "test", value_name = "NAME")]
+    split: String,
+    /// Take only the first N labelled pictures
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+    /// Objects of this confidence and more are compared, 0 to 1
+    #[arg(long, default_value_t = 0.25, value_parser = parse_share)]
+    conf: f32,
+    /// Two boxes agree from this intersection over union on
+    #[arg(long, default_value_t = 0.9, value_parser = parse_share)]
+    min_iou: f32,
+    /// Two scores agree up to this difference
+    #[arg(long, default_value_t = 0.05, value_parser = parse_share)]
+    max_score_delta: f32,
+    /// Share of the objects on which both must agree
+    #[arg(long, default_value_t = 0.98, value_parser = parse_share)]
+    min_agreement: f32,
+    /// Mean average precision (IoU 0.50 to 0.95) that may be lost
+    #[arg(long, default_value_t = 0.01, value_parser = parse_share)]
+    max_map_loss: f32,
+    /// Input size for models whose height and width are dynamic
+    #[arg(long, value_parser = parse_size, value_name = "N|WxH")]
+    input_size: Option<Size>,
+    /// Path of libonnxruntime.so [default: ORT_DYLIB_PATH, then the usual places]
+    #[arg(long, value_name = "FILE")]
+    ort_library: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was found out.
+struct Verdict {
+    spec: Arc<ModelSpec>,
+    deployed: BackendInfo,
+    reference: BackendInfo,
+    pictures: Vec<PathBuf>,
+    agreement: Agreement,
+    /// Of the reference and of the deployed backend, 0.50 to 0.95.
+    map: Option<[f64; 2]>,
+    /// What is not as it must be; empty: all is well.
+    faults: Vec<String>,
+}
+
+/// The text to print, and whether all is well.
+pub(super) fn run(args: &Args) -> Result<(String, bool), Failure> {
+    telemetry::log::init("warn", LogFormat::Auto).map_err(|error| Failure::new(2, error))?;
+    let model = ModelConfig {
+        file: Some(chosen(args.path.clone())?),
+        sha256: None,
+        backend: args.backend,
+        ort_library: args.ort_library.clone(),
+        threads: None,
+        input_size: args.input_size,
+    };
+    // Opening computes the SHA-256 of what it reads and compares it; there is no second way to get it wrong.
+    let spec = Arc::new(open_model(&model)?);
+    let pictures = pictures(args, &spec)?;
+    if pictures.is_empty() && args.data.is_none() {
+        let note = format!("none: name some with --pictures, or put some into {GOLDEN}/ beside the model");
+        return Ok((file_only(&spec, &note, args.json), true));
+    }
+    let Some(verdict) = compare(args, &model, &spec, pictures)? else {
+        let note = "not compared: tract would run it, and there is no ONNX Runtime to hold it to";
+        return Ok((file_only(&spec, note, args.json), true));
+    };
+    let text = if args.json { format!("{:#}\n", verdict.json(args)) } else { verdict.text(args) };
+    Ok((text, verdict.faults.is_empty()))
+}
+
+/// The pictures named, else those of the model's folder.
+fn pictures(args: &Args, spec: &ModelSpec) -> anyhow::Result<Vec<PathBuf>> {
+    let mut all = Vec::new();
+    for place in &args.pictures {
+        let found = pictures_in(place)?;
+        ensure!(!found.is_empty(), "{}: no picture (.jpg, .jpeg, .png) there", place.display());
+        all.extend(found);
+    }
+    if args.pictures.is_empty() {
+        let golden = spec.path.parent().unwrap_or(Path::new(".")).join(GOLDEN);
+        if golden.is_dir() {
+            all = pictures_in(&golden)?;
+        }
+    }
+    Ok(all)
+}
+
+fn pictures_in(place: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    if !place.is_dir() {
+        return Ok(vec![place.to_owned()]);
+    }
+    let entries = std::fs::read_dir(place).with_context(|| format!("cannot list {}", place.display()))?;
+    let mut all: Vec<_> =
+        entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| is_picture(path)).collect();
+    all.sort();
+    Ok(all)
+}
+
+/// `None`: tract is what shall run it, and nothing else is there to hold it to.
+fn compare(
+    args: &Args,
+    model: &ModelConfig,
+    spec: &Arc<ModelSpec>,
+    pictures: Vec<PathBuf>,
+) -> Result<Option<Verdict>, Failure> {
+    let tolerance = Tolerance { threshold: args.conf, iou: args.min_iou, score: args.max_score_delta };
+    // Lower than what must be found, so that an object at the edge is no difference.
+    let config = DetectConfig { threshold: (args.conf - args.max_score_delta).max(0.001), ..DetectConfig::default() };
+    let deployed = start_engine(spec.clone(), model)?;
+    let info = deployed.info();
+    let found = detect(&deployed, &pictures, &config)?;
+    let map = |engine: &Engine| {
+        let Some(data) = &args.data else { return Ok(None) };
+        mean_average_precision(engine, data, &args.split, args.limit.map(|limit| limit as usize)).map(Some)
+    };
+    let found_map = map(&deployed)?;
+    // Its memory is free before the reference is loaded: a small box has not room for both.
+    drop(deployed);
+    let choice = args.reference.unwrap_or(match info.kind {
+        BackendKind::Tract => BackendChoice::Cpu,
+        _ => BackendChoice::Tract,
+    });
+    let held_to = ModelConfig { backend: choice, ..model.clone() };
+    let reference = match start_engine(spec.clone(), &held_to) {
+        Ok(reference) => reference,
+        Err(_) if args.reference.is_none() && choice == BackendChoice::Cpu => return Ok(None),
+        Err(Failure { code, error }) => {
+            let error = error.map(|error| error.context("the reference cannot run; name another with --reference"));
+            return Err(Failure { code, error });
+        }
+    };
+    let wanted = detect(&reference, &pictures, &config)?;
+    let mut agreement = Agreement::default();
+    for (wanted, found) in wanted.iter().zip(&found) {
+        agreement.add(wanted, found, &tolerance);
+    }
+    let map = map(&reference)?.zip(found_map).map(|(wanted, found)| [wanted, found]);
+    let reference = reference.info();
+    let mut faults = Vec::new();
+    if agreement.share() < f64::from(args.min_agreement) {
+        faults.push(format!(
+            "{} and {} agree on {} of {} objects, {:.1} %; at least {:.1} % must",
+            info.kind,
+            reference.kind,
+            agreement.agreed,
+            agreement.objects,
+            100.0 * agreement.share(),
+            100.0 * args.min_agreement
+        ));
+    }
+    if let Some([wanted, found]) = map
+        && wanted - found > f64::from(args.max_map_loss)
+    {
+        faults.push(format!(
+            "{} loses {:.4} of mAP; at most {} may be lost",
+            info.kind,
+            wanted - found,
+            args.max_map_loss
+        ));
+    }
+    Ok(Some(Verdict { spec: spec.clone(), deployed: info, reference, pictures, agreement, map, faults }))
+}
+
+/// The detections of each picture.
+fn detect(engine: &Engine, pictures: &[PathBuf], config: &DetectConfig) -> anyhow::Result<Vec<Vec<Detection>>> {
+    let mut detector = Detector::new(engine, "pictures", config, 0)?;
+    let mut all = Vec::with_capacity(pictures.len());
+    for (seq, path) in pictures.iter().enumerate() {
+        submit(&mut detector, "pictures".into(), seq as u64, &read_picture(path)?)?;
+        match detector.finish(DEADLINE) {
+            Some(Ok(result)) => all.push(result.detections),
+            Some(Err((_, error))) => return Err(anyhow::Error::from(error).context(path.display().to_string())),
+            None => bail!("{}: no answer within {DEADLINE:?}", path.display()),
+        }
+    }
+    Ok(all)
+}
+
+fn checksum(spec: &ModelSpec) -> &'static str {
+    let promised = spec.manifest.as_ref().and_then(|manifest| manifest.sha256.as_ref());
+    if promised.is_some() { "matches model.yaml" } else { "nothing to compare with" }
+}
+
+fn file_only(spec: &ModelSpec, note: &str, json: bool) -> String {
+    if json {
+        let all =
+            json!({"path": spec.path, "sha256": spec.id.sha256, "pictures": 0, "note": note, "faults": [], "ok": true});
+        return format!("{all:#}\n");
+    }
+    let (path, sha256, checksum) = (spec.path.display(), &spec.id.sha256, checksum(spec));
+    format!("{path}: ok\nsha256 {sha256} ({checksum})\nboxes {note}\n")
+}
+
+impl Verdict {
+    fn text(&self, args: &Args) -> String {
+        let mut text = String::new();
+        let mut line = |key: &str, value: String| text += &format!("{key:<10} {value}\n");
+        let named = |info: &BackendInfo| format!("{} ({})", info.kind, info.version);
+        line("file", self.spec.path.display().to_string());
+        line("sha256", format!("{} ({})", self.spec.id.sha256, checksum(&self.spec)));
+        line("deployed", named(&self.deployed));
+        for why in &self.deployed.fallbacks {
+            line("", format!("because {why}"));
+        }
+        line("reference", named(&self.reference));
+        if !self.pictures.is_empty() {
+            let a = &self.agreement;
+            line(
+                "boxes",
+                format!(
+                    "{} of {} agree on {} pictures (IoU ≥ {}, scores within {}); {} missing, {} extra",
+                    a.agreed, a.objects, a.pictures, args.min_iou, args.max_score_delta, a.missing, a.extra
+                ),
+            );
+            if let (Some(iou), Some(score)) = (&a.worst_iou, &a.worst_score) {
+                line("worst IoU", format!("{:.4} ({})", iou.value, self.place(iou)));
+                line("worst score", format!("{:.4} ({})", score.value, self.place(score)));
+            }
+        }
+        if let Some([wanted, found]) = self.map {
+            line("mAP50-95", format!("{found:.4}, reference {wanted:.4}, at most {} may be lost", args.max_map_loss));
+        }
+        for fault in &self.faults {
+            line("fault", fault.clone());
+        }
+        line("verdict", if self.faults.is_empty() { "ok".into() } else { "not fit to be deployed".into() });
+        text
+    }
+
+    fn place(&self, worst: &Worst) -> String {
+        let file = self.pictures.get(worst.picture).and_then(|path| path.file_name()).unwrap_or_default();
+        let class = worst.detection.class_id as usize;
+        let label = self.spec.id.labels.get(class).map_or_else(|| format!("class {class}"), Clone::clone);
+        format!("{}: {label} {:.2}", file.to_string_lossy(), worst.detection.score)
+    }
+
+    fn json(&self, args: &Args) -> serde_json::Value {
+        let backend = |info: &BackendInfo| json!({"backend": info.kind.to_string(), "version": info.version, "fallbacks": info.fallbacks});
+        json!({
+            "path": self.spec.path,
+            "sha256": self.spec.id.sha256,
+            "deployed": backend(&self.deployed),
+            "reference": backend(&self.reference),
+            "pictures": self.agreement.pictures,
+            "objects": self.agreement.objects,
+            "agreed": self.agreement.agreed,
+            "missing": self.agreement.missing,
+            "extra": self.agreement.extra,
+            "worst_iou": self.agreement.worst_iou.map(|worst| worst.value),
+            "worst_score": self.agreement.worst_score.map(|worst| worst.value),
+            "map50_95": self.map.map(|[wanted, found]| json!({"reference": wanted, "deployed": found})),
+            "limits": {"min_iou": args.min_iou, "max_score_delta": args.max_score_delta, "min_agreement": args.min_agreement, "max_map_loss": args.max_map_loss},
+            "faults": self.faults,
+            "ok": self.faults.is_empty(),
+        })
+    }
+}
