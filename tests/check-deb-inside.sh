@@ -69,6 +69,13 @@ active
 [ "$(stat -c '%U:%G %a' /etc/ocelli/ocelli.yaml)" = "root:ocelli 640" ] || fail "rights of the configuration after the upgrade"
 ready 18080 || fail "the edited configuration is not in use"
 
+step "a reload takes a right configuration and refuses a wrong one"
+systemctl reload ocelli.service || fail "reload"
+echo 'nonsense: 1' >> /etc/ocelli/ocelli.yaml
+systemctl reload ocelli.service 2>/dev/null && fail "a wrong configuration was accepted"
+sed -i '/^nonsense/d' /etc/ocelli/ocelli.yaml
+active
+
 step "a second instance"
 printf '%s\n' 'rtsp: {enabled: false}' 'cameras: {other: {url: "rtsp://192.0.2.2/x", enabled: false}}' > /etc/ocelli/second.yaml
 chgrp ocelli /etc/ocelli/second.yaml

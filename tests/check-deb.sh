@@ -37,6 +37,7 @@ cat > "$scratch/expected" <<'LIST'
 /usr/share/ocelli/models/yolov5s-efficientnetv2/model.onnx
 /usr/share/ocelli/models/yolov5s-efficientnetv2/model.yaml
 /usr/share/ocelli/schema.json
+/usr/share/ocelli/systemd/cpu-only.conf
 /usr/share/zsh/vendor-completions/_ocelli
 LIST
 
@@ -106,7 +107,7 @@ echo '# This line is new in the next revision.' >> "$scratch/next/etc/ocelli/oce
 dpkg-deb --root-owner-group -Znone --build "$scratch/next" "$scratch/debs/next.deb" >/dev/null
 
 status=0
-BINDS="$scratch/debs:/opt/debs" tests/systemd-ns.sh "$scratch/ns" tests/check-deb-inside.sh || status=$?
+NS_TIMEOUT=540 BINDS="$scratch/debs:/opt/debs" tests/systemd-ns.sh "$scratch/ns" tests/check-deb-inside.sh || status=$?
 case $status in
   0) echo "check-deb: $ours: install, upgrade, remove and purge ok" ;;
   77) loud "installing $ours (see above)"; exit 77 ;;

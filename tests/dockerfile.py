@@ -7,7 +7,8 @@
 
     dockerfile.py try FILE ROOT [--arg NAME=VALUE] [--built PATH=FILE]
         Carries out the last stage in ROOT, a folder with a base system (as root, changes ROOT): RUN by chroot, COPY from
-        the context. `--built` is what the stage before would have left at PATH. Then starts the container's command as its
+        the context. `--built` is what the stage before would have left at PATH; of that one it is only tried whether its
+        packages can be had. Then starts the container's command as its
         user in a network of its own, until HEALTHCHECK passes, and stops it by SIGTERM.
 
 The context is the root of the repository, the working directory.
@@ -154,7 +155,7 @@ class Trial:
     def __init__(self, path, root, args, built):
         self.root, self.built = os.path.abspath(root), built
         self.before, split = stages(parse(path))
-        self.last = split[-1]
+        self.earlier, self.last = split[:-1], split[-1]
         self.args, self.env, self.workdir, self.user = args, {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, "/", "0:0"
         self.entrypoint, self.command, self.health = [], [], []
 
@@ -167,15 +168,21 @@ class Trial:
         variables = [f"{name}={value}" for name, value in self.env.items()]
         return ["chroot", f"--userspec={user}", self.root, "env", "-i", *variables]
 
+    def run(self, number, text):
+        print(f"    {number}: RUN {' '.join(text.split())[:100]}…", flush=True)
+        variables = [f"{name}={value}" for name, value in self.args.items()]
+        shell = ["sh", "-c", f"cd {shlex.quote(self.workdir)} && {text}"]
+        run = subprocess.run([*self.prefix("0:0"), *variables, *shell], capture_output=True, text=True)
+        if run.returncode:
+            sys.exit(f"line {number}: status {run.returncode}\n{run.stdout[-2000:]}{run.stderr[-2000:]}")
+
     def build(self):
+        for number, word, text in (one for stage in self.earlier for one in stage):
+            if word == "RUN" and "apt-get install" in text:
+                self.run(number, text.replace("apt-get install -y", "apt-get install -s"))
         for number, word, text in self.last:
             if word == "RUN":
-                print(f"    {number}: RUN {text[:70]}…", flush=True)
-                variables = [f"{name}={value}" for name, value in self.args.items()]
-                shell = ["sh", "-c", f"cd {shlex.quote(self.workdir)} && {text}"]
-                run = subprocess.run([*self.prefix("0:0"), *variables, *shell], capture_output=True, text=True)
-                if run.returncode:
-                    sys.exit(f"line {number}: status {run.returncode}\n{run.stdout[-2000:]}{run.stderr[-2000:]}")
+                self.run(number, text)
             elif word == "COPY":
                 self.copy(expand(text, {**self.args, **self.env}))
             elif word == "ENV":
