@@ -77,7 +77,10 @@ pub(crate) fn probe(args: ProbeArgs) -> Result<(), Failure> {
     let line = match &args.camera {
         None => serde_json::to_string(&doctor::look_at_media())?,
         Some(name) => {
-            let config = config::load(&args.files.config, &args.files.set)?;
+            let (files, sets) = (&args.files.config, &args.files.set);
+            // A camera without a password can be asked though those of others are not at hand.
+            let Loaded { config, .. } =
+                config::load_all(files, sets).or_else(|_| config::load_without_secrets(files, sets))?;
             let camera = config.cameras.iter().find(|camera| camera.name.as_ref() == name);
             let camera = camera.ok_or_else(|| anyhow!("no camera `{name}` in the configuration"))?;
             serde_json::to_string(&source::probe(camera).map_err(|error| error.to_string()))?
@@ -98,15 +101,29 @@ fn scope(files: &Files) -> Scope {
     match config::load_all(&files.config, &files.set) {
         Ok(Loaded { config, warnings, files, .. }) => {
             let warnings = warnings.iter().map(headline).collect();
-            Scope { config: Some(config), errors: None, warnings, files }
+            Scope { config: Some(config), warnings, files, ..Scope::default() }
         }
-        Err(errors) => Scope { errors: Some(message(&errors)), ..Scope::default() },
+        Err(errors) => match config::load_without_secrets(&files.config, &files.set) {
+            Ok(Loaded { config, files, .. }) => {
+                Scope { config: Some(config), secrets: secrets(&errors), files, ..Scope::default() }
+            }
+            Err(_) => Scope { errors: Some(message(&errors)), ..Scope::default() },
+        },
     }
 }
 
 /// The first lines of all errors; `config check` shows them with their places.
 fn message(errors: &ConfigErrors) -> String {
     errors.problems().iter().map(headline).collect::<Vec<_>>().join("; ")
+}
+
+/// The names in the errors of `${NAME}`, each once; these are the only errors.
+fn secrets(errors: &ConfigErrors) -> Vec<String> {
+    let name = |problem: &Problem| Some(problem.message().split_once("${")?.1.split_once('}')?.0.to_owned());
+    let mut names: Vec<String> = errors.problems().iter().filter_map(name).collect();
+    names.sort();
+    names.dedup();
+    names
 }
 
 /// `ocelli.yaml:3:1: unknown key …`, without the line of the file.

@@ -20,6 +20,9 @@ pub struct Scope {
     pub config: Option<Config>,
     /// What is wrong with the configuration, in the words of `config check`.
     pub errors: Option<String>,
+    /// Names in `${…}` that are defined nowhere, when nothing else is wrong: the service may have them from systemd. Their
+    /// values in the configuration mean nothing.
+    pub secrets: Vec<String>,
     /// What is doubtful in it.
     pub warnings: Vec<String>,
     /// The files that were read.
@@ -27,6 +30,11 @@ pub struct Scope {
 }
 
 impl Scope {
+    /// True when a password of the configuration cannot be told from one that is missing.
+    pub fn lacks(&self, password: Option<&String>) -> bool {
+        !self.secrets.is_empty() && password.is_some()
+    }
+
     /// The backend asked for; `auto` without a configuration.
     pub fn backend(&self) -> BackendChoice {
         self.config.as_ref().map_or(BackendChoice::Auto, |config| config.model.backend)
@@ -53,8 +61,8 @@ pub struct Broker {
     pub address: String,
     /// The password travels encrypted, and certificates are checked: the clock must be right.
     pub tls: bool,
-    /// Took us, or why not: a sentence whose subject is the broker.
-    pub outcome: Limited<()>,
+    /// Took us, or why not: a sentence whose subject is the broker. `None`: its password is not at hand.
+    pub outcome: Option<Limited<()>>,
 }
 
 /// One camera of the configuration.
@@ -66,8 +74,19 @@ pub struct CameraFacts {
     pub source: String,
     /// A camera, not a file.
     pub live: bool,
-    /// What came; `None`: it is switched off.
-    pub outcome: Option<Limited<CameraProbe>>,
+    /// What came.
+    pub outcome: Asked,
+}
+
+/// What became of a camera.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Asked {
+    /// It was asked.
+    Yes(Limited<CameraProbe>),
+    /// It is switched off.
+    Off,
+    /// Its password is not at hand.
+    NoSecret,
 }
 
 /// systemd's folder of credentials.

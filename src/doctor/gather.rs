@@ -69,10 +69,7 @@ pub fn gather(request: &Request) -> Facts {
         gpu,
         libraries: libraries.wait(),
         model: model.wait().and_then(|outcome| outcome),
-        broker: broker.map(|(address, tls, task)| {
-            let outcome = task.wait().unwrap_or_else(|late| Err(format!("gave {late}")));
-            Broker { address, tls, outcome }
-        }),
+        broker: broker.map(AskedBroker::wait),
         runtime: runtime.wait(),
         media: media.wait().and_then(|outcome| outcome),
         credentials,
@@ -88,11 +85,27 @@ fn allowed(root: &Root, board: &Board, devices: &Devices) -> Option<bool> {
     asked.then(|| dropin::current(&dropin::dropin(board, devices), &there))
 }
 
-fn broker(scope: &Scope) -> Option<(String, bool, Task<Limited<()>>)> {
+/// A broker that is being asked.
+struct AskedBroker {
+    address: String,
+    tls: bool,
+    task: Option<Task<Limited<()>>>,
+}
+
+impl AskedBroker {
+    fn wait(self) -> Broker {
+        let outcome = self.task.map(|task| task.wait().unwrap_or_else(|late| Err(format!("gave {late}"))));
+        Broker { address: self.address, tls: self.tls, outcome }
+    }
+}
+
+fn broker(scope: &Scope) -> Option<AskedBroker> {
     let config = scope.config.as_ref()?;
     let mqtt = config.mqtt.clone()?;
     let (node, address, tls) = (config.node.clone(), format!("{}:{}", mqtt.host, mqtt.port), mqtt.tls);
-    Some((address, tls, Task::start("broker", BROKER, move || mqtt::probe(&mqtt, &node))))
+    let asked = !scope.lacks(mqtt.password.as_ref());
+    let task = asked.then(|| Task::start("broker", BROKER, move || mqtt::probe(&mqtt, &node)));
+    Some(AskedBroker { address, tls, task })
 }
 
 /// Opens the model as the service does.
@@ -115,7 +128,8 @@ fn folders(scope: &Scope) -> Vec<(impl FnOnce(String) -> Folder, Task<Folder>)> 
         value.split(':').next().filter(|folder| !folder.is_empty()).map(PathBuf::from)
     };
     let installed = |path: &str| Some(PathBuf::from(path)).filter(|path| path.is_dir());
-    let state = given("STATE_DIRECTORY").or_else(|| installed("/var/lib/ocelli"));
+    let configured = scope.config.as_ref().and_then(|config| config.state_dir.clone());
+    let state = configured.or_else(|| given("STATE_DIRECTORY")).or_else(|| installed("/var/lib/ocelli"));
     let cache = given("CACHE_DIRECTORY").or_else(|| installed("/var/cache/ocelli"));
     let jsonl = scope.config.as_ref().and_then(|config| config.jsonl.as_ref()).map(|jsonl| jsonl.file.clone());
     let jsonl = jsonl.filter(|file| file != Path::new("-")).map(|file| match file.parent() {

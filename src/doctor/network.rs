@@ -7,9 +7,9 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use super::Root;
-use super::facts::{CameraFacts, Port, Scope};
+use super::facts::{Asked, CameraFacts, Port, Scope};
 use super::limit::{Limited, Task};
-use crate::config::SourceConfig;
+use crate::config::{CameraConfig, SourceConfig};
 use crate::infer;
 use crate::source::CameraProbe;
 
@@ -81,26 +81,36 @@ pub(super) fn cameras(scope: &Scope, arguments: &[OsString]) -> Vec<CameraFacts>
     let Some(config) = &scope.config else { return Vec::new() };
     let mut seen = Vec::new();
     for group in config.cameras.chunks(AT_ONCE) {
-        let tasks: Vec<_> = group
-            .iter()
-            .map(|camera| {
-                let name = camera.name.to_string();
-                let mut call: Vec<OsString> = vec!["probe-media".into(), "--camera".into(), (&name).into()];
-                call.extend_from_slice(arguments);
-                camera.enabled.then(|| Task::start("camera", CAMERA + Duration::from_secs(2), move || look(&call)))
-            })
-            .collect();
+        let tasks: Vec<_> = group.iter().map(|camera| ask(scope, camera, arguments)).collect();
         for (camera, task) in group.iter().zip(tasks) {
             let source = match &camera.source {
                 SourceConfig::Rtsp { url, .. } => url.clone(),
                 SourceConfig::File { path, .. } => path.display().to_string(),
             };
-            let outcome = task.map(|task| task.wait().and_then(|outcome| outcome));
+            let outcome = match task {
+                Ok(task) => Asked::Yes(task.wait().and_then(|outcome| outcome)),
+                Err(why_not) => why_not,
+            };
             let live = matches!(camera.source, SourceConfig::Rtsp { .. });
             seen.push(CameraFacts { name: camera.name.to_string(), source, live, outcome });
         }
     }
     seen
+}
+
+/// Starts to ask, or says why not.
+fn ask(scope: &Scope, camera: &CameraConfig, arguments: &[OsString]) -> Result<Task<Limited<CameraProbe>>, Asked> {
+    if !camera.enabled {
+        return Err(Asked::Off);
+    }
+    if let SourceConfig::Rtsp { password, .. } = &camera.source
+        && scope.lacks(password.as_ref())
+    {
+        return Err(Asked::NoSecret);
+    }
+    let mut call: Vec<OsString> = vec!["probe-media".into(), "--camera".into(), camera.name.to_string().into()];
+    call.extend_from_slice(arguments);
+    Ok(Task::start("camera", CAMERA + Duration::from_secs(2), move || look(&call)))
 }
 
 fn look(call: &[OsString]) -> Limited<CameraProbe> {

@@ -5,6 +5,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Root;
 
+/// A folder's trouble that depends on who looks.
+pub(super) const FORBIDDEN: &str = "this user may not write there";
+
 /// Main memory, in KiB.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Memory {
@@ -123,7 +126,7 @@ pub(super) fn folder(purpose: &str, path: &Path) -> Folder {
         std::io::ErrorKind::NotFound => "does not exist".to_owned(),
         std::io::ErrorKind::StorageFull => "the disk is full".to_owned(),
         std::io::ErrorKind::ReadOnlyFilesystem => "the file system is read-only".to_owned(),
-        std::io::ErrorKind::PermissionDenied => "this user may not write there".to_owned(),
+        std::io::ErrorKind::PermissionDenied => FORBIDDEN.to_owned(),
         std::io::ErrorKind::NotADirectory => "is not a folder".to_owned(),
         _ => error.to_string(),
     });

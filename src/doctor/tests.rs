@@ -5,6 +5,7 @@ mod orin_nano;
 
 use std::path::{Path, PathBuf};
 
+use super::facts::Asked;
 use super::media::Broken;
 use super::runtime::Runtime;
 use super::*;
@@ -60,8 +61,8 @@ fn a_colour_is_never_the_only_sign_and_every_finding_has_its_fix() {
 #[test]
 fn no_secret_is_shown_whatever_a_library_says() {
     let mut facts = orin_nano();
-    facts.cameras[0].outcome = Some(Err("could not open rtsp://admin:hunter2@10.0.0.5/stream1".into()));
-    facts.broker.as_mut().unwrap().outcome = Err("mqtts://ocelli:hunter2@broker.lan: no".into());
+    facts.cameras[0].outcome = Asked::Yes(Err("could not open rtsp://admin:hunter2@10.0.0.5/stream1".into()));
+    facts.broker.as_mut().unwrap().outcome = Some(Err("mqtts://ocelli:hunter2@broker.lan: no".into()));
     let report = Report::new(judge(&facts));
     assert!(!serde_json::to_string(&report).unwrap().contains("hunter2"));
     assert!(!render(&report, 100, true).contains("hunter2"));
@@ -94,6 +95,15 @@ fn an_old_jetpack_and_one_that_cannot_be_seen_are_told() {
     facts.board.container = true;
     let checks = judge(&facts);
     assert!(of(&checks, "jetpack").fix.as_ref().unwrap().contains("--runtime nvidia"));
+}
+
+#[test]
+fn a_folder_of_the_service_that_somebody_else_may_not_write_to_is_no_failure() {
+    let mut facts = orin_nano();
+    facts.folders[0].trouble = Some(system::FORBIDDEN.into());
+    assert_eq!(of(&judge(&facts), "folder.state").status, Status::Failed, "the service itself");
+    facts.devices.user = devices::User { name: "ada".into(), uid: 1000, gids: vec![1000] };
+    assert_eq!(of(&judge(&facts), "folder.state").status, Status::Warning);
 }
 
 #[test]

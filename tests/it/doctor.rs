@@ -306,7 +306,10 @@ fn a_broker_is_connected_to_with_the_credentials_and_no_secret_is_shown() {
     report.says("broker", "failed", &["does not answer"]);
 
     let report = Doctor::new().configured(&text(absent));
-    report.says("config", "failed", &["LoadCredential=mqtt_password:"]);
+    report.says("config", "warning", &["${mqtt_password} is not at hand", "LoadCredential=mqtt_password:"]);
+    report.says("broker", "skipped", &["password"]);
+    let report = Doctor::new().configured(&format!("{}camera: x\n", text(absent)));
+    report.says("config", "failed", &["ocelli.yaml:3:1: unknown key", "ocelli config check"]);
     assert!(!report.has("broker"));
 
     crate::mqtt::with_broker(|port| {

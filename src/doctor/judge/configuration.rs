@@ -1,7 +1,8 @@
 //! What the configuration names: secrets, broker, ports, cameras.
 
+use super::listed;
 use crate::doctor::check::{Check, Section, Status};
-use crate::doctor::facts::{Broker, CameraFacts, Credentials, Facts, Port};
+use crate::doctor::facts::{Asked, Broker, CameraFacts, Credentials, Facts, Port};
 
 fn check(id: impl Into<String>, status: Status, detail: impl Into<String>) -> Check {
     Check::new(Section::Configuration, id, status, detail)
@@ -20,7 +21,8 @@ fn configuration(facts: &Facts) -> Check {
     let id = |status, detail: String| check("config", status, detail).named("file");
     let scope = &facts.scope;
     if let Some(errors) = &scope.errors {
-        return id(Status::Failed, errors.clone()).fix(configuration_fix(errors));
+        return id(Status::Failed, errors.clone())
+            .fix("ocelli config check shows the lines; broker, ports and cameras were not looked at");
     }
     let Some(config) = &scope.config else {
         let detail =
@@ -33,23 +35,19 @@ fn configuration(facts: &Facts) -> Check {
         count => format!("{count} cameras"),
     };
     let detail = format!("{} ({cameras})", if files.is_empty() { "no file".to_owned() } else { files.join(" + ") });
+    // By hand, the secrets that systemd gives the service are not at hand: no fault of the box.
+    if let Some(first) = scope.secrets.first() {
+        let names: Vec<String> = scope.secrets.iter().map(|name| format!("${{{name}}}")).collect();
+        return id(Status::Warning, format!("{detail}: {} is not at hand, so what needs it is not asked", listed(&names))).fix(format!(
+            "as the service sees it: sudo systemd-run -qP -p LoadCredential={first}:FILE ocelli doctor -c {}; or set the environment variable",
+            files.first().map_or("FILE", String::as_str)
+        ));
+    }
     match scope.warnings.as_slice() {
         [] => id(Status::Ok, detail),
         warnings => {
             id(Status::Warning, format!("{detail}: {}", warnings.join("; "))).fix("ocelli config check shows the lines")
         }
-    }
-}
-
-/// By hand, the secrets that systemd gives the service are not there: the most frequent error on a box that works.
-fn configuration_fix(errors: &str) -> String {
-    let secret = errors.split("`${").find_map(|part| part.split_once("}` is not defined")).map(|(name, _)| name);
-    match secret {
-        Some(name) => format!(
-            "give it the service's secrets: sudo systemd-run -qP -p LoadCredential={name}:FILE ocelli doctor -c FILE, \
-             or the environment variable {name}; broker, ports and cameras were not looked at"
-        ),
-        None => "ocelli config check shows the lines; broker, ports and cameras were not looked at".into(),
     }
 }
 
@@ -68,8 +66,11 @@ fn credentials(credentials: &Credentials) -> Check {
 fn broker(broker: &Broker) -> Check {
     let id = |status, detail: String| check("broker", status, detail).named("MQTT broker");
     match &broker.outcome {
-        Ok(()) => id(Status::Ok, format!("{} let us in{}", broker.address, if broker.tls { ", over TLS" } else { "" })),
-        Err(reason) => {
+        None => id(Status::Skipped, format!("{}: its password is not at hand", broker.address)),
+        Some(Ok(())) => {
+            id(Status::Ok, format!("{} let us in{}", broker.address, if broker.tls { ", over TLS" } else { "" }))
+        }
+        Some(Err(reason)) => {
             // The sentences of the MQTT sink say after a semicolon, or from `check` on, what to do.
             let (what, fix) = match (reason.split_once("; "), reason.split_once(": check ")) {
                 (_, Some((what, fix))) => (what, format!("check {fix}")),
@@ -109,8 +110,9 @@ fn camera(camera: &CameraFacts) -> Check {
         check(format!("camera.{}", camera.name), status, detail).named(format!("{kind} {}", camera.name))
     };
     match &camera.outcome {
-        None => id(Status::Skipped, format!("{}: switched off in the configuration", camera.source)),
-        Some(Ok(seen)) => {
+        Asked::Off => id(Status::Skipped, format!("{}: switched off in the configuration", camera.source)),
+        Asked::NoSecret => id(Status::Skipped, format!("{}: its password is not at hand", camera.source)),
+        Asked::Yes(Ok(seen)) => {
             let mut words = vec![format!("{}×{}", seen.width, seen.height)];
             words.extend(seen.codec.clone());
             words.extend(seen.fps.map(|fps| format!("{} frames/s", (fps * 10.0).round() / 10.0)));
@@ -118,7 +120,7 @@ fn camera(camera: &CameraFacts) -> Check {
             words.push(format!("first picture after {:.1} s", seen.first_frame_s));
             id(Status::Ok, words.join(", "))
         }
-        Some(Err(reason)) => {
+        Asked::Yes(Err(reason)) => {
             let what = said(camera, reason);
             id(Status::Failed, format!("{}: {what}", camera.source)).fix(camera_fix(camera, reason))
         }

@@ -6,8 +6,9 @@ use super::{listed, size};
 use crate::config::BackendChoice;
 use crate::doctor::board::{Board, Jetson};
 use crate::doctor::check::{Check, Section, Status};
+use crate::doctor::devices::User;
 use crate::doctor::facts::Facts;
-use crate::doctor::system::{Folder, Memory};
+use crate::doctor::system::{FORBIDDEN, Folder, Memory};
 
 /// The first second of 2024: no box that runs Ocelli is older.
 const YEAR_2024: u64 = 1_704_067_200;
@@ -30,7 +31,7 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     checks.extend(facts.memory.map(memory));
     checks.extend(power(facts));
     checks.push(clock(facts));
-    checks.extend(facts.folders.iter().map(folder));
+    checks.extend(facts.folders.iter().map(|folder| self::folder(folder, &facts.devices.user)));
     checks.push(devices(facts));
     checks.extend(facts.dropin.map(dropin));
     checks
@@ -131,7 +132,7 @@ fn clock(facts: &Facts) -> Check {
     }
 }
 
-fn folder(folder: &Folder) -> Check {
+fn folder(folder: &Folder, user: &User) -> Check {
     let path = folder.path.display();
     let free = folder.free.map(|free| format!(", {} free", size(free))).unwrap_or_default();
     let named = |status, detail: String| {
@@ -144,13 +145,19 @@ fn folder(folder: &Folder) -> Check {
             _ => named(Status::Ok, format!("{path}{free}")),
         };
     };
+    // The service's folders are its own: that somebody else may not write there says nothing.
+    let stranger = user.uid != 0 && user.name != "ocelli" && matches!(folder.purpose.as_str(), "state" | "cache");
+    if stranger && trouble == FORBIDDEN {
+        return named(Status::Warning, format!("{path}: {} may not write there, the service may", user.name))
+            .fix("sudo ocelli doctor looks at it");
+    }
     let fix = match trouble.as_str() {
         "does not exist" => format!("sudo install -d {path}"),
         "the disk is full" => format!("make room on it: df -h {path}; sudo journalctl --vacuum-size=100M"),
         "the file system is read-only" => {
             format!("findmnt -T {path} shows the mount; dmesg says why, when it was a disk error")
         }
-        "this user may not write there" => format!("give the folder to the user that runs Ocelli: ls -ld {path}"),
+        FORBIDDEN => format!("give the folder to the user that runs Ocelli: ls -ld {path}"),
         _ => format!("ls -ld {path}; df -h {path}"),
     };
     // Without its own folders Ocelli cannot keep what it must; the temporary one is only needed for the proof that a GPU works.

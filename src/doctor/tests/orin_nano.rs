@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use crate::config::Config;
 use crate::doctor::devices::{Devices, Node, User};
-use crate::doctor::facts::{Broker, Port};
+use crate::doctor::facts::{Asked, Broker, Port};
 use crate::doctor::media::{Broken, Media};
 use crate::doctor::runtime::Runtime;
 use crate::doctor::system::Folder;
@@ -189,7 +189,7 @@ pub(super) fn orin_nano() -> Facts {
         broker: Some(Broker {
             address: "broker.lan:8883".into(),
             tls: true,
-            outcome: Err("cannot be reached: connection refused; is it running, and is `mqtt.url` right?".into()),
+            outcome: Some(Err("cannot be reached: connection refused; is it running, and is `mqtt.url` right?".into())),
         }),
         ports: vec![port("rtsp", 8554, None, None), port("http", 8080, Some("is taken"), Some(("nginx".into(), 812)))],
         cameras: vec![
@@ -197,7 +197,7 @@ pub(super) fn orin_nano() -> Facts {
                 name: "gate".into(),
                 source: "rtsp://10.0.0.5/stream1".into(),
                 live: true,
-                outcome: Some(Ok(CameraProbe {
+                outcome: Asked::Yes(Ok(CameraProbe {
                     codec: Some("H.264".into()),
                     decoder: Some("nvv4l2decoder".into()),
                     width: 1920,
@@ -206,12 +206,14 @@ pub(super) fn orin_nano() -> Facts {
                     first_frame_s: 1.24,
                 })),
             },
-            CameraFacts { name: "old".into(), source: "rtsp://10.0.0.7/".into(), live: true, outcome: None },
+            CameraFacts { name: "old".into(), source: "rtsp://10.0.0.7/".into(), live: true, outcome: Asked::Off },
             CameraFacts {
                 name: "yard".into(),
                 source: "rtsp://10.0.0.6/live".into(),
                 live: true,
-                outcome: Some(Err("the camera refused the credentials (401): check `username` and `password`".into())),
+                outcome: Asked::Yes(Err(
+                    "the camera refused the credentials (401): check `username` and `password`".into()
+                )),
             },
         ],
     }
