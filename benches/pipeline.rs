@@ -94,7 +94,7 @@ fn setup() -> Setup {
         Some("cpu") => BackendChoice::Cpu,
         _ => BackendChoice::Tract,
     };
-    let model = ModelConfig { file, sha256: None, backend, ort_library: None, threads: None, input_size: None };
+    let model = ModelConfig { file, backend, ..ModelConfig::default() };
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut broker = Command::new("mosquitto");
     broker.args(["-p", &port.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
@@ -195,7 +195,7 @@ fn whole(engine: &Engine, setup: &Setup) -> Round {
     let (cpu, start) = (process_cpu(), Instant::now());
     let outputs = Outputs { frames: tx, tap: None, status: Arc::new(|_| {}) };
     let source = Source::start(&config, outputs).unwrap();
-    let detector = Detector::new(engine, "bench", &config.detect, engine.workers() + 1).unwrap();
+    let detector = Detector::new(engine, "bench", &config.detect, 1).unwrap();
     let parts = CameraParts {
         name: config.name.clone(),
         frames,

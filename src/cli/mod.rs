@@ -1,5 +1,6 @@
 //! The command line: one file per verb. `anyhow` stops here.
 
+mod build;
 mod completions;
 mod config;
 mod detect;
@@ -39,6 +40,7 @@ enum Verb {
     /// Say what is on this box and what its configuration lacks, with the fix for each; exit code 1 if something is missing
     Doctor(doctor::Args),
     /// List, show and verify models
+    /// List, show, build and verify models
     Models(models::Args),
     /// Serve a video file as an RTSP camera, to try a configuration without one
     Simulate(simulate::Args),

@@ -36,7 +36,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let read: Reader = Box::new(move || config::load(&args.config, &args.set));
     let stop = service.wait(&read);
     match &stop {
-        Stop::EngineLost(reason) => tracing::error!("stopping, so that a new process can have the GPU: {reason}"),
+        Stop::EngineLost(reason) => tracing::error!("stopping, because inference has ended in this process: {reason}"),
         Stop::Signal => tracing::info!("stopping: signal received"),
         Stop::AllEnded => tracing::info!("stopping: every camera has ended"),
     }

@@ -304,6 +304,8 @@ fn home(section: &Section) -> &'static str {
     match section.name {
         "config" => "at the top",
         "model" => "in `model`",
+        "tensorrt" => "in `model.tensorrt`",
+        "cuda" => "in `model.cuda`",
         "mqtt" => "in `mqtt`",
         "rtsp" => "in `rtsp`",
         "http" => "in `http`",

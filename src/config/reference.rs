@@ -44,6 +44,7 @@ fn title(section: &Section) -> String {
         "camera" => "`cameras.<name>`".into(),
         "detect" => "`detect` (in `defaults` and in a camera)".into(),
         "reconnect" => "`reconnect` (in `defaults` and in a camera)".into(),
+        name @ ("tensorrt" | "cuda") => format!("`model.{name}`"),
         name => format!("`{name}`"),
     }
 }

@@ -7,7 +7,9 @@ use super::cameras;
 use super::check::{Given, Group};
 use super::error::Problem;
 use super::keys;
-use super::resolved::{Config, HttpConfig, JsonlConfig, ModelConfig, MqttConfig, RtspConfig};
+use super::resolved::{
+    Config, CudaConfig, HttpConfig, JsonlConfig, ModelConfig, MqttConfig, RtspConfig, TensorrtConfig,
+};
 use super::url::Url;
 use super::value::Value;
 use super::view::{View, located, url};
@@ -66,8 +68,17 @@ impl Resolver<'_> {
             ort_library: view.path("ort_library"),
             threads: view.integer("threads").map(|threads| threads as usize),
             input_size: view.size("input_size"),
+            spinning: view.boolean("spinning"),
+            device: view.integer("device").unwrap_or(0) as u32,
+            cache: view.path("cache"),
+            cache_mb: view.integer("cache_mb").unwrap_or(0),
+            tensorrt: tensorrt(group.and_then(|group| group.group("tensorrt"))),
+            cuda: cuda(group.and_then(|group| group.group("cuda"))),
         };
         let Some(group) = group else { return model };
+        if let Some(tensorrt) = group.group("tensorrt") {
+            self.must_exist(tensorrt, "calibration", "the calibration table", &[PathKind::File]);
+        }
         self.must_exist(group, "file", "the model", &[PathKind::File, PathKind::Folder]);
         self.must_exist(group, "ort_library", "ONNX Runtime's library", &[PathKind::File]);
         if let (Some(sha256), false) = (group.given("sha256"), group.mentions("file")) {
@@ -239,6 +250,31 @@ impl Resolver<'_> {
                 Problem::new(format!("`{path}` has no `{key}`")).at(&group.pos).hint(format!("add `{key}: {example}`")),
             );
         }
+    }
+}
+
+fn tensorrt(group: Option<&Group>) -> TensorrtConfig {
+    let view = View::new(&keys::TENSORRT, [group]);
+    TensorrtConfig {
+        fp16: view.boolean("fp16"),
+        int8: view.boolean("int8"),
+        calibration: view.path("calibration"),
+        dla_core: view.integer("dla_core").map(|core| core as u32),
+        workspace_mb: view.integer("workspace_mb"),
+        timing_cache: view.boolean("timing_cache"),
+        builder_level: view.integer("builder_level").map(|level| level as u8),
+        cuda_graph: view.boolean("cuda_graph"),
+    }
+}
+
+fn cuda(group: Option<&Group>) -> CudaConfig {
+    let view = View::new(&keys::CUDA, [group]);
+    CudaConfig {
+        memory_mb: view.integer("memory_mb"),
+        arena: view.word("arena"),
+        cudnn_search: view.word("cudnn_search"),
+        tf32: view.boolean("tf32"),
+        cuda_graph: view.boolean("cuda_graph"),
     }
 }
 

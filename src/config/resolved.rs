@@ -47,7 +47,7 @@ pub enum BackendChoice {
 }
 
 /// The detector.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct ModelConfig {
     /// An `.onnx` file, or a model folder with a `model.yaml`. `None`: the model shipped with Ocelli.
     pub file: Option<PathBuf>,
@@ -61,6 +61,124 @@ pub struct ModelConfig {
     pub threads: Option<usize>,
     /// Input size for models whose height and width are dynamic.
     pub input_size: Option<Size>,
+    /// ONNX Runtime's threads wait busily for work.
+    pub spinning: bool,
+    /// Number of the GPU.
+    pub device: u32,
+    /// Folder for GPU engines; `None`: `engines` in the cache folder of the service, else of the user.
+    pub cache: Option<PathBuf>,
+    /// Size of that folder at most, MB.
+    pub cache_mb: u64,
+    /// Options of TensorRT.
+    pub tensorrt: TensorrtConfig,
+    /// Options of CUDA.
+    pub cuda: CudaConfig,
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        Self {
+            file: None,
+            sha256: None,
+            backend: BackendChoice::Auto,
+            ort_library: None,
+            threads: None,
+            input_size: None,
+            spinning: false,
+            device: 0,
+            cache: None,
+            cache_mb: 4096,
+            tensorrt: TensorrtConfig::default(),
+            cuda: CudaConfig::default(),
+        }
+    }
+}
+
+/// Options of TensorRT; each other choice is another engine.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct TensorrtConfig {
+    /// Half floats.
+    pub fp16: bool,
+    /// 8-bit integers.
+    pub int8: bool,
+    /// Calibration table for `int8`.
+    pub calibration: Option<PathBuf>,
+    /// DLA core to run on, in the place of the GPU.
+    pub dla_core: Option<u32>,
+    /// Memory at most during the build, MB.
+    pub workspace_mb: Option<u64>,
+    /// Keep measured kernel times for later builds.
+    pub timing_cache: bool,
+    /// 0 ..= 5, how hard the builder tries.
+    pub builder_level: Option<u8>,
+    /// Launch all kernels at once.
+    pub cuda_graph: bool,
+}
+
+impl Default for TensorrtConfig {
+    fn default() -> Self {
+        Self {
+            fp16: false,
+            int8: false,
+            calibration: None,
+            dla_core: None,
+            workspace_mb: None,
+            timing_cache: true,
+            builder_level: None,
+            cuda_graph: false,
+        }
+    }
+}
+
+/// Options of CUDA.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct CudaConfig {
+    /// GPU memory at most, MB.
+    pub memory_mb: Option<u64>,
+    /// How the memory pool grows.
+    pub arena: Arena,
+    /// How cuDNN chooses its kernels.
+    pub cudnn_search: CudnnSearch,
+    /// TensorFloat-32 inside matrix products.
+    pub tf32: bool,
+    /// Launch all kernels at once.
+    pub cuda_graph: bool,
+}
+
+impl Default for CudaConfig {
+    fn default() -> Self {
+        Self {
+            memory_mb: None,
+            arena: Arena::default(),
+            cudnn_search: CudnnSearch::default(),
+            tf32: true,
+            cuda_graph: false,
+        }
+    }
+}
+
+/// How CUDA's memory pool grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Arena {
+    /// By the next power of two: few, large steps.
+    #[default]
+    PowerOfTwo,
+    /// By what is asked for.
+    AsRequested,
+}
+
+/// How cuDNN chooses its kernels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CudnnSearch {
+    /// Measure all.
+    #[default]
+    Exhaustive,
+    /// Take what its rules say.
+    Heuristic,
+    /// Take the one that always works.
+    Default,
 }
 
 /// The MQTT sink.

@@ -76,7 +76,7 @@ pub fn ask(args: &[&OsStr], timeout: Duration) -> Result<Answer, ChildError> {
 }
 
 /// The program that can be asked: only Ocelli itself knows the verbs, and another program might do anything with them.
-fn prober() -> Result<PathBuf, String> {
+pub(super) fn prober() -> Result<PathBuf, String> {
     if let Some(exe) = PROBER.get() {
         return Ok(exe.clone());
     }
@@ -115,7 +115,7 @@ pub(super) fn wait(mut child: Child, timeout: Duration) -> Result<Answer, ChildE
     Ok(Answer { status, stdout: String::from_utf8_lossy(&bytes).into_owned() })
 }
 
-fn signal_name(signal: i32) -> String {
+pub(super) fn signal_name(signal: i32) -> String {
     match signal {
         4 => "SIGILL".into(),
         6 => "SIGABRT".into(),

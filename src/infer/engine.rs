@@ -1,6 +1,7 @@
 //! The engine: one model, all cameras. Cameras hand in jobs through lanes, workers take them in turn, and a supervisor
 //! goes to another backend when one fails.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,7 +9,8 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::crew::Patience;
-use super::ladder::{Factory, Loaded, Rungs};
+use super::factory::Factory;
+use super::ladder::{Loaded, Rungs};
 use super::lanes::{Lane, Shared};
 use super::policy::Limits;
 use super::starts::Starts;
@@ -51,10 +53,16 @@ impl Engine {
     /// # Errors
     /// Those of [`load`](super::load()), [`InferError::Hung`] and [`InferError::Thread`].
     pub fn start(spec: Arc<ModelSpec>, config: &ModelConfig) -> Result<Self, InferError> {
-        Self::serve(spec, config, ServiceOptions::default())
+        // A program that ends soon does not begin to build what only later runs would have.
+        let builds = config.backend == BackendChoice::Tensorrt;
+        let rungs = Arc::new(Factory::new(spec.clone(), config, builds));
+        let options = ServiceOptions::default();
+        Self::with_rungs(spec, rungs, Limits::default(), Starts::none(), options, true)
     }
 
-    /// The same for a service, which lives long: it hears what becomes of the engine, and starts that die are counted.
+    /// The same for a service, which lives long: it hears what becomes of the engine, starts that die are counted, and a
+    /// TensorRT engine that is not there yet is built while the next backend serves (or while frames wait, when TensorRT was
+    /// asked for by name).
     ///
     /// # Errors
     /// As [`Self::start`].
@@ -63,8 +71,8 @@ impl Engine {
             Some(folder) if config.backend == BackendChoice::Auto => Starts::open(folder, identity(&spec, config)),
             _ => Starts::none(),
         };
-        let rungs = Arc::new(Factory::new(config));
-        Self::with_rungs(spec, rungs, Limits::default(), starts, options.observer)
+        let rungs = Arc::new(Factory::new(spec.clone(), config, true));
+        Self::with_rungs(spec, rungs, Limits::default(), starts, options, false)
     }
 
     /// An engine on a session that is there already, with `workers` (≥ 1) threads and nothing to fall back on.
@@ -79,7 +87,7 @@ impl Engine {
         let status = Arc::new(StatusCell::default());
         let mut supervisor = Supervisor::new(spec, rungs, limits.clone(), Starts::none(), status);
         let warm_up = limits.load / limits.factor.max(1);
-        let loaded = Loaded { session, kind: info.kind, version: info.version, warm_up };
+        let loaded = Loaded { session, kind: info.kind, version: info.version, warm_up, nodes: info.nodes };
         let engine = Self::of(&supervisor, limits, info.kind, workers.max(1));
         supervisor.adopt(loaded)?;
         engine.supervised(supervisor)
@@ -90,20 +98,23 @@ impl Engine {
         rungs: Arc<dyn Rungs>,
         limits: Limits,
         starts: Starts,
-        observer: Option<Observer>,
+        options: ServiceOptions,
+        waits_for_build: bool,
     ) -> Result<Self, InferError> {
         let asked = rungs.kinds().first().copied().unwrap_or(BackendKind::Tract);
         let most = rungs.kinds().iter().map(|kind| rungs.workers(*kind)).max().unwrap_or(1);
-        let status = Arc::new(StatusCell::new(observer));
+        let status = Arc::new(StatusCell::new(options.observer));
         let mut supervisor = Supervisor::new(spec, rungs, limits.clone(), starts, status);
         // From here on, dropping `engine` stops what was started.
         let engine = Self::of(&supervisor, limits, asked, most);
         supervisor.begin();
-        while !supervisor.has_begun() {
+        while !supervisor.has_begun(waits_for_build) {
             supervisor.wait();
             supervisor.look();
         }
         if let Some(error) = supervisor.error.take() {
+            // First the one who owns a build that may run, then the engine, which waits for its threads.
+            drop(supervisor);
             return Err(error);
         }
         engine.supervised(supervisor)
@@ -123,7 +134,8 @@ impl Engine {
 
     /// What really runs the model now. Before anything does, the backend that was asked for, with an empty version.
     pub fn info(&self) -> BackendInfo {
-        let nothing = || BackendInfo { kind: self.asked, version: String::new(), fallbacks: Vec::new() };
+        let nothing =
+            || BackendInfo { kind: self.asked, version: String::new(), fallbacks: Vec::new(), nodes: BTreeMap::new() };
         self.status.get().backend.unwrap_or_else(nothing)
     }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::OLDEST_ORT;
+use super::{CacheError, OLDEST_ORT};
 use crate::types::BackendKind;
 
 /// Why a model cannot be run.
@@ -81,6 +81,31 @@ pub enum InferError {
         /// How long it was waited for.
         limit: Duration,
     },
+    /// A GPU engine could not be built.
+    #[error("{backend}: its engine could not be built: {reason}")]
+    Build {
+        /// For which backend.
+        backend: BackendKind,
+        /// What happened.
+        reason: String,
+    },
+    /// A GPU engine is not built on its own any more.
+    #[error("{backend}: its engine is not built again, because {reason}; `ocelli models build` tries it once more")]
+    BuildRefused {
+        /// For which backend.
+        backend: BackendKind,
+        /// How often it failed, and why.
+        reason: String,
+    },
+    /// There is no GPU engine for this model, and nobody is building one.
+    #[error("{backend}: no engine is built for this model with these options; build it with `ocelli models build`")]
+    NoEngine {
+        /// For which backend.
+        backend: BackendKind,
+    },
+    /// The cache of GPU engines cannot be used.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
     /// Nothing can infer any more, and a new process is needed.
     #[error("inference has ended in this process: {reason}")]
     Ended {
@@ -154,7 +179,13 @@ impl InferError {
     pub(super) fn sentence(&self, kind: BackendKind) -> String {
         match self {
             // These begin with the backend's name already.
-            Self::Provider { .. } | Self::Load { .. } | Self::Run { .. } | Self::Hung { .. } => self.to_string(),
+            Self::Provider { .. }
+            | Self::Load { .. }
+            | Self::Run { .. }
+            | Self::Hung { .. }
+            | Self::Build { .. }
+            | Self::BuildRefused { .. }
+            | Self::NoEngine { .. } => self.to_string(),
             _ => format!("{kind}: {self}"),
         }
     }

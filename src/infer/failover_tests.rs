@@ -1,153 +1,16 @@
 //! What the engine does when a backend fails, hangs, lies or is lost, tried with one that does so when it is told to.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::fake::{FakeSession, Fault, Script, params, spec};
-use super::ladder::Rungs;
+use super::fake::{Fault, params, spec};
 use super::policy::Limits;
+use super::stage::{LONG, Ladder, Stage, calm, stage, stage_on, strict_on_gpu};
 use super::starts::Starts;
-use super::{Backend, Engine, InferError, Job, Lane, Session};
-use crate::model::ModelSpec;
-use crate::types::BackendKind::{self, Cpu, Cuda, Tensorrt, Tract};
-use crate::types::{EngineState, EngineStatus};
-
-/// Longest time that a test waits for what must happen.
-const LONG: Duration = Duration::from_secs(60);
-
-/// A ladder whose rungs do what their scripts say.
-struct Ladder {
-    kinds: Vec<BackendKind>,
-    scripts: BTreeMap<String, Arc<Script>>,
-    /// Rungs that cannot be loaded now.
-    broken: Mutex<Vec<BackendKind>>,
-    /// Rungs that were tried in another process first.
-    proven: Mutex<Vec<BackendKind>>,
-}
-
-struct Rung(BackendKind, Arc<Script>);
-
-impl Backend for Rung {
-    fn kind(&self) -> BackendKind {
-        self.0
-    }
-
-    fn probe(&self) -> Result<String, InferError> {
-        Ok(format!("fake {}", self.0))
-    }
-
-    fn load(&self, _: &ModelSpec) -> Result<Box<dyn Session>, InferError> {
-        Ok(Box::new(FakeSession::new(&self.1)))
-    }
-}
-
-impl Rungs for Ladder {
-    fn kinds(&self) -> &[BackendKind] {
-        &self.kinds
-    }
-
-    fn backend(&self, kind: BackendKind) -> Result<Box<dyn Backend>, InferError> {
-        if self.broken.lock().unwrap().contains(&kind) {
-            return Err(InferError::Provider { backend: kind, reason: "told to break".into() });
-        }
-        Ok(Box::new(Rung(kind, self.script(kind))))
-    }
-
-    fn prove(&self, kind: BackendKind) -> Result<(), InferError> {
-        self.proven.lock().unwrap().push(kind);
-        Ok(())
-    }
-}
-
-impl Ladder {
-    fn new(kinds: &[BackendKind]) -> Arc<Self> {
-        let scripts = kinds.iter().map(|kind| (kind.to_string(), Script::open())).collect();
-        Arc::new(Self { kinds: kinds.to_vec(), scripts, broken: Mutex::default(), proven: Mutex::default() })
-    }
-
-    fn script(&self, kind: BackendKind) -> Arc<Script> {
-        self.scripts[&kind.to_string()].clone()
-    }
-}
-
-/// An engine on a ladder, one lane into it, and all that its status ever was.
-struct Stage {
-    ladder: Arc<Ladder>,
-    seen: Arc<Mutex<Vec<EngineStatus>>>,
-    lane: Lane,
-    engine: Engine,
-}
-
-/// Limits under which nothing hangs and nothing is climbed.
-fn calm() -> Limits {
-    let hour = Duration::from_secs(3600);
-    let look = Duration::from_millis(5);
-    Limits {
-        least_gpu: hour,
-        least_cpu: hour,
-        climb_first: hour,
-        look,
-        stop: Duration::from_millis(200),
-        ..Limits::default()
-    }
-}
-
-/// The same, but a GPU's inference hangs after a moment.
-fn strict_on_gpu() -> Limits {
-    Limits { least_gpu: Duration::from_millis(200), ..calm() }
-}
-
-fn stage_on(ladder: Arc<Ladder>, limits: Limits, starts: Starts) -> Stage {
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let list = seen.clone();
-    let observer: super::Observer = Arc::new(move |status: &EngineStatus| list.lock().unwrap().push(status.clone()));
-    let engine = Engine::with_rungs(Arc::new(spec()), ladder.clone(), limits, starts, Some(observer)).unwrap();
-    let lane = engine.lane("gate", 4);
-    Stage { ladder, seen, lane, engine }
-}
-
-fn stage(kinds: &[BackendKind], limits: Limits) -> Stage {
-    stage_on(Ladder::new(kinds), limits, Starts::none())
-}
-
-impl Stage {
-    fn run(&mut self) -> Job {
-        let mut job = Job::new(&spec(), params());
-        job.input[0] = 1.0;
-        self.lane.submit(job).unwrap();
-        self.lane.wait(LONG).expect("a job must come back")
-    }
-
-    /// Runs jobs until one works.
-    fn run_until_it_works(&mut self) -> Job {
-        let deadline = Instant::now() + LONG;
-        loop {
-            let job = self.run();
-            if job.outcome.is_ok() {
-                return job;
-            }
-            assert!(Instant::now() < deadline, "it never works: {:?}", job.outcome);
-        }
-    }
-
-    fn until(&self, what: &str, condition: impl Fn(&EngineStatus) -> bool) -> EngineStatus {
-        let deadline = Instant::now() + LONG;
-        loop {
-            let status = self.engine.status();
-            if condition(&status) {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "{what} did not happen: {status:?}");
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-
-    fn states(&self) -> Vec<EngineState> {
-        self.seen.lock().unwrap().iter().map(|status| status.state).collect()
-    }
-}
+use super::{Engine, InferError, Job, ServiceOptions};
+use crate::types::BackendKind::{Cpu, Cuda, Tensorrt, Tract};
+use crate::types::EngineState;
 
 #[test]
 fn whatever_goes_wrong_on_one_rung_the_next_one_serves() {
@@ -327,7 +190,7 @@ fn stopping_does_not_wait_for_ever() {
 fn a_ladder_that_does_not_work_at_all_is_an_error() {
     let ladder = Ladder::new(&[Cuda, Cpu]);
     ladder.broken.lock().unwrap().extend([Cuda, Cpu]);
-    let engine = Engine::with_rungs(Arc::new(spec()), ladder, calm(), Starts::none(), None);
+    let engine = Engine::with_rungs(Arc::new(spec()), ladder, calm(), Starts::none(), ServiceOptions::default(), false);
     assert_eq!(engine.err(), Some(InferError::Provider { backend: Cpu, reason: "told to break".into() }));
 }
 

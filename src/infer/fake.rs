@@ -161,7 +161,7 @@ pub(super) fn spec() -> ModelSpec {
 }
 
 pub(super) fn info() -> BackendInfo {
-    BackendInfo { kind: BackendKind::Tract, version: "fake".into(), fallbacks: Vec::new() }
+    BackendInfo { kind: BackendKind::Tract, version: "fake".into(), fallbacks: Vec::new(), nodes: Default::default() }
 }
 
 pub(super) fn params() -> DecodeParams {

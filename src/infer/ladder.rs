@@ -1,21 +1,17 @@
 //! From the best backend down to the one that always works.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::build::Builder;
+use super::factory::Factory;
 use super::policy::on_gpu;
-use super::{Backend, InferError, OrtBackend, OrtProvider, Session, input_len, library};
+use super::{Backend, InferError, Session, input_len};
 use crate::config::{BackendChoice, ModelConfig};
 use crate::model::ModelSpec;
 use crate::types::{BackendInfo, BackendKind};
-
-/// Any of these means that the box has an NVIDIA GPU and its driver.
-pub const NVIDIA_DEVICES: [&str; 5] =
-    ["/dev/nvidiactl", "/dev/nvidia0", "/dev/nvmap", "/dev/nvhost-gpu", "/dev/nvhost-ctrl-gpu"];
-/// Sessions at most, however many cores there are: each has its own memory.
-const MAX_WORKERS: usize = 4;
 
 /// Loads the model with what `config.backend` asks for, runs it once, and says what ran it.
 ///
@@ -25,7 +21,7 @@ const MAX_WORKERS: usize = 4;
 /// # Errors
 /// The named backend's error; for `auto` the error of the last rung.
 pub fn load(spec: &ModelSpec, config: &ModelConfig) -> Result<(Box<dyn Session>, BackendInfo), InferError> {
-    climb(spec, &Factory::new(config))
+    climb(spec, &Factory::new(Arc::new(spec.clone()), config, false))
 }
 
 /// The rungs of a ladder and what stands on them.
@@ -41,6 +37,22 @@ pub(super) trait Rungs: Send + Sync {
         Ok(())
     }
 
+    /// What builds the engine that a rung needs, when there is none yet.
+    fn builder(&self, _kind: BackendKind) -> Result<Option<Arc<dyn Builder>>, InferError> {
+        Ok(None)
+    }
+
+    /// The runtime does not take the engine that was built for a rung. False: there is none.
+    fn reject(&self, _kind: BackendKind, _reason: &str) -> bool {
+        false
+    }
+
+    /// The rung serves.
+    fn accepted(&self, _kind: BackendKind) {}
+
+    /// Proofs that run are called off.
+    fn stop(&self) {}
+
     /// Sessions that are worth having side by side.
     fn workers(&self, _kind: BackendKind) -> usize {
         1
@@ -54,6 +66,8 @@ pub(super) struct Loaded {
     pub(super) version: String,
     /// Time of the last warm-up inference.
     pub(super) warm_up: Duration,
+    /// Nodes of the graph by the provider that ran them, where the runtime says so.
+    pub(super) nodes: BTreeMap<String, usize>,
 }
 
 /// The backends that `choice` tries, in this order. `gpu`: the box has one of [`NVIDIA_DEVICES`].
@@ -74,8 +88,8 @@ fn climb(spec: &ModelSpec, rungs: &dyn Rungs) -> Result<(Box<dyn Session>, Backe
     let mut last = InferError::NotBuilt(BackendKind::Tract);
     for &kind in rungs.kinds() {
         match attempt(spec, kind, rungs) {
-            Ok(Loaded { session, kind, version, .. }) => {
-                return Ok((session, BackendInfo { kind, version, fallbacks }));
+            Ok(Loaded { session, kind, version, nodes, .. }) => {
+                return Ok((session, BackendInfo { kind, version, fallbacks, nodes }));
             }
             Err(error) => {
                 if rungs.kinds().len() > 1 {
@@ -91,19 +105,30 @@ fn climb(spec: &ModelSpec, rungs: &dyn Rungs) -> Result<(Box<dyn Session>, Backe
 
 /// Loads on one rung and runs the model: what has not run is not reported as running.
 pub(super) fn attempt(spec: &ModelSpec, kind: BackendKind, rungs: &dyn Rungs) -> Result<Loaded, InferError> {
-    let guarded = catch_unwind(AssertUnwindSafe(|| {
-        let backend = rungs.backend(kind)?;
-        let version = backend.probe()?;
-        let mut session = backend.load(spec)?;
-        let mut warm_up = run_once(spec, kind, session.as_mut())?;
-        if on_gpu(kind) {
-            // The first one chooses kernels and fills caches; frames will take as long as the second one.
-            warm_up = run_once(spec, kind, session.as_mut())?;
-        }
-        Ok(Loaded { session, kind, version, warm_up })
-    }));
-    // Room for a hostile model that a runtime does not refuse but dies of.
-    guarded.unwrap_or_else(|_| {
+    guarded(spec, kind, || run_on(spec, rungs.backend(kind)?.as_ref()))
+}
+
+/// Loads on a backend and runs the model.
+pub(super) fn run_on(spec: &ModelSpec, backend: &dyn Backend) -> Result<Loaded, InferError> {
+    let kind = backend.kind();
+    let version = backend.probe()?;
+    let mut session = backend.load(spec)?;
+    let mut warm_up = run_once(spec, kind, session.as_mut())?;
+    if on_gpu(kind) {
+        // The first one chooses kernels and fills caches; frames will take as long as the second one.
+        warm_up = run_once(spec, kind, session.as_mut())?;
+    }
+    let nodes = session.nodes();
+    Ok(Loaded { session, kind, version, warm_up, nodes })
+}
+
+/// Room for a hostile model that a runtime does not refuse but dies of.
+fn guarded<T>(
+    spec: &ModelSpec,
+    kind: BackendKind,
+    run: impl FnOnce() -> Result<T, InferError>,
+) -> Result<T, InferError> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
         Err(InferError::Load { backend: kind, model: spec.path.clone(), reason: "it panicked over this model".into() })
     })
 }
@@ -119,60 +144,6 @@ fn run_once(spec: &ModelSpec, kind: BackendKind, session: &mut dyn Session) -> R
         return Err(InferError::Run { backend: kind, reason });
     }
     Ok(started.elapsed())
-}
-
-/// The real backends. The library is looked for and tried once for all rungs.
-pub(super) struct Factory {
-    config: ModelConfig,
-    kinds: &'static [BackendKind],
-    library: Mutex<Option<Result<(PathBuf, String), InferError>>>,
-}
-
-impl Factory {
-    pub(super) fn new(config: &ModelConfig) -> Self {
-        let gpu = NVIDIA_DEVICES.iter().any(|device| Path::new(device).exists());
-        Self { config: config.clone(), kinds: rungs(config.backend, gpu), library: Mutex::default() }
-    }
-
-    fn library(&self) -> Result<(PathBuf, String), InferError> {
-        let mut library = self.library.lock().unwrap_or_else(PoisonError::into_inner);
-        library.get_or_insert_with(|| library::locate(self.config.ort_library.as_deref())).clone()
-    }
-}
-
-impl Rungs for Factory {
-    fn kinds(&self) -> &[BackendKind] {
-        self.kinds
-    }
-
-    fn backend(&self, kind: BackendKind) -> Result<Box<dyn Backend>, InferError> {
-        let provider = match kind {
-            BackendKind::Tract => return tract(),
-            BackendKind::Cpu => OrtProvider::Cpu,
-            BackendKind::Cuda => OrtProvider::Cuda,
-            BackendKind::Tensorrt => OrtProvider::Tensorrt,
-        };
-        let (path, version) = self.library()?;
-        // One thread per session by default: several sessions on several frames beat one session on several threads.
-        Ok(Box::new(OrtBackend::proven(provider, path, version, self.config.threads.unwrap_or(1))))
-    }
-
-    fn workers(&self, kind: BackendKind) -> usize {
-        match (self.config.threads, on_gpu(kind)) {
-            (None, false) => std::thread::available_parallelism().map_or(1, usize::from).clamp(1, MAX_WORKERS),
-            _ => 1,
-        }
-    }
-}
-
-#[cfg(feature = "tract")]
-fn tract() -> Result<Box<dyn Backend>, InferError> {
-    Ok(Box::new(super::TractBackend))
-}
-
-#[cfg(not(feature = "tract"))]
-fn tract() -> Result<Box<dyn Backend>, InferError> {
-    Err(InferError::NotBuilt(BackendKind::Tract))
 }
 
 #[cfg(test)]

@@ -6,6 +6,12 @@
 //! Architecture Invariant: a runtime library is opened in this process only after a child process has opened it, because
 //! opening a damaged one kills the process that does it.
 
+mod build;
+#[cfg(test)]
+mod building_tests;
+mod cache;
+#[cfg(test)]
+mod cache_tests;
 mod child;
 mod crew;
 mod elf;
@@ -13,17 +19,24 @@ mod engine;
 #[cfg(test)]
 mod engine_tests;
 mod error;
+mod factory;
 #[cfg(test)]
 mod failover_tests;
 #[cfg(test)]
 mod fake;
+mod gpu;
 mod ladder;
 mod lanes;
 mod library;
 mod needs;
 mod ort;
+mod placement;
+mod places;
 mod policy;
 mod probe;
+mod providers;
+#[cfg(test)]
+mod stage;
 mod starts;
 mod status;
 mod supervisor;
@@ -32,12 +45,16 @@ mod tract;
 mod trial;
 mod worker;
 
+pub use build::{BuildEvent, BuildRequest};
+pub use cache::{BuildRecord, CacheError, EngineCache, EngineKey, Lookup};
 pub use child::{Answer, ChildError, ask, set_prober};
 pub use crew::hung_threads;
 pub use elf::check as check_elf;
 pub use engine::{Engine, ServiceOptions};
 pub use error::InferError;
-pub use ladder::{NVIDIA_DEVICES, load, rungs};
+pub use factory::{Built, build_engine, build_here};
+pub use gpu::NVIDIA_DEVICES;
+pub use ladder::{load, rungs};
 pub use lanes::{Job, Lane};
 pub use library::{LibrarySource, Survey, candidates, survey};
 pub use ort::{OrtBackend, OrtProvider};
@@ -46,6 +63,7 @@ pub use status::Observer;
 #[cfg(feature = "tract")]
 pub use tract::TractBackend;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::model::ModelSpec;
@@ -66,6 +84,11 @@ pub trait Session: Send {
     /// [`InferError::Input`] when `input` has the wrong length, [`InferError::Run`] when the runtime fails, and
     /// [`InferError::Output`] when the output has not the shape that the model declares. The session stays usable.
     fn run(&mut self, input: &[f32], consume: &mut dyn FnMut(&[f32])) -> Result<(), InferError>;
+
+    /// Nodes of the graph by the provider that ran them in the first inference, where the runtime says so.
+    fn nodes(&self) -> BTreeMap<String, usize> {
+        BTreeMap::new()
+    }
 
     /// How a further session of the same model on the same backend is made, for a further thread. Shares the weights
     /// where the backend can.

@@ -1,5 +1,6 @@
 //! ONNX Runtime, opened at run time: on the CPU, with CUDA, or with TensorRT.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,7 +11,8 @@ use ort::session::Session as Inner;
 use ort::session::builder::SessionBuilder;
 use ort::value::TensorRef;
 
-use super::{Backend, Fork, InferError, Session, input_len, library};
+use super::{Backend, Fork, InferError, Session, input_len, library, placement, providers};
+use crate::config::{CudaConfig, TensorrtConfig};
 use crate::model::ModelSpec;
 use crate::types::BackendKind;
 
@@ -52,13 +54,28 @@ impl OrtProvider {
     }
 }
 
+/// How ONNX Runtime and its providers are set up.
+#[derive(Debug, Clone, Default)]
+pub(super) struct OrtOptions {
+    /// Threads (≥ 1) inside one inference.
+    pub(super) threads: usize,
+    /// They wait busily for work.
+    pub(super) spinning: bool,
+    /// Number of the GPU.
+    pub(super) device: u32,
+    pub(super) tensorrt: TensorrtConfig,
+    pub(super) cuda: CudaConfig,
+    /// Folder of TensorRT's engine: read where there is one, written where there is none.
+    pub(super) engine: Option<PathBuf>,
+}
+
 /// ONNX Runtime.
 #[derive(Debug, Clone)]
 pub struct OrtBackend {
     provider: OrtProvider,
     library: PathBuf,
     version: String,
-    threads: usize,
+    options: OrtOptions,
 }
 
 impl OrtBackend {
@@ -69,23 +86,24 @@ impl OrtBackend {
     /// [`InferError::NoLibrary`], [`InferError::Library`], [`InferError::Prober`] or [`InferError::OtherLibrary`].
     pub fn new(provider: OrtProvider, library: Option<&Path>, threads: usize) -> Result<Self, InferError> {
         let (library, version) = library::locate(library)?;
-        Ok(Self::proven(provider, library, version, threads))
+        Ok(Self::proven(provider, library, version, OrtOptions { threads, ..OrtOptions::default() }))
     }
 
     /// A backend on a library that a child process has opened already.
-    pub(super) fn proven(provider: OrtProvider, library: PathBuf, version: String, threads: usize) -> Self {
-        Self { provider, library, version, threads: threads.max(1) }
+    pub(super) fn proven(provider: OrtProvider, library: PathBuf, version: String, options: OrtOptions) -> Self {
+        Self { provider, library, version, options }
     }
 
-    pub(super) fn builder(&self) -> Result<SessionBuilder, InferError> {
+    /// `spec`: the model that the session is for; `None` for the probe's tiny one.
+    pub(super) fn builder(&self, spec: Option<&ModelSpec>) -> Result<SessionBuilder, InferError> {
         let environment = environment(&self.library)?;
         let refused = |error: ort::Error| self.refused(&error);
         let mut builder = Inner::builder(&environment)
-            .and_then(|b| Ok(b.with_intra_threads(self.threads)?))
+            .and_then(|b| Ok(b.with_intra_threads(self.options.threads.max(1))?))
             .and_then(|b| Ok(b.with_inter_threads(1)?))
-            // A pool that spins takes the cores away from decoding and encoding.
-            .and_then(|b| Ok(b.with_intra_op_spinning(false)?))
-            .and_then(|b| Ok(b.with_inter_op_spinning(false)?))
+            // A pool that spins takes the cores away from decoding and encoding, so it does not unless that is asked for.
+            .and_then(|b| Ok(b.with_intra_op_spinning(self.options.spinning)?))
+            .and_then(|b| Ok(b.with_inter_op_spinning(self.options.spinning)?))
             .and_then(|b| Ok(b.with_log_level(ort::logging::LogLevel::Warning)?))
             // One block planned for a whole run costs 18 MB more per session of YOLOv5n at 640 and saves no time here.
             .and_then(|b| Ok(b.with_memory_pattern(false)?))
@@ -93,11 +111,11 @@ impl OrtBackend {
         // One by one and strictly: registering a list swallows the errors and runs on the CPU.
         match self.provider {
             OrtProvider::Cpu => {}
-            OrtProvider::Cuda => ep::CUDA::default().register(&mut builder).map_err(refused)?,
+            OrtProvider::Cuda => providers::cuda(&self.options).register(&mut builder).map_err(refused)?,
             OrtProvider::Tensorrt => {
-                ep::TensorRT::default().register(&mut builder).map_err(refused)?;
+                providers::tensorrt(&self.options, spec).register(&mut builder).map_err(refused)?;
                 // TensorRT leaves nodes over; without CUDA they run on the CPU, which is slow but right.
-                if let Err(error) = ep::CUDA::default().register(&mut builder) {
+                if let Err(error) = providers::cuda(&self.options).register(&mut builder) {
                     tracing::warn!("nodes that TensorRT cannot run go to the CPU: {error}");
                 }
             }
@@ -109,26 +127,19 @@ impl OrtBackend {
         InferError::Provider { backend: self.provider.kind(), reason: chain(error) }
     }
 
-    fn session(&self, spec: &Arc<ModelSpec>) -> Result<OrtSession, InferError> {
+    /// `first`: the session's first inference is profiled, to see which provider runs which node.
+    fn session(&self, spec: &Arc<ModelSpec>, first: bool) -> Result<OrtSession, InferError> {
         let failed = |error: ort::Error| InferError::Load {
             backend: self.provider.kind(),
             model: spec.path.clone(),
             reason: chain(&error),
         };
-        let mut builder = self.builder()?;
-        let profile = match self.provider {
-            OrtProvider::Cpu => None,
-            _ => Some(profile_prefix()),
-        };
-        if let Some(prefix) = &profile {
-            builder = builder.with_profiling(prefix).map_err(|error| failed(error.into()))?;
+        let mut builder = self.builder(Some(spec))?;
+        if first {
+            builder = builder.with_profiling(placement::file_prefix()).map_err(|error| failed(error.into()))?;
         }
         let inner = builder.commit_from_file(&spec.path).map_err(failed)?;
-        let mut session = OrtSession::new(self.clone(), spec.clone(), inner);
-        if profile.is_some() {
-            session.prove_provider()?;
-        }
-        Ok(session)
+        Ok(OrtSession::new(self.clone(), spec.clone(), inner, first))
     }
 }
 
@@ -143,7 +154,7 @@ impl Backend for OrtBackend {
     }
 
     fn load(&self, spec: &ModelSpec) -> Result<Box<dyn Session>, InferError> {
-        Ok(Box::new(self.session(&Arc::new(spec.clone()))?))
+        Ok(Box::new(self.session(&Arc::new(spec.clone()), true)?))
     }
 }
 
@@ -155,35 +166,38 @@ struct OrtSession {
     expected: (usize, usize),
     input_f16: Vec<f16>,
     output_f32: Vec<f32>,
+    /// The profiler runs until the first inference is done.
+    profiled: bool,
+    nodes: BTreeMap<String, usize>,
 }
 
 impl OrtSession {
-    fn new(backend: OrtBackend, spec: Arc<ModelSpec>, inner: Inner) -> Self {
+    fn new(backend: OrtBackend, spec: Arc<ModelSpec>, inner: Inner, profiled: bool) -> Self {
         let shape = [1, 3, i64::from(spec.input.size.h), i64::from(spec.input.size.w)];
         let expected = (input_len(&spec), spec.output.len());
         let input_f16 = if spec.input.f16 { vec![f16::ZERO; expected.0] } else { Vec::new() };
         let output_f32 = if spec.output.f16 { vec![0.0; expected.1] } else { Vec::new() };
-        Self { backend, spec, inner, shape, expected, input_f16, output_f32 }
+        let nodes = BTreeMap::new();
+        Self { backend, spec, inner, shape, expected, input_f16, output_f32, profiled, nodes }
     }
 
-    /// Runs once with the profiler on, and fails unless the provider ran a part of the graph.
-    fn prove_provider(&mut self) -> Result<(), InferError> {
-        let kind = self.backend.provider.kind();
-        let input = vec![0.5; self.expected.0];
-        let ran = self.run(&input, &mut |_| {});
-        let profile = self.inner.end_profiling().map_err(|error| self.backend.refused(&error))?;
-        let text = std::fs::read_to_string(&profile);
-        let _ = std::fs::remove_file(&profile);
-        ran?;
-        let text = text.map_err(|error| InferError::Provider {
-            backend: kind,
-            reason: format!("the profile {profile} cannot be read ({error})"),
-        })?;
-        let nodes = nodes_on(&text, self.backend.provider.name());
-        tracing::info!("{kind}: {nodes} nodes on {}", self.backend.provider.name());
-        if nodes == 0 {
-            let reason = "it registered, but ran no node of this model".to_owned();
-            return Err(InferError::Provider { backend: kind, reason });
+    /// Reads back which provider ran the nodes of the first inference, and fails unless ours ran a part of the graph.
+    fn read_placement(&mut self) -> Result<(), InferError> {
+        let provider = self.backend.provider;
+        let refused = |reason: String| InferError::Provider { backend: provider.kind(), reason };
+        let read = self.inner.end_profiling().map_err(|error| chain(&error)).and_then(placement::take);
+        match read {
+            Ok(nodes) => self.nodes = nodes,
+            // There is no other provider that could have run them.
+            Err(reason) if provider == OrtProvider::Cpu => {
+                tracing::debug!("node placement is not known: {reason}");
+                return Ok(());
+            }
+            Err(reason) => return Err(refused(reason)),
+        }
+        tracing::info!("{}: nodes by provider: {}", provider.kind(), placement::words(&self.nodes));
+        if provider != OrtProvider::Cpu && !self.nodes.contains_key(provider.name()) {
+            return Err(refused("it registered, but ran no node of this model".into()));
         }
         Ok(())
     }
@@ -191,6 +205,23 @@ impl OrtSession {
 
 impl Session for OrtSession {
     fn run(&mut self, input: &[f32], consume: &mut dyn FnMut(&[f32])) -> Result<(), InferError> {
+        self.run_once(input, consume)?;
+        if std::mem::take(&mut self.profiled) { self.read_placement() } else { Ok(()) }
+    }
+
+    fn nodes(&self) -> BTreeMap<String, usize> {
+        self.nodes.clone()
+    }
+
+    fn fork(&self) -> Fork {
+        // ONNX Runtime cannot share weights between sessions that are loaded from a file.
+        let (backend, spec) = (self.backend.clone(), self.spec.clone());
+        Arc::new(move || Ok(Box::new(backend.session(&spec, false)?)))
+    }
+}
+
+impl OrtSession {
+    fn run_once(&mut self, input: &[f32], consume: &mut dyn FnMut(&[f32])) -> Result<(), InferError> {
         if input.len() != self.expected.0 {
             return Err(InferError::Input { expected: self.expected.0, got: input.len() });
         }
@@ -226,12 +257,6 @@ impl Session for OrtSession {
             consume(values);
         }
         Ok(())
-    }
-
-    fn fork(&self) -> Fork {
-        // ONNX Runtime cannot share weights between sessions that are loaded from a file.
-        let (backend, spec) = (self.backend.clone(), self.spec.clone());
-        Arc::new(move || Ok(Box::new(backend.session(&spec)?)))
     }
 }
 
@@ -283,17 +308,6 @@ fn load_error(error: &ort::LoadDynamicError) -> String {
     }
 }
 
-/// Where a provider's profile goes; removed after it was read.
-pub(super) fn profile_prefix() -> PathBuf {
-    std::env::temp_dir().join(format!("ocelli-profile-{}", std::process::id()))
-}
-
-/// Nodes of a profile that `provider` ran.
-pub(super) fn nodes_on(profile: &str, provider: &str) -> usize {
-    profile.matches(&format!("\"provider\":\"{provider}\"")).count()
-        + profile.matches(&format!("\"provider\" : \"{provider}\"")).count()
-}
-
 /// An error and what caused it, on one line.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -306,18 +320,4 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text.replace('\n', " ").trim().to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nodes_are_counted_per_provider() {
-        let profile =
-            r#"[{"args":{"provider":"CPUExecutionProvider"}},{"args":{"provider" : "CUDAExecutionProvider"}}]"#;
-        assert_eq!(nodes_on(profile, "CPUExecutionProvider"), 1);
-        assert_eq!(nodes_on(profile, "CUDAExecutionProvider"), 1);
-        assert_eq!(nodes_on(profile, "TensorrtExecutionProvider"), 0);
-    }
 }

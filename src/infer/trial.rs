@@ -6,7 +6,8 @@ use ort::session::Session as Inner;
 use ort::value::TensorRef;
 
 use super::OrtProvider;
-use super::ort::{OrtBackend, chain, nodes_on, open, profile_prefix};
+use super::ort::{OrtBackend, OrtOptions, chain, open};
+use super::placement;
 
 /// A Relu of four values: enough to see a runtime load a graph and run it.
 const TINY_MODEL: &[u8] = b"\x08\x08\x3a\x33\
@@ -29,22 +30,21 @@ pub(super) fn try_library(library: &Path) -> Result<String, String> {
 /// Registers `provider` as the service does, and runs a tiny model on it. For the probing child only.
 pub(super) fn try_provider(library: &Path, provider: OrtProvider) -> Result<String, String> {
     let version = version(library);
-    let backend = OrtBackend::proven(provider, library.to_owned(), version.clone(), 1);
-    let mut builder = backend.builder().map_err(|error| error.to_string())?;
+    let options = OrtOptions { threads: 1, ..OrtOptions::default() };
+    let backend = OrtBackend::proven(provider, library.to_owned(), version.clone(), options);
+    let mut builder = backend.builder(None).map_err(|error| error.to_string())?;
     let accelerated = provider != OrtProvider::Cpu;
     if accelerated {
         let refused = |error: ort::Error| chain(&error);
-        builder = builder.with_profiling(profile_prefix()).map_err(|error| refused(error.into()))?;
+        builder = builder.with_profiling(placement::file_prefix()).map_err(|error| refused(error.into()))?;
     }
     let mut session = builder
         .commit_from_memory(TINY_MODEL)
         .map_err(|error| format!("it cannot load a model ({})", chain(&error)))?;
     run(&mut session)?;
     if accelerated {
-        let profile = session.end_profiling().map_err(|error| chain(&error))?;
-        let text = std::fs::read_to_string(&profile).map_err(|error| format!("its profile {profile}: {error}"))?;
-        let _ = std::fs::remove_file(&profile);
-        if nodes_on(&text, provider.name()) == 0 {
+        let nodes = session.end_profiling().map_err(|error| chain(&error)).and_then(placement::take)?;
+        if !nodes.contains_key(provider.name()) {
             return Err("it registers, but the CPU ran the model in its place".into());
         }
     }

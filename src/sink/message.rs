@@ -392,6 +392,7 @@ mod tests {
             backend: "tract".into(),
             backend_version: "tract 0.23.9".into(),
             fallbacks: vec!["cpu: no ONNX Runtime library found".into()],
+            nodes: [("CPUExecutionProvider".to_owned(), 182)].into(),
         };
         let stats = StatsSnapshot {
             v: 1,

@@ -127,6 +127,7 @@ mod tests {
             backend: "tract".into(),
             backend_version: "tract 0.23".into(),
             fallbacks: fallbacks.iter().map(|why| (*why).to_owned()).collect(),
+            nodes: BTreeMap::new(),
         })
     }
 

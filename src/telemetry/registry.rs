@@ -364,6 +364,8 @@ pub struct ModelStats {
     pub backend_version: String,
     /// Why a better backend was not taken; empty when the best one runs.
     pub fallbacks: Vec<String>,
+    /// Nodes of the graph by the provider that ran them, read back from the warm-up; empty where there is only one.
+    pub nodes: BTreeMap<String, usize>,
 }
 
 impl ModelStats {
@@ -374,6 +376,7 @@ impl ModelStats {
             backend: backend.kind.to_string(),
             backend_version: backend.version.clone(),
             fallbacks: backend.fallbacks.clone(),
+            nodes: backend.nodes.clone(),
         }
     }
 }
@@ -446,7 +449,12 @@ mod tests {
 
     fn model(registry: &Registry) -> Arc<ModelId> {
         let model = Arc::new(ModelId { name: "m".into(), sha256: "ab".repeat(32), labels: vec!["person".into()] });
-        let backend = BackendInfo { kind: BackendKind::Tract, version: "tract 0.23".into(), fallbacks: vec![] };
+        let backend = BackendInfo {
+            kind: BackendKind::Tract,
+            version: "tract 0.23".into(),
+            fallbacks: vec![],
+            nodes: Default::default(),
+        };
         registry.model_ready(model.clone(), backend);
         model
     }

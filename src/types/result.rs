@@ -1,5 +1,6 @@
 //! What comes out: detections, results per frame, camera states.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -73,6 +74,9 @@ pub struct BackendInfo {
     pub version: String,
     /// Why a better backend was not taken (`auto` only), one sentence each: `cpu: no ONNX Runtime library found …`.
     pub fallbacks: Vec<String>,
+    /// Nodes of the graph by the provider that ran them, as read back from the warm-up inference; empty where the runtime
+    /// has only one.
+    pub nodes: BTreeMap<String, usize>,
 }
 
 /// Where the time of one frame went.

@@ -8,6 +8,7 @@ mod config;
 mod detect;
 mod doctor;
 mod e2e;
+mod engine_build;
 mod eval;
 mod layering;
 mod models;

@@ -48,14 +48,7 @@ pub fn ort_library() -> Option<PathBuf> {
 }
 
 pub fn model_config(backend: BackendChoice, library: Option<&Path>) -> ModelConfig {
-    ModelConfig {
-        file: None,
-        sha256: None,
-        backend,
-        ort_library: library.map(Path::to_owned),
-        threads: None,
-        input_size: None,
-    }
+    ModelConfig { backend, ort_library: library.map(Path::to_owned), ..ModelConfig::default() }
 }
 
 fn marker() -> ModelSpec {

@@ -19,7 +19,7 @@ use crate::telemetry::log::LogFormat;
 use crate::types::Size;
 
 /// sysexits(3): a service that is needed is not available.
-const UNAVAILABLE: u8 = 69;
+pub(super) const UNAVAILABLE: u8 = 69;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -140,11 +140,10 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let input = Input::of(&args.input)?;
     let model = ModelConfig {
         file: args.model.clone(),
-        sha256: None,
         backend: args.backend,
         ort_library: args.ort_library.clone(),
-        threads: None,
         input_size: args.input_size,
+        ..ModelConfig::default()
     };
     let spec = Arc::new(open_model(&model)?);
     let detect = DetectConfig {

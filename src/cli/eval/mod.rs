@@ -89,11 +89,10 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     telemetry::log::init("warn", LogFormat::Auto).map_err(|error| Failure::new(2, error))?;
     let model = ModelConfig {
         file: args.model.clone(),
-        sha256: None,
         backend: args.backend,
         ort_library: args.ort_library.clone(),
-        threads: None,
         input_size: args.input_size,
+        ..ModelConfig::default()
     };
     let spec = Arc::new(open_model(&model)?);
     // All labels are read before the first inference: a bad line shows at once.

@@ -1,4 +1,4 @@
-//! `ocelli models`: list, show and verify models.
+//! `ocelli models`: list, show, build and verify models.
 
 mod verify;
 
@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use super::Failure;
+use crate::config::{BackendChoice, ModelConfig};
+use crate::infer;
 use crate::model::{Manifest, ModelSpec, default_model, model_folders};
+use crate::types::BackendInfo;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -29,6 +32,12 @@ enum Verb {
     Show {
         /// An .onnx file or a model folder; without it the model that `run` and `detect` take
         path: Option<PathBuf>,
+        /// Load it with this backend, run it once, and say which provider took which part
+        #[arg(long, value_name = "auto|tensorrt|cuda|cpu|tract", value_parser = super::detect::parse_backend)]
+        backend: Option<BackendChoice>,
+        /// Path of ONNX Runtime's library [default: ORT_DYLIB_PATH, else the usual places]
+        #[arg(long, value_name = "FILE", requires = "backend")]
+        ort_library: Option<PathBuf>,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
@@ -36,21 +45,33 @@ enum Verb {
     /// Hold a model's file to its model.yaml, and what a backend finds with it to what the reference finds; exit code 1
     /// when they differ
     Verify(verify::Args),
+    /// Build a model's GPU engine ahead of time, so that no start has to wait for it
+    Build(super::build::Args),
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let mut fit = true;
     let text = match args.verb {
         Verb::List { dir, json } => list(dir.as_deref(), json)?,
-        Verb::Show { path, json } => {
+        Verb::Show { path, backend, ort_library, json } => {
             let spec = ModelSpec::open(&chosen(path)?, None)?;
-            if json { format!("{:#}\n", describe(&spec)) } else { page(&spec) }
+            let info = match backend {
+                Some(backend) => {
+                    let config = ModelConfig { backend, ort_library, ..ModelConfig::default() };
+                    Some(
+                        infer::load(&spec, &config).map_err(|error| Failure::new(super::detect::UNAVAILABLE, error))?.1,
+                    )
+                }
+                None => None,
+            };
+            if json { format!("{:#}\n", describe(&spec, info.as_ref())) } else { page(&spec, info.as_ref()) }
         }
         Verb::Verify(args) => {
             let (text, well) = verify::run(&args)?;
             fit = well;
             text
         }
+        Verb::Build(args) => return super::build::run(args),
     };
     // `print!` panics when a pipe's reader has gone; a reader that has seen enough is no error.
     match std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes()) {
@@ -61,7 +82,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     }
 }
 
-fn chosen(path: Option<PathBuf>) -> Result<PathBuf, Failure> {
+pub(super) fn chosen(path: Option<PathBuf>) -> Result<PathBuf, Failure> {
     path.or_else(default_model).ok_or_else(|| {
         Failure::new(
             1,
@@ -80,7 +101,7 @@ fn list(dir: Option<&Path>, json: bool) -> Result<String, Failure> {
     if json {
         let all: Vec<serde_json::Value> = opened
             .map(|(folder, result)| match result {
-                Ok(spec) => describe(&spec),
+                Ok(spec) => describe(&spec, None),
                 Err(e) => serde_json::json!({"path": folder, "error": e.to_string()}),
             })
             .collect();
@@ -108,9 +129,9 @@ fn list(dir: Option<&Path>, json: bool) -> Result<String, Failure> {
 }
 
 /// Everything that is known of a model, for scripts.
-fn describe(spec: &ModelSpec) -> serde_json::Value {
+fn describe(spec: &ModelSpec, info: Option<&BackendInfo>) -> serde_json::Value {
     let manifest = spec.manifest.as_ref();
-    serde_json::json!({
+    let mut page = serde_json::json!({
         "name": spec.id.name,
         "path": spec.path,
         "sha256": spec.id.sha256,
@@ -137,11 +158,15 @@ fn describe(spec: &ModelSpec) -> serde_json::Value {
         "license": manifest.and_then(|m| m.license.as_ref()),
         "source": manifest.and_then(|m| m.source.as_ref()),
         "accuracy": manifest.map(|m| &m.accuracy),
-    })
+    });
+    if let Some(BackendInfo { kind, version, fallbacks, nodes }) = info {
+        page["backend"] = serde_json::json!({"kind": kind, "version": version, "fallbacks": fallbacks, "nodes": nodes});
+    }
+    page
 }
 
 /// The same, for people.
-fn page(spec: &ModelSpec) -> String {
+fn page(spec: &ModelSpec, info: Option<&BackendInfo>) -> String {
     let mut text = String::new();
     let mut line = |key: &str, value: String| text += &format!("{key:<10} {value}\n");
     let input = &spec.input;
@@ -168,6 +193,15 @@ fn page(spec: &ModelSpec) -> String {
         line("source", source.clone().unwrap_or("(not said)".into()));
         let measures: Vec<String> = accuracy.iter().map(|(key, value)| format!("{key} {value}")).collect();
         line("accuracy", if measures.is_empty() { "(not said)".into() } else { measures.join(", ") });
+    }
+    if let Some(BackendInfo { kind, version, fallbacks, nodes }) = info {
+        line("backend", format!("{kind} ({version})"));
+        for (provider, count) in nodes {
+            line("nodes", format!("{count} on {provider}"));
+        }
+        for why in fallbacks {
+            line("not on", why.clone());
+        }
     }
     text
 }

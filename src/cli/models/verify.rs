@@ -92,11 +92,10 @@ pub(super) fn run(args: &Args) -> Result<(String, bool), Failure> {
     telemetry::log::init("warn", LogFormat::Auto).map_err(|error| Failure::new(2, error))?;
     let model = ModelConfig {
         file: Some(chosen(args.path.clone())?),
-        sha256: None,
         backend: args.backend,
         ort_library: args.ort_library.clone(),
-        threads: None,
         input_size: args.input_size,
+        ..ModelConfig::default()
     };
     // Opening computes the SHA-256 of what it reads and compares it; there is no second way to get it wrong.
     let spec = Arc::new(open_model(&model)?);

@@ -71,6 +71,12 @@ pub(super) fn render(stats: &StatsSnapshot, process: &Process) -> String {
         page.series("ocelli_model_info", &labels, 1.0);
         page.metric("ocelli_backend_fallbacks", "gauge", "Better backends that were tried and did not work.");
         page.series("ocelli_backend_fallbacks", &[], model.fallbacks.len() as f64);
+        if !model.nodes.is_empty() {
+            page.metric("ocelli_model_nodes", "gauge", "Nodes of the model by the provider that ran them.");
+        }
+        for (provider, nodes) in &model.nodes {
+            page.series("ocelli_model_nodes", &[("provider", provider)], *nodes as f64);
+        }
     }
     engine(&mut page, &stats.engine);
     cameras(&mut page, stats);
@@ -204,7 +210,12 @@ mod tests {
     fn page() -> String {
         let registry = Registry::new("node1");
         let model = ModelId { name: "my \"best\"\nmodel\\".into(), sha256: "ab".into(), labels: vec![] };
-        let backend = BackendInfo { kind: BackendKind::Cpu, version: "ONNX Runtime 1.24".into(), fallbacks: vec![] };
+        let backend = BackendInfo {
+            kind: BackendKind::Cpu,
+            version: "ONNX Runtime 1.24".into(),
+            fallbacks: vec![],
+            nodes: Default::default(),
+        };
         registry.model_ready(Arc::new(model), backend);
         for camera in ["gate", "dock"] {
             let (state, since) = (CameraState::Online, SystemTime::now());

@@ -211,7 +211,12 @@ mod tests {
 
     fn load_model(registry: &Registry, fallbacks: Vec<String>) {
         let model = ModelId { name: "m".into(), sha256: "ab".repeat(32), labels: vec![] };
-        let backend = BackendInfo { kind: BackendKind::Tract, version: "tract 0.23".into(), fallbacks };
+        let backend = BackendInfo {
+            kind: BackendKind::Tract,
+            version: "tract 0.23".into(),
+            fallbacks,
+            nodes: Default::default(),
+        };
         registry.model_ready(Arc::new(model), backend);
     }
 

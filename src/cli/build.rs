@@ -1,0 +1,163 @@
+//! `ocelli models build`: a model's GPU engine, ahead of time.
+
+use std::io::{BufRead, Read, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::{Duration, Instant};
+
+use super::Failure;
+use super::detect::UNAVAILABLE;
+use crate::app::open_model;
+use crate::config::{self, BackendChoice, ModelConfig};
+use crate::infer::{self, BuildEvent, BuildRequest, Built, InferError};
+use crate::telemetry;
+use crate::telemetry::log::LogFormat;
+use crate::types::BackendKind;
+
+/// How often a build says that it goes on: to scripts, and to people.
+const NEWS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+/// Longest request that is read.
+const LONGEST: u64 = 64 * 1024;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// An .onnx file or a model folder [default: that of the configuration, else the one that `run` and `detect` take]
+    #[arg(long, value_name = "MODEL")]
+    model: Option<PathBuf>,
+    /// For which backend; those that need no engine are only tried
+    #[arg(long, default_value = "tensorrt", value_name = "tensorrt|cuda|cpu|tract", value_parser = super::detect::parse_backend)]
+    backend: BackendChoice,
+    /// Configuration file whose `model:` holds the options; repeat it to merge several, later ones win
+    #[arg(short, long, value_name = "FILE")]
+    config: Vec<PathBuf>,
+    /// Override one key of the configuration, for example `--set model.tensorrt.fp16=true`
+    #[arg(long, value_name = "KEY=VALUE", requires = "config")]
+    set: Vec<String>,
+    /// Path of ONNX Runtime's library [default: that of the configuration, else ORT_DYLIB_PATH, else the usual places]
+    #[arg(long, value_name = "FILE")]
+    ort_library: Option<PathBuf>,
+    /// Print one line of JSON per second and event
+    #[arg(long)]
+    json: bool,
+    /// Build in this very process, as one line of JSON on standard input asks; it may die of it
+    #[arg(long, hide = true)]
+    here: bool,
+}
+
+pub(crate) fn run(args: Args) -> Result<(), Failure> {
+    telemetry::log::init("warn", LogFormat::Auto).map_err(|error| Failure::new(2, error))?;
+    if args.here {
+        return here();
+    }
+    let backend = match args.backend {
+        BackendChoice::Tensorrt => BackendKind::Tensorrt,
+        BackendChoice::Cuda => BackendKind::Cuda,
+        BackendChoice::Cpu => BackendKind::Cpu,
+        BackendChoice::Tract => BackendKind::Tract,
+        BackendChoice::Auto => {
+            return Err(Failure::new(2, anyhow::anyhow!("an engine is built for one backend: name it, not `auto`")));
+        }
+    };
+    let mut model = ModelConfig::default();
+    if !args.config.is_empty() {
+        model = config::load(&args.config, &args.set).map_err(|errors| Failure::new(78, errors))?.model;
+    }
+    if let Some(file) = args.model {
+        (model.file, model.sha256) = (Some(file), None);
+    }
+    model.ort_library = args.ort_library.or(model.ort_library);
+    let spec = Arc::new(open_model(&model)?);
+    let started = Instant::now();
+    let built = std::thread::scope(|scope| {
+        let (tell, phases) = sync_channel::<String>(16);
+        let model = &model;
+        let builds = scope.spawn(move || {
+            // A full queue has enough phases to show; this one is soon followed by another.
+            infer::build_engine(spec, model, backend, &|phase| drop(tell.try_send(phase.into())))
+        });
+        let mut news = News { json: args.json, started, phase: "starting".into() };
+        loop {
+            match phases.recv_timeout(if args.json { NEWS.0 } else { NEWS.1 }) {
+                Ok(phase) => news.phase = phase,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            news.tell();
+        }
+        let failed = || InferError::Build { backend, reason: "the building thread panicked".into() };
+        builds.join().unwrap_or_else(|_| Err(failed()))
+    });
+    match built {
+        Ok(built) => verdict(args.json, backend, built, started),
+        Err(error) => {
+            if args.json {
+                say(BuildEvent::Failed { error: error.to_string() });
+            }
+            Err(Failure::new(UNAVAILABLE, error))
+        }
+    }
+}
+
+/// What a build says while it goes on.
+struct News {
+    json: bool,
+    started: Instant,
+    phase: String,
+}
+
+impl News {
+    fn tell(&self) {
+        let elapsed_s = self.started.elapsed().as_secs_f64();
+        let line = if self.json {
+            let event = BuildEvent::Phase { phase: self.phase.clone(), elapsed_s };
+            serde_json::to_string(&event).unwrap_or_default()
+        } else {
+            format!("{elapsed_s:6.0} s  {}", self.phase)
+        };
+        // A reader that has gone is no reason to stop a build.
+        let _ = writeln!(std::io::stdout(), "{line}");
+    }
+}
+
+fn verdict(json: bool, backend: BackendKind, built: Built, started: Instant) -> Result<(), Failure> {
+    let line = match built {
+        _ if json => serde_json::to_string(&BuildEvent::Done { elapsed_s: started.elapsed().as_secs_f64() })?,
+        Built::New(folder) => format!("engine for {backend} built: {}", folder.display()),
+        Built::Before(folder) => format!("engine for {backend} was built before: {}", folder.display()),
+        Built::Nothing => format!("{backend} needs no engine; it loads the model and runs it"),
+    };
+    let _ = writeln!(std::io::stdout(), "{line}");
+    Ok(())
+}
+
+/// What the child does: it reads the request, builds, and prints events.
+fn here() -> Result<(), Failure> {
+    let mut line = String::new();
+    std::io::stdin().lock().take(LONGEST).read_line(&mut line)?;
+    let request: BuildRequest = serde_json::from_str(&line)?;
+    // When the process that asked has died, nobody needs the engine of a build that goes on for minutes.
+    std::thread::Builder::new().name("build-parent".into()).spawn(|| {
+        let mut rest = [0; 64];
+        while std::io::stdin().lock().read(&mut rest).is_ok_and(|count| count > 0) {}
+        signal_hook::low_level::exit(1);
+    })?;
+    let started = Instant::now();
+    let outcome = open_model(&request.config)
+        .map_err(anyhow::Error::from)
+        .and_then(|spec| Ok(infer::build_here(Arc::new(spec), &request, &say)?));
+    // The one who asked reads the verdict, and nobody else reads this process's words.
+    say(match outcome {
+        Ok(()) => BuildEvent::Done { elapsed_s: started.elapsed().as_secs_f64() },
+        Err(error) => BuildEvent::Failed { error: format!("{error:#}") },
+    });
+    Ok(())
+}
+
+fn say(event: BuildEvent) {
+    let mut stdout = std::io::stdout().lock();
+    if let Ok(line) = serde_json::to_string(&event) {
+        let _ = writeln!(stdout, "{line}");
+        let _ = stdout.flush();
+    }
+}

@@ -1,0 +1,272 @@
+//! The real backends: which library, which options, which engine from the cache.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use super::build::{self, BuildEvent, BuildRequest, Builder, ChildBuilder};
+use super::cache::{EngineCache, EngineKey, Lookup, digest};
+use super::ladder::{Loaded, Rungs, attempt, run_on, rungs};
+use super::ort::OrtOptions;
+use super::policy::on_gpu;
+use super::{Backend, CacheError, InferError, OrtBackend, OrtProvider, gpu, library, places};
+use crate::config::{BackendChoice, ModelConfig};
+use crate::model::ModelSpec;
+use crate::types::BackendKind;
+
+/// Sessions at most, however many cores there are: each has its own memory.
+const MAX_WORKERS: usize = 4;
+
+/// The real backends. The library is looked for and tried once for all rungs.
+pub(super) struct Factory {
+    spec: Arc<ModelSpec>,
+    config: ModelConfig,
+    kinds: &'static [BackendKind],
+    /// Whether an engine that is not there yet is built.
+    builds: bool,
+    library: Mutex<Option<Result<(PathBuf, String), InferError>>>,
+    stopped: AtomicBool,
+}
+
+impl Factory {
+    pub(super) fn new(spec: Arc<ModelSpec>, config: &ModelConfig, builds: bool) -> Self {
+        let kinds = rungs(config.backend, gpu::present());
+        Self { spec, config: config.clone(), kinds, builds, library: Mutex::default(), stopped: AtomicBool::new(false) }
+    }
+
+    fn library(&self) -> Result<(PathBuf, String), InferError> {
+        let mut library = self.library.lock().unwrap_or_else(PoisonError::into_inner);
+        library.get_or_insert_with(|| library::locate(self.config.ort_library.as_deref())).clone()
+    }
+
+    fn ort(&self, provider: OrtProvider, engine: Option<PathBuf>) -> Result<OrtBackend, InferError> {
+        let (path, version) = self.library()?;
+        let options = OrtOptions {
+            // One thread per session by default: several sessions on several frames beat one session on several threads.
+            threads: self.config.threads.unwrap_or(1),
+            spinning: self.config.spinning,
+            device: self.config.device,
+            tensorrt: self.config.tensorrt.clone(),
+            cuda: self.config.cuda.clone(),
+            engine,
+        };
+        Ok(OrtBackend::proven(provider, path, version, options))
+    }
+
+    /// The cache, and what the engine of this model is called there.
+    fn engine(&self) -> Result<(EngineCache, EngineKey), InferError> {
+        let folder = self.config.cache.clone().or_else(places::engine_folder).ok_or(CacheError::NoFolder)?;
+        let cache = EngineCache::open(&folder, self.config.cache_mb.saturating_mul(1_000_000))?;
+        let (path, version) = self.library()?;
+        Ok((cache, engine_key(&self.spec, &self.config, &path, version)?))
+    }
+
+    fn request(&self, kind: BackendKind) -> BuildRequest {
+        build::request(kind, &self.config, self.spec.path.clone(), self.spec.id.sha256.clone())
+    }
+
+    /// Where the engine is, when it is there.
+    fn cached(&self) -> Result<PathBuf, InferError> {
+        let (cache, key) = self.engine()?;
+        match cache.lookup(&key)? {
+            Lookup::Ready(folder) => Ok(folder),
+            Lookup::Absent | Lookup::Rejected(_) => Err(InferError::NoEngine { backend: BackendKind::Tensorrt }),
+        }
+    }
+}
+
+impl Rungs for Factory {
+    fn kinds(&self) -> &[BackendKind] {
+        self.kinds
+    }
+
+    fn backend(&self, kind: BackendKind) -> Result<Box<dyn Backend>, InferError> {
+        Ok(match kind {
+            BackendKind::Tract => return tract(),
+            BackendKind::Cpu => Box::new(self.ort(OrtProvider::Cpu, None)?),
+            BackendKind::Cuda => Box::new(self.ort(OrtProvider::Cuda, None)?),
+            BackendKind::Tensorrt => Box::new(self.ort(OrtProvider::Tensorrt, Some(self.cached()?))?),
+        })
+    }
+
+    fn prove(&self, kind: BackendKind) -> Result<(), InferError> {
+        match kind {
+            BackendKind::Tract => Ok(()),
+            _ => build::prove(&self.request(kind), &self.stopped),
+        }
+    }
+
+    fn builder(&self, kind: BackendKind) -> Result<Option<Arc<dyn Builder>>, InferError> {
+        if kind != BackendKind::Tensorrt {
+            return Ok(None);
+        }
+        let (cache, key) = self.engine()?;
+        if let Lookup::Ready(_) = cache.lookup(&key)? {
+            return Ok(None);
+        }
+        if !self.builds {
+            return Err(InferError::NoEngine { backend: kind });
+        }
+        if let Some(reason) = cache.record(&key).refusal() {
+            return Err(InferError::BuildRefused { backend: kind, reason });
+        }
+        Ok(Some(Arc::new(ChildBuilder { request: self.request(kind), cache, key })))
+    }
+
+    fn reject(&self, kind: BackendKind, reason: &str) -> bool {
+        if kind != BackendKind::Tensorrt {
+            return false;
+        }
+        let Ok((cache, key)) = self.engine() else { return false };
+        matches!(cache.lookup(&key), Ok(Lookup::Ready(_))) && cache.reject(&key, reason).is_ok()
+    }
+
+    fn accepted(&self, kind: BackendKind) {
+        if kind == BackendKind::Tensorrt
+            && let Ok((cache, key)) = self.engine()
+            && cache.record(&key).rejected > 0
+            && let Err(error) = cache.forgive(&key)
+        {
+            tracing::warn!("{error}");
+        }
+    }
+
+    fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    fn workers(&self, kind: BackendKind) -> usize {
+        match (self.config.threads, on_gpu(kind)) {
+            (None, false) => std::thread::available_parallelism().map_or(1, usize::from).clamp(1, MAX_WORKERS),
+            _ => 1,
+        }
+    }
+}
+
+#[cfg(feature = "tract")]
+fn tract() -> Result<Box<dyn Backend>, InferError> {
+    Ok(Box::new(super::TractBackend))
+}
+
+#[cfg(not(feature = "tract"))]
+fn tract() -> Result<Box<dyn Backend>, InferError> {
+    Err(InferError::NotBuilt(BackendKind::Tract))
+}
+
+/// Everything that the engine of `spec` depends on.
+fn engine_key(
+    spec: &ModelSpec,
+    config: &ModelConfig,
+    library: &Path,
+    version: String,
+) -> Result<EngineKey, InferError> {
+    let options = &config.tensorrt;
+    let calibration = options.calibration.as_deref().map(|path| {
+        digest(path).map(|(_, sha256)| sha256).map_err(|error| InferError::Build {
+            backend: BackendKind::Tensorrt,
+            reason: format!("the calibration table {} cannot be read ({error})", path.display()),
+        })
+    });
+    let precision = match (options.int8, options.fp16) {
+        (true, true) => "int8+fp16",
+        (true, false) => "int8",
+        (false, true) => "fp16",
+        (false, false) => "fp32",
+    };
+    // Where the table is does not matter, what is in it does.
+    let rest = crate::config::TensorrtConfig { calibration: None, ..options.clone() };
+    let size = spec.input.size;
+    Ok(EngineKey {
+        model: spec.id.sha256.clone(),
+        precision: precision.into(),
+        shape: format!("1x3x{}x{}", size.h, size.w),
+        options: format!("{} device {}", serde_json::to_string(&rest).unwrap_or_default(), config.device),
+        calibration: calibration.transpose()?,
+        runtime: version,
+        libraries: gpu::libraries(library),
+        gpu: gpu::name(),
+    })
+}
+
+/// What came of [`build_engine`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Built {
+    /// The engine is in this folder now.
+    New(PathBuf),
+    /// It was there already.
+    Before(PathBuf),
+    /// This backend needs none.
+    Nothing,
+}
+
+/// Has the engine of `backend` built in a child process, whatever earlier builds came to; `phase` hears what the builder
+/// does. Starts that died on a backend are forgotten as well, when `state` is their folder.
+///
+/// # Errors
+/// Those of the runtime's library and of the cache, and [`InferError::Build`].
+pub fn build_engine(
+    spec: Arc<ModelSpec>,
+    config: &ModelConfig,
+    backend: BackendKind,
+    phase: &dyn Fn(&str),
+) -> Result<Built, InferError> {
+    let factory = Factory::new(spec, &ModelConfig { backend: choice(backend), ..config.clone() }, true);
+    if backend != BackendKind::Tensorrt {
+        factory.prove(backend)?;
+        return Ok(Built::Nothing);
+    }
+    let (cache, key) = factory.engine()?;
+    cache.forgive(&key)?;
+    let Some(builder) = factory.builder(backend)? else { return Ok(Built::Before(factory.cached()?)) };
+    builder.build(phase, &AtomicBool::new(false))?;
+    Ok(Built::New(factory.cached()?))
+}
+
+/// Builds, or proves, in *this* process: what the child does. It may die of it, so never call this in a process that must
+/// live.
+///
+/// # Errors
+/// Those of the runtime and of the cache.
+pub fn build_here(spec: Arc<ModelSpec>, request: &BuildRequest, say: &dyn Fn(BuildEvent)) -> Result<(), InferError> {
+    let started = Instant::now();
+    let begin =
+        |phase: &str| say(BuildEvent::Phase { phase: phase.into(), elapsed_s: started.elapsed().as_secs_f64() });
+    let config = ModelConfig { backend: choice(request.backend), ..request.config.clone() };
+    let factory = Factory::new(spec.clone(), &config, true);
+    begin("opening the runtime");
+    if request.backend != BackendKind::Tensorrt {
+        factory.library()?;
+        begin("loading the model and running it");
+        attempt(&spec, request.backend, &factory)?;
+        return Ok(());
+    }
+    let (cache, key) = factory.engine()?;
+    let folder = cache.begin(&key)?;
+    begin("building the engine");
+    let built = factory.ort(OrtProvider::Tensorrt, Some(folder.clone())).and_then(|backend| run_on(&spec, &backend));
+    let stored = built.and_then(|Loaded { session, .. }| {
+        begin("storing the engine");
+        // Whatever the provider writes at its end is a part of it.
+        drop(session);
+        let empty = std::fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_none());
+        if empty {
+            let reason = "the provider wrote no engine".to_owned();
+            return Err(InferError::Provider { backend: request.backend, reason });
+        }
+        Ok(cache.commit(&key, &folder, started.elapsed())?)
+    });
+    if stored.is_err() {
+        let _ = std::fs::remove_dir_all(&folder);
+    }
+    stored.map(|_| ())
+}
+
+fn choice(kind: BackendKind) -> BackendChoice {
+    match kind {
+        BackendKind::Tensorrt => BackendChoice::Tensorrt,
+        BackendKind::Cuda => BackendChoice::Cuda,
+        BackendKind::Cpu => BackendChoice::Cpu,
+        BackendKind::Tract => BackendChoice::Tract,
+    }
+}

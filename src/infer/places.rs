@@ -1,0 +1,17 @@
+//! Folders that the engine writes to.
+
+use std::path::PathBuf;
+
+/// Where GPU engines are kept when the configuration names no folder: `engines` in the service manager's
+/// `CACHE_DIRECTORY`, else in the user's cache folder.
+pub(super) fn engine_folder() -> Option<PathBuf> {
+    let user =
+        || given("XDG_CACHE_HOME").or_else(|| Some(given("HOME")?.join(".cache"))).map(|cache| cache.join("ocelli"));
+    given("CACHE_DIRECTORY").or_else(user).map(|cache| cache.join("engines"))
+}
+
+/// The first absolute path in an environment variable, which may hold several with colons between.
+fn given(variable: &str) -> Option<PathBuf> {
+    let value = std::env::var_os(variable)?;
+    std::env::split_paths(&value).find(|path| path.is_absolute())
+}

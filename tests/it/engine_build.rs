@@ -1,0 +1,229 @@
+//! Building a GPU engine in a process of its own, all the way through the program, with a library that pretends to have
+//! TensorRT and builds, waits, fails or crashes as it is told to. What only a GPU can show is not tried here.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::common::{Guard, free_port, ocelli};
+use crate::runtime::ort_library;
+
+/// Longest time that a test waits for what must happen.
+const LONG: Duration = Duration::from_secs(120);
+
+/// The pretending library, and a cache of its own.
+struct Pretence {
+    dir: tempfile::TempDir,
+}
+
+impl Pretence {
+    /// `None`, said loudly, without ONNX Runtime or a C compiler.
+    fn new(control: &str) -> Option<Self> {
+        let real = ort_library()?;
+        let pretence = Self { dir: tempfile::tempdir().unwrap() };
+        std::fs::write(pretence.path("pretend.c"), include_str!("pretend_ort.c")).unwrap();
+        pretence.control(control);
+        let compiled = Command::new("cc")
+            .args(["-shared", "-fPIC", "-w", "-O1", "-o"])
+            .args([pretence.path("libonnxruntime.so"), pretence.path("pretend.c")])
+            .arg(format!("-DREAL=\"{}\"", real.display()))
+            .arg(format!("-DCONTROL=\"{}\"", pretence.path("control").display()))
+            .arg("-ldl")
+            .status();
+        match compiled {
+            Ok(status) => assert!(status.success(), "cc failed"),
+            Err(error) => {
+                crate::common::skipped(&format!("no C compiler ({error})"));
+                return None;
+            }
+        }
+        Some(pretence)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn control(&self, word: &str) {
+        std::fs::write(self.path("control.new"), word).unwrap();
+        std::fs::rename(self.path("control.new"), self.path("control")).unwrap();
+    }
+
+    /// Ids of the processes that began a build.
+    fn builds(&self) -> Vec<u32> {
+        let text = std::fs::read_to_string(self.path("control.builds")).unwrap_or_default();
+        text.lines().map(|line| line.parse().unwrap()).collect()
+    }
+
+    fn engines(&self) -> PathBuf {
+        self.path("cache/engines")
+    }
+
+    /// Names in the cache that have `part` in them.
+    fn cached(&self, part: &str) -> Vec<String> {
+        let entries = std::fs::read_dir(self.engines()).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.file_name().into_string().unwrap());
+        names.filter(|name| name.contains(part)).collect()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        std::fs::create_dir_all(self.path("cache")).unwrap();
+        let mut command = ocelli();
+        command
+            .args(args)
+            .env("CACHE_DIRECTORY", self.path("cache"))
+            .env("ORT_DYLIB_PATH", self.path("libonnxruntime.so"));
+        command
+    }
+
+    fn build(&self) -> Output {
+        self.command(&["models", "build", "--json", "--model"]).arg(marker()).output().unwrap()
+    }
+
+    /// `ocelli run` with TensorRT by name and no camera but a disabled one; health on `port`.
+    fn run(&self, port: u16) -> Command {
+        let config = format!(
+            "model: {{file: {}, backend: tensorrt}}\nrtsp: {{enabled: false}}\nhttp: 127.0.0.1:{port}\n\
+             cameras: {{gate: {{url: \"rtsp://127.0.0.1:9/x\", enabled: false}}}}\n",
+            marker().display()
+        );
+        std::fs::write(self.path("ocelli.yaml"), config).unwrap();
+        let mut command = self.command(&["run", "-c"]);
+        command.arg(self.path("ocelli.yaml"));
+        command
+    }
+}
+
+fn marker() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/marker.onnx")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + LONG;
+    loop {
+        if let Some(found) = found() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{what} did not happen");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn health(port: u16) -> Option<serde_json::Value> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    write!(stream, "GET /api/v1/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
+}
+
+#[test]
+fn an_engine_is_built_once_and_a_damaged_one_is_built_anew() {
+    let Some(pretence) = Pretence::new("ok") else { return };
+    let output = pretence.build();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let lines: Vec<serde_json::Value> =
+        text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(lines.iter().any(|line| line["phase"] == "building the engine"), "{lines:?}");
+    assert_eq!(lines.last().unwrap()["event"], "done");
+    assert_eq!(pretence.builds().len(), 1);
+    assert!(pretence.build().status.success());
+    assert_eq!(pretence.builds().len(), 1, "it is there already");
+
+    let engine = until("the engine", || {
+        let names = pretence.cached("");
+        names.into_iter().map(|name| pretence.engines().join(name).join("pretend.engine")).find(|path| path.exists())
+    });
+    std::fs::write(&engine, "eng").unwrap();
+    let output = pretence.build();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("truncated"), "{}", text(&output.stderr));
+    assert_eq!((pretence.builds().len(), pretence.cached("rejected").len()), (2, 1));
+
+    let shown =
+        pretence.command(&["models", "show", "--json", "--backend", "tensorrt"]).arg(marker()).output().unwrap();
+    assert!(shown.status.success(), "{}", text(&shown.stderr));
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!(shown["backend"]["kind"], "tensorrt");
+    let nodes = shown["backend"]["nodes"].as_object().unwrap();
+    assert!(nodes["TensorrtExecutionProvider"].as_u64().unwrap() > 0, "{nodes:?}");
+    assert_eq!(pretence.builds().len(), 2);
+}
+
+#[test]
+fn a_build_that_crashes_or_brings_nothing_says_so_and_leaves_nothing_behind() {
+    let Some(pretence) = Pretence::new("crash") else { return };
+    for (control, words) in [
+        ("crash", "crashed with SIGSEGV (building the engine)"),
+        ("error", "no room for the builder"),
+        ("empty", "the provider wrote no engine"),
+    ] {
+        pretence.control(control);
+        let output = pretence.build();
+        assert_eq!(output.status.code(), Some(69), "{control}: {}", text(&output.stderr));
+        assert!(text(&output.stderr).contains(words), "{control}: {}", text(&output.stderr));
+        assert!(text(&output.stdout).lines().last().unwrap().contains("\"event\":\"failed\""));
+        assert_eq!(pretence.cached(".new-"), Vec::<String>::new(), "{control}");
+    }
+    // Nobody has asked: what a program that ends soon cannot have, it does not build.
+    let shown = pretence.command(&["models", "show", "--backend", "tensorrt"]).arg(marker()).output().unwrap();
+    assert_eq!(shown.status.code(), Some(69));
+    assert!(text(&shown.stderr).contains("ocelli models build"), "{}", text(&shown.stderr));
+}
+
+#[test]
+fn a_build_does_not_outlive_the_process_that_asked_for_it() {
+    let Some(pretence) = Pretence::new("wait") else { return };
+    let mut command = pretence.command(&["models", "build", "--model"]);
+    let asks = Guard(command.arg(marker()).stdout(Stdio::null()).spawn().unwrap());
+    let id = until("the build", || pretence.builds().first().copied());
+    drop(asks);
+    until("its end", || (!Path::new(&format!("/proc/{id}/exe")).exists()).then_some(()));
+}
+
+#[test]
+fn the_service_waits_for_a_named_backends_engine_and_says_so() {
+    let Some(pretence) = Pretence::new("wait") else { return };
+    let port = free_port();
+    let service = Guard(pretence.run(port).stderr(Stdio::null()).spawn().unwrap());
+    let page = until("the build", || health(port).filter(|page| page["engine"]["state"] == "building"));
+    assert_eq!((&page["ready"], &page["engine"]["build"]["backend"]), (&false.into(), &"tensorrt".into()));
+    until("its phase", || {
+        health(port).filter(|page| page["reasons"].to_string().contains("tensorrt engine is being built (building"))
+    });
+    pretence.control("ok");
+    let page = until("service", || health(port).filter(|page| page["engine"]["state"] == "serving"));
+    assert_eq!((&page["ready"], &page["model"]["backend"]), (&true.into(), &"tensorrt".into()));
+    assert_eq!(page["model"]["nodes"].as_object().unwrap().keys().next().unwrap(), "TensorrtExecutionProvider");
+    drop(service);
+    // The next start has it at once.
+    let service = Guard(pretence.run(port).stderr(Stdio::null()).spawn().unwrap());
+    until("service", || health(port).filter(|page| page["engine"]["state"] == "serving"));
+    assert_eq!(pretence.builds().len(), 1);
+    drop(service);
+}
+
+#[test]
+fn a_service_whose_engine_cannot_be_built_ends_and_does_not_try_for_ever() {
+    let Some(pretence) = Pretence::new("crash") else { return };
+    let mut service = Guard(pretence.run(free_port()).stderr(Stdio::piped()).spawn().unwrap());
+    let log = BufReader::new(service.0.stderr.take().unwrap());
+    let log: String = log.lines().map_while(Result::ok).collect::<Vec<_>>().join("\n");
+    assert_eq!(service.0.wait().unwrap().code(), Some(70), "{log}");
+    assert!(log.contains("crashed with SIGSEGV"), "{log}");
+    assert_eq!(pretence.builds().len(), 2, "one more try");
+    let output = pretence.run(free_port()).output().unwrap();
+    assert_eq!(output.status.code(), Some(69), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("is not built again"), "{}", text(&output.stderr));
+    assert_eq!(pretence.builds().len(), 2);
+    // Until somebody asks.
+    pretence.control("ok");
+    assert!(pretence.build().status.success());
+    assert_eq!(pretence.builds().len(), 3);
+}
