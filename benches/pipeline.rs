@@ -160,7 +160,7 @@ fn bare(spec: &Arc<ModelSpec>, setup: &Setup, frames: u64) -> Round {
             let tensor = &tensor;
             scope.spawn(move || {
                 for _ in 0..each {
-                    session.run(tensor, &mut |output| assert!(!output.is_empty())).unwrap();
+                    session.run(tensor, &mut |outputs| assert!(!outputs.is_empty())).unwrap();
                 }
             });
         }

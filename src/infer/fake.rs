@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use super::{Backend, Fork, InferError, Session};
-use crate::model::{ChannelOrder, DecodeParams, Family, InputSpec, ModelSpec, OutputSpec};
+use super::{Backend, Consume, Fork, InferError, Session};
+use crate::model::{ChannelOrder, DecodeParams, Elem, Family, InputSpec, ModelSpec, OutputSpec};
 use crate::types::{BackendInfo, BackendKind, ModelId, Padding, Size};
 
 /// First value of an input that makes the session fail.
@@ -94,7 +94,7 @@ impl FakeSession {
 }
 
 impl Session for FakeSession {
-    fn run(&mut self, input: &[f32], consume: &mut dyn FnMut(&[f32])) -> Result<(), InferError> {
+    fn run(&mut self, input: &[f32], consume: &mut Consume<'_>) -> Result<(), InferError> {
         self.script.enter(input[0]);
         if input[0] == FAIL {
             return Err(InferError::Run { backend: BackendKind::Tract, reason: "told to fail".into() });
@@ -109,7 +109,7 @@ impl Session for FakeSession {
             Some(Fault::Output(value)) => self.output.fill(value),
             Some(Fault::Shape) => return Err(InferError::Output { expected: self.output.len(), got: 1 }),
         }
-        consume(&self.output);
+        consume(&[&self.output]);
         Ok(())
     }
 
@@ -147,13 +147,14 @@ pub(super) fn spec() -> ModelSpec {
         input: InputSpec {
             name: "images".into(),
             size: Size::new(2, 2),
-            f16: false,
+            elem: Elem::Float32,
+            channels_last: false,
             order: ChannelOrder::Rgb,
             scale: 255.0,
             padding: Padding::Centered,
             pad_value: 114,
         },
-        output: OutputSpec { name: "output0".into(), family: Family::YoloV5, rows: 1, classes: 1, f16: false },
+        output: OutputSpec::single("output0", Family::YoloV5, 1, 1),
         strides: vec![2],
         dynamic: false,
         manifest: None,

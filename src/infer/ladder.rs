@@ -138,7 +138,7 @@ fn run_once(spec: &ModelSpec, kind: BackendKind, session: &mut dyn Session) -> R
     let input = vec![f32::from(spec.input.pad_value) / spec.input.scale; input_len(spec)];
     let mut sane = true;
     let started = Instant::now();
-    session.run(&input, &mut |output| sane = output.iter().all(|v| v.is_finite()))?;
+    session.run(&input, &mut |outputs| sane = outputs.iter().copied().flatten().all(|v| v.is_finite()))?;
     if !sane {
         let reason = "the warm-up put out numbers that are not finite".to_owned();
         return Err(InferError::Run { backend: kind, reason });

@@ -13,6 +13,7 @@ mod cache;
 #[cfg(test)]
 mod cache_tests;
 mod child;
+mod convert;
 mod crew;
 mod elf;
 mod engine;
@@ -72,18 +73,21 @@ use crate::types::BackendKind;
 /// Oldest ONNX Runtime that works, as `1.<minor>`.
 pub const OLDEST_ORT: &str = "1.17";
 
+/// Takes a run's output tensors.
+pub type Consume<'a> = dyn FnMut(&[&[f32]]) + 'a;
+
 /// One loaded model, ready to run. A session belongs to one thread at a time.
 pub trait Session: Send {
     /// Runs the model once.
     ///
-    /// `input` is CHW, `3·h·w` values in the model's own range (the session converts to half floats when the model
-    /// wants them). `consume` is called exactly once on success, with the whole output in the model's layout
-    /// ([`OutputSpec`](crate::model::OutputSpec)), borrowed from the runtime.
+    /// `input` is CHW, `3·h·w` values in the model's own range (the session converts to the model's type and layout). `consume` is called exactly once on success, with the tensors of
+    /// [`OutputSpec`](crate::model::OutputSpec) in its order, each whole and borrowed from the runtime (converted first
+    /// when they are no single floats).
     ///
     /// # Errors
     /// [`InferError::Input`] when `input` has the wrong length, [`InferError::Run`] when the runtime fails, and
-    /// [`InferError::Output`] when the output has not the shape that the model declares. The session stays usable.
-    fn run(&mut self, input: &[f32], consume: &mut dyn FnMut(&[f32])) -> Result<(), InferError>;
+    /// [`InferError::Output`] when an output has not the shape that the model declares. The session stays usable.
+    fn run(&mut self, input: &[f32], consume: &mut Consume<'_>) -> Result<(), InferError>;
 
     /// Nodes of the graph by the provider that ran them in the first inference, where the runtime says so.
     fn nodes(&self) -> BTreeMap<String, usize> {

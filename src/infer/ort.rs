@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 use ort::ep::{self, ExecutionProvider};
 use ort::session::Session as Inner;
 use ort::session::builder::SessionBuilder;
-use ort::value::TensorRef;
+use ort::value::{DynValue, TensorRef};
 
-use super::{Backend, Fork, InferError, Session, input_len, library, placement, providers};
+use super::convert::{self, Number, arrange};
+use super::{Backend, Consume, Fork, InferError, Session, input_len, library, placement, providers};
 use crate::config::{CudaConfig, TensorrtConfig};
-use crate::model::ModelSpec;
+use crate::model::{Elem, MAX_OUTPUTS, ModelSpec, TensorSpec};
 use crate::types::BackendKind;
 
 /// The library that this process has opened. ONNX Runtime allows one, and for ever.
@@ -158,14 +158,23 @@ impl Backend for OrtBackend {
     }
 }
 
+/// The input in the model's own type and layout, where that is not ours.
+enum Feed {
+    AsIs,
+    Float32(Vec<f32>),
+    Float16(Vec<f16>),
+    Uint8(Vec<u8>),
+}
+
 struct OrtSession {
     backend: OrtBackend,
     spec: Arc<ModelSpec>,
     inner: Inner,
     shape: [i64; 4],
-    expected: (usize, usize),
-    input_f16: Vec<f16>,
-    output_f32: Vec<f32>,
+    input_len: usize,
+    feed: Feed,
+    /// One for each output tensor; used by those that are no single floats.
+    converted: Vec<Vec<f32>>,
     /// The profiler runs until the first inference is done.
     profiled: bool,
     nodes: BTreeMap<String, usize>,
@@ -173,12 +182,17 @@ struct OrtSession {
 
 impl OrtSession {
     fn new(backend: OrtBackend, spec: Arc<ModelSpec>, inner: Inner, profiled: bool) -> Self {
-        let shape = [1, 3, i64::from(spec.input.size.h), i64::from(spec.input.size.w)];
-        let expected = (input_len(&spec), spec.output.len());
-        let input_f16 = if spec.input.f16 { vec![f16::ZERO; expected.0] } else { Vec::new() };
-        let output_f32 = if spec.output.f16 { vec![0.0; expected.1] } else { Vec::new() };
+        let input_len = input_len(&spec);
+        let feed = match spec.input.elem {
+            _ if convert::as_is(&spec.input) => Feed::AsIs,
+            Elem::Float16 => Feed::Float16(vec![f16::ZERO; input_len]),
+            Elem::Uint8 => Feed::Uint8(vec![0; input_len]),
+            _ => Feed::Float32(vec![0.0; input_len]),
+        };
+        let shape = spec.input.shape().map(|n| n as i64);
+        let converted = spec.output.tensors.iter().map(|_| Vec::new()).collect();
         let nodes = BTreeMap::new();
-        Self { backend, spec, inner, shape, expected, input_f16, output_f32, profiled, nodes }
+        Self { backend, spec, inner, shape, input_len, feed, converted, profiled, nodes }
     }
 
     /// Reads back which provider ran the nodes of the first inference, and fails unless ours ran a part of the graph.
@@ -204,7 +218,7 @@ impl OrtSession {
 }
 
 impl Session for OrtSession {
-    fn run(&mut self, input: &[f32], consume: &mut dyn FnMut(&[f32])) -> Result<(), InferError> {
+    fn run(&mut self, input: &[f32], consume: &mut Consume<'_>) -> Result<(), InferError> {
         self.run_once(input, consume)?;
         if std::mem::take(&mut self.profiled) { self.read_placement() } else { Ok(()) }
     }
@@ -221,43 +235,65 @@ impl Session for OrtSession {
 }
 
 impl OrtSession {
-    fn run_once(&mut self, input: &[f32], consume: &mut dyn FnMut(&[f32])) -> Result<(), InferError> {
-        if input.len() != self.expected.0 {
-            return Err(InferError::Input { expected: self.expected.0, got: input.len() });
+    fn run_once(&mut self, input: &[f32], consume: &mut Consume<'_>) -> Result<(), InferError> {
+        if input.len() != self.input_len {
+            return Err(InferError::Input { expected: self.input_len, got: input.len() });
         }
         let kind = self.backend.provider.kind();
         let failed = |error: ort::Error| InferError::Run { backend: kind, reason: chain(&error) };
         // The runtime reads our memory in place and we read its output in place: no tensor is copied.
-        let outputs = if self.spec.input.f16 {
-            self.input_f16.convert_from_f32_slice(input);
-            let tensor = TensorRef::from_array_view((self.shape, self.input_f16.as_slice())).map_err(failed)?;
-            self.inner.run(ort::inputs![tensor])
-        } else {
-            let tensor = TensorRef::from_array_view((self.shape, input)).map_err(failed)?;
-            self.inner.run(ort::inputs![tensor])
-        }
-        .map_err(failed)?;
-        let name = self.spec.output.name.as_str();
-        let value = (!name.is_empty())
-            .then(|| outputs.get(name))
-            .flatten()
-            .ok_or_else(|| InferError::Run { backend: kind, reason: format!("there is no output {name:?}") })?;
-        let check = |got: usize| match got == self.expected.1 {
-            true => Ok(()),
-            false => Err(InferError::Output { expected: self.expected.1, got }),
+        let (shape, spec) = (self.shape, &self.spec.input);
+        let tensor = match &mut self.feed {
+            Feed::AsIs => TensorRef::from_array_view((shape, input)).map(TensorRef::into_dyn),
+            Feed::Float32(values) => {
+                arrange(spec, input, values);
+                TensorRef::from_array_view((shape, values.as_slice())).map(TensorRef::into_dyn)
+            }
+            Feed::Float16(values) => {
+                arrange(spec, input, values);
+                TensorRef::from_array_view((shape, values.as_slice())).map(TensorRef::into_dyn)
+            }
+            Feed::Uint8(values) => {
+                arrange(spec, input, values);
+                TensorRef::from_array_view((shape, values.as_slice())).map(TensorRef::into_dyn)
+            }
         };
-        if self.spec.output.f16 {
-            let (_, values) = value.try_extract_tensor::<f16>().map_err(failed)?;
-            check(values.len())?;
-            values.convert_to_f32_slice(&mut self.output_f32);
-            consume(&self.output_f32);
-        } else {
-            let (_, values) = value.try_extract_tensor::<f32>().map_err(failed)?;
-            check(values.len())?;
-            consume(values);
+        let outputs = self.inner.run(ort::inputs![tensor.map_err(failed)?]).map_err(failed)?;
+        let find = |tensor: &TensorSpec| {
+            let missing = || InferError::Run { backend: kind, reason: format!("there is no output {:?}", tensor.name) };
+            outputs.get(&tensor.name).ok_or_else(missing)
+        };
+        for (tensor, converted) in self.spec.output.tensors.iter().zip(&mut self.converted) {
+            if tensor.elem != Elem::Float32 {
+                widen(find(tensor)?, tensor.elem, converted).map_err(failed)?;
+            }
         }
+        let mut slices: [&[f32]; MAX_OUTPUTS] = [&[]; MAX_OUTPUTS];
+        let tensors = &self.spec.output.tensors;
+        for ((tensor, converted), slice) in tensors.iter().zip(&self.converted).zip(&mut slices) {
+            *slice = match tensor.elem {
+                Elem::Float32 => find(tensor)?.try_extract_tensor::<f32>().map_err(failed)?.1,
+                _ => converted,
+            };
+            if !tensor.takes(slice.len()) {
+                return Err(InferError::Output { expected: tensor.len(), got: slice.len() });
+            }
+        }
+        consume(slices.get(..tensors.len()).unwrap_or(&slices));
         Ok(())
     }
+}
+
+/// The numbers of an output as floats.
+fn widen(value: &DynValue, elem: Elem, out: &mut Vec<f32>) -> Result<(), ort::Error> {
+    match elem {
+        Elem::Float32 => f32::widen(value.try_extract_tensor()?.1, out),
+        Elem::Float16 => f16::widen(value.try_extract_tensor()?.1, out),
+        Elem::Uint8 => u8::widen(value.try_extract_tensor()?.1, out),
+        Elem::Int32 => i32::widen(value.try_extract_tensor()?.1, out),
+        Elem::Int64 => i64::widen(value.try_extract_tensor()?.1, out),
+    }
+    Ok(())
 }
 
 /// The environment of this process on `library`, made at the first call. The library must have passed

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::plan::SimpleState;
 use tract_onnx::tract_core::transform::get_transform;
 
-use super::{Backend, Fork, InferError, Session, input_len};
-use crate::model::ModelSpec;
+use super::convert::{Number, arrange};
+use super::{Backend, Consume, Fork, InferError, Session, input_len};
+use crate::model::{Elem, MAX_OUTPUTS, ModelSpec};
 use crate::types::BackendKind;
 
 /// Version of the crate that is built in; a test holds it to the lock file.
@@ -37,20 +37,26 @@ impl Backend for TractBackend {
             reason: format!("{error:#}").replace('\n', " "),
         };
         let plan = plan(spec).map_err(failed)?;
-        Ok(Box::new(TractSession::new(plan, (input_len(spec), spec.output.len())).map_err(failed)?))
+        Ok(Box::new(TractSession::new(plan, Arc::new(spec.clone())).map_err(failed)?))
     }
 }
 
 fn plan(spec: &ModelSpec) -> TractResult<Arc<TypedRunnableModel>> {
-    let (h, w) = (spec.input.size.h as usize, spec.input.size.w as usize);
-    let element = if spec.input.f16 { f16::datum_type() } else { f32::datum_type() };
+    let element = match spec.input.elem {
+        Elem::Float16 => f16::datum_type(),
+        Elem::Uint8 => u8::datum_type(),
+        _ => f32::datum_type(),
+    };
     // The fact fixes what a model may leave open: batch, height and width.
-    let mut model = onnx().model_for_path(&spec.path)?.with_input_fact(0, element.fact([1, 3, h, w]).into())?;
+    let fact = element.fact(spec.input.shape()).into();
+    let mut model = onnx().model_for_path(&spec.path)?.with_input_fact(0, fact)?;
+    let names: Vec<&str> = spec.output.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
     if model.outputs.len() > 1 {
-        model.select_outputs_by_name([&spec.output.name])?;
+        model.select_outputs_by_name(names)?;
     }
     let mut typed = model.into_typed()?;
-    if spec.input.f16 || spec.output.f16 {
+    let halves = spec.output.tensors.iter().any(|tensor| tensor.elem == Elem::Float16);
+    if spec.input.elem == Elem::Float16 || halves {
         // Half floats are emulated here, a hundred times slower than single ones: widen the whole graph once.
         if let Some(transform) = get_transform("f16_to_f32")? {
             transform.transform(&mut typed)?;
@@ -64,19 +70,19 @@ struct TractSession {
     state: State,
     /// Shared with the state during a run only, so that its memory serves every frame.
     input: Arc<Tensor>,
-    output_f32: Vec<f32>,
-    expected: (usize, usize),
+    /// One for each output tensor; used by those that are no single floats.
+    converted: Vec<Vec<f32>>,
+    spec: Arc<ModelSpec>,
 }
 
 impl TractSession {
-    fn new(plan: Arc<TypedRunnableModel>, expected: (usize, usize)) -> TractResult<Self> {
+    fn new(plan: Arc<TypedRunnableModel>, spec: Arc<ModelSpec>) -> TractResult<Self> {
         let fact = plan.model().input_fact(0)?;
         let shape = fact.shape.as_concrete().map(<[usize]>::to_vec).unwrap_or_default();
         let input = Arc::new(Tensor::zero_dt(fact.datum_type, &shape)?);
         let state = plan.spawn()?;
-        let half_output = plan.model().output_fact(0)?.datum_type == f16::datum_type();
-        let output_f32 = if half_output { vec![0.0; expected.1] } else { Vec::new() };
-        Ok(Self { plan, state, input, output_f32, expected })
+        let converted = spec.output.tensors.iter().map(|_| Vec::new()).collect();
+        Ok(Self { plan, state, input, converted, spec })
     }
 
     /// Copies `input` into the tensor that tract reads: its tensors own their memory, so one copy cannot be saved.
@@ -85,18 +91,27 @@ impl TractSession {
             // A run that failed may have left a reference behind.
             self.state.reset_turn()?;
         }
-        let tensor = Arc::make_mut(&mut self.input);
-        if tensor.datum_type() == f16::datum_type() {
-            let mut view = tensor.to_plain_array_view_mut::<f16>()?;
-            let slice = view.as_slice_mut().ok_or_else(not_contiguous)?;
-            slice.convert_from_f32_slice(input);
-        } else {
-            let mut view = tensor.to_plain_array_view_mut::<f32>()?;
-            let slice = view.as_slice_mut().ok_or_else(not_contiguous)?;
-            slice.copy_from_slice(input);
+        let (spec, tensor) = (&self.spec.input, Arc::make_mut(&mut self.input));
+        // The type is the plan's, not the file's: half floats may have been widened.
+        match tensor.datum_type() {
+            DatumType::F16 => write::<f16>(tensor, |out| arrange(spec, input, out)),
+            DatumType::U8 => write::<u8>(tensor, |out| arrange(spec, input, out)),
+            _ => write::<f32>(tensor, |out| arrange(spec, input, out)),
         }
-        Ok(())
     }
+}
+
+fn write<T: Datum>(tensor: &mut Tensor, fill: impl FnOnce(&mut [T])) -> TractResult<()> {
+    let mut view = tensor.to_plain_array_view_mut::<T>()?;
+    fill(view.as_slice_mut().ok_or_else(not_contiguous)?);
+    Ok(())
+}
+
+/// The numbers of an output as floats.
+fn widen<T: Datum + Number>(tensor: &Tensor, out: &mut Vec<f32>) -> TractResult<()> {
+    let view = tensor.to_plain_array_view::<T>()?;
+    T::widen(view.as_slice().ok_or_else(not_contiguous)?, out);
+    Ok(())
 }
 
 fn not_contiguous() -> TractError {
@@ -108,32 +123,46 @@ fn run_error(error: TractError) -> InferError {
 }
 
 impl Session for TractSession {
-    fn run(&mut self, input: &[f32], consume: &mut dyn FnMut(&[f32])) -> Result<(), InferError> {
-        if input.len() != self.expected.0 || input.len() != self.input.len() {
-            return Err(InferError::Input { expected: self.expected.0, got: input.len() });
+    fn run(&mut self, input: &[f32], consume: &mut Consume<'_>) -> Result<(), InferError> {
+        let expected = input_len(&self.spec);
+        if input.len() != expected || input.len() != self.input.len() {
+            return Err(InferError::Input { expected, got: input.len() });
         }
         self.fill(input).map_err(run_error)?;
         let outputs = self.state.run(tvec!(self.input.clone().into_tvalue())).map_err(run_error)?;
-        let output = outputs.first().ok_or_else(|| run_error(TractError::msg("there is no output")))?;
-        if output.len() != self.expected.1 {
-            return Err(InferError::Output { expected: self.expected.1, got: output.len() });
+        for (output, converted) in outputs.iter().zip(&mut self.converted) {
+            match output.datum_type() {
+                DatumType::F32 => Ok(()),
+                DatumType::F16 => widen::<f16>(output, converted),
+                DatumType::U8 => widen::<u8>(output, converted),
+                DatumType::I32 => widen::<i32>(output, converted),
+                DatumType::I64 => widen::<i64>(output, converted),
+                other => Err(TractError::msg(format!("an output is of type {other:?}"))),
+            }
+            .map_err(run_error)?;
         }
-        if output.datum_type() == f16::datum_type() {
-            let view = output.to_plain_array_view::<f16>().map_err(run_error)?;
-            let values = view.as_slice().ok_or_else(|| run_error(not_contiguous()))?;
-            values.convert_to_f32_slice(&mut self.output_f32);
-            consume(&self.output_f32);
-        } else {
-            let view = output.to_plain_array_view::<f32>().map_err(run_error)?;
-            consume(view.as_slice().ok_or_else(|| run_error(not_contiguous()))?);
+        let mut slices: [&[f32]; MAX_OUTPUTS] = [&[]; MAX_OUTPUTS];
+        let tensors = &self.spec.output.tensors;
+        for (n, (tensor, slice)) in tensors.iter().zip(&mut slices).enumerate() {
+            let output = outputs.get(n).ok_or_else(|| run_error(TractError::msg("an output is missing")))?;
+            *slice = match output.datum_type() {
+                DatumType::F32 => {
+                    output.try_as_plain_ram().and_then(|view| view.as_slice::<f32>()).map_err(run_error)?
+                }
+                _ => self.converted.get(n).map_or(&[][..], Vec::as_slice),
+            };
+            if !tensor.takes(slice.len()) {
+                return Err(InferError::Output { expected: tensor.len(), got: slice.len() });
+            }
         }
+        consume(slices.get(..tensors.len()).unwrap_or(&slices));
         Ok(())
     }
 
     fn fork(&self) -> Fork {
         // The plan holds the weights: all sessions of a model share them.
-        let (plan, expected) = (self.plan.clone(), self.expected);
-        Arc::new(move || Ok(Box::new(Self::new(plan.clone(), expected).map_err(run_error)?)))
+        let (plan, spec) = (self.plan.clone(), self.spec.clone());
+        Arc::new(move || Ok(Box::new(Self::new(plan.clone(), spec.clone()).map_err(run_error)?)))
     }
 }
 

@@ -182,10 +182,10 @@ impl Worker {
         let mut sane = true;
         let started = Instant::now();
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            session.run(input, &mut |output| {
+            session.run(input, &mut |outputs| {
                 let begun = Instant::now();
-                sane = are_numbers(output);
-                decode(&self.common.spec, output, params, candidates);
+                sane = outputs.iter().all(|output| are_numbers(output));
+                decode(&self.common.spec, outputs, params, candidates);
                 *decode_time = begun.elapsed();
             })
         }));

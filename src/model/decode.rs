@@ -33,14 +33,14 @@ pub struct Candidate {
     pub bbox: PixelBox,
 }
 
-/// Collects the candidates of one image's whole `output` ([`super::OutputSpec::len`] numbers) into `out`, which is
-/// cleared first.
+/// Collects the candidates of one image's `outputs` ([`super::OutputSpec::tensors`]) into `out`, which is cleared first.
 ///
 /// Allocates only on the first call with a given `out`. A shorter output yields what its whole rows hold; the session
 /// checks lengths.
-pub fn decode(spec: &ModelSpec, output: &[f32], params: &DecodeParams, out: &mut Vec<Candidate>) {
+pub fn decode(spec: &ModelSpec, outputs: &[&[f32]], params: &DecodeParams, out: &mut Vec<Candidate>) {
     out.clear();
     out.reserve(spec.output.rows);
+    let &[output, ..] = outputs else { return };
     match spec.output.family {
         Family::YoloV5 => decoded_rows(spec, output, params, out),
         Family::YoloV8 => columns(spec, output, params, out),
@@ -150,7 +150,7 @@ mod tests {
 
     fn run(spec: &ModelSpec, output: &[f32], threshold: f32, classes: Option<Vec<bool>>) -> Vec<Candidate> {
         let mut out = vec![Candidate { class_id: 9, score: 9.0, bbox: PixelBox::default() }];
-        decode(spec, output, &DecodeParams { threshold, classes }, &mut out);
+        decode(spec, &[output], &DecodeParams { threshold, classes }, &mut out);
         out
     }
 

@@ -4,7 +4,8 @@ use super::error::ModelError;
 use super::manifest::Manifest;
 use super::names;
 use super::onnx::{Dim, OnnxInfo, Port};
-use super::spec::{ChannelOrder, Family, InputSpec, OutputSpec};
+use super::spec::Family;
+use super::tensors::{ChannelOrder, Elem, InputSpec, OutputSpec, TensorSpec};
 use crate::types::{Padding, Size};
 
 /// Input size of models that leave it open, when nobody says another.
@@ -53,7 +54,12 @@ pub(super) fn resolve(facts: &Facts<'_>) -> Result<Resolved, ModelError> {
     let family = family(facts, &shape, size, labels.as_deref(), max_stride)?;
     let classes = classes(facts, &shape, family, labels.as_deref())?;
     let strides = strides(facts, &shape, family, size, max_stride)?;
-    let rows = rows(family, size, &strides);
+    let rows = rows(family, size, &strides) as usize;
+    let tensor = TensorSpec {
+        name: shape.port.name.clone(),
+        shape: family.shape(rows, classes).to_vec(),
+        elem: Elem::from_onnx(shape.port.elem).unwrap_or_default(),
+    };
     let said = facts.manifest.map(|m| m.input).unwrap_or_default();
     // YOLOX was trained on OpenCV's own order and range, with the picture in the corner.
     let (order, scale, padding) = match family {
@@ -65,19 +71,14 @@ pub(super) fn resolve(facts: &Facts<'_>) -> Result<Resolved, ModelError> {
         input: InputSpec {
             name: port.name.clone(),
             size,
-            f16: port.elem == 10,
+            elem: Elem::from_onnx(port.elem).unwrap_or_default(),
+            channels_last: false,
             order: said.color.unwrap_or(order),
             scale: said.scale.unwrap_or(scale),
             padding: said.pad.unwrap_or(padding),
             pad_value: said.pad_value.unwrap_or(114),
         },
-        output: OutputSpec {
-            name: shape.port.name.clone(),
-            family,
-            rows: rows as usize,
-            classes,
-            f16: shape.port.elem == 10,
-        },
+        output: OutputSpec { family, rows, classes, tensors: vec![tensor] },
         strides,
         dynamic,
     })

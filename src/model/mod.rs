@@ -14,6 +14,7 @@ mod places;
 mod spec;
 #[cfg(test)]
 mod spec_tests;
+mod tensors;
 #[cfg(test)]
 mod testing;
 
@@ -24,4 +25,5 @@ pub use names::{NamesError, parse as parse_names};
 pub use nms::{MAX_NMS, Nms};
 pub use onnx::{Dim, OnnxError, OnnxInfo, Port, read as read_onnx};
 pub use places::{default_model, model_folders};
-pub use spec::{ChannelOrder, Family, InputSpec, ModelSpec, OutputSpec, file_sha256};
+pub use spec::{Family, ModelSpec, file_sha256};
+pub use tensors::{ChannelOrder, Elem, InputSpec, MAX_OUTPUTS, OutputSpec, TensorSpec};

@@ -12,7 +12,8 @@ use super::error::ModelError;
 use super::layout::{self, Facts};
 use super::manifest::{MANIFEST, Manifest};
 use super::onnx;
-use crate::types::{ModelId, Padding, Size};
+use super::tensors::{InputSpec, OutputSpec};
+use crate::types::{ModelId, Size};
 
 /// One model file is at most this long: it is read into memory, and an edge box has few GiB.
 const MAX_FILE: u64 = 1 << 30;
@@ -46,70 +47,13 @@ impl Family {
             Self::YoloX => "yolox",
         }
     }
-}
 
-/// Order of the colour planes in the input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ChannelOrder {
-    /// Red first.
-    #[default]
-    Rgb,
-    /// Blue first, as OpenCV reads pictures.
-    Bgr,
-}
-
-/// The input: `[1, 3, h, w]`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct InputSpec {
-    /// Name in the graph.
-    pub name: String,
-    /// Width and height in pixels.
-    pub size: Size,
-    /// Half precision: the session converts.
-    pub f16: bool,
-    /// Order of the colour planes.
-    pub order: ChannelOrder,
-    /// Pixels 0 … 255 are divided by this: 255 or 1.
-    pub scale: f32,
-    /// Where the letterbox puts its border.
-    pub padding: Padding,
-    /// Grey level of the border, 0 … 255, before the division.
-    pub pad_value: u8,
-}
-
-/// The output.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OutputSpec {
-    /// Name in the graph; there may be other outputs, which are not read.
-    pub name: String,
-    /// Its layout.
-    pub family: Family,
-    /// N.
-    pub rows: usize,
-    /// nc.
-    pub classes: usize,
-    /// Half precision: the session converts.
-    pub f16: bool,
-}
-
-impl OutputSpec {
-    /// Its shape with a batch of one.
-    pub fn shape(&self) -> [usize; 3] {
-        match self.family {
-            Family::YoloV5 | Family::YoloX => [1, self.rows, 5 + self.classes],
-            Family::YoloV8 => [1, 4 + self.classes, self.rows],
+    /// Shape of the output with a batch of one.
+    pub const fn shape(self, rows: usize, classes: usize) -> [usize; 3] {
+        match self {
+            Self::YoloV5 | Self::YoloX => [1, rows, 5 + classes],
+            Self::YoloV8 => [1, 4 + classes, rows],
         }
-    }
-
-    /// How many numbers the whole output holds.
-    pub fn len(&self) -> usize {
-        self.shape().iter().product()
-    }
-
-    /// Never: a model without rows is refused.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 

@@ -148,7 +148,7 @@ fn the_name_labels_and_input_of_a_manifest() {
         );
         assert_eq!((model.input.order, model.input.scale), (ChannelOrder::Bgr, 1.0));
         assert_eq!((model.input.padding, model.input.pad_value), (Padding::TopLeft, 0));
-        assert!(model.input.f16 && model.output.f16);
+        assert!(model.input.elem == Elem::Float16 && model.output.tensors[0].elem == Elem::Float16);
         assert_eq!(model.id.sha256, file_sha256(&folder.onnx()).unwrap());
         assert_eq!(model.path, folder.onnx());
     }
@@ -159,10 +159,10 @@ fn without_a_manifest_the_usual_holds() {
     let model = good(&Tiny::new(SQUARE, &[&["1", "25200", "85"]]), "");
     assert_eq!(model.id.name, "model");
     assert_eq!((model.input.order, model.input.scale), (ChannelOrder::Rgb, 255.0));
-    assert_eq!((model.input.padding, model.input.pad_value, model.input.f16), (Padding::Centered, 114, false));
+    assert_eq!((model.input.padding, model.input.pad_value, model.input.elem), (Padding::Centered, 114, Elem::Float32));
     assert_eq!((model.output.classes, model.id.labels.len()), (80, 0));
     assert_eq!(model.input.name, "images");
-    assert_eq!(model.output.name, "output0");
+    assert_eq!(model.output.tensors[0].name, "output0");
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn other_families() {
 #[test]
 fn old_exports_list_raw_heads_beside_the_output() {
     let outputs: &[&[&str]] = &[&["1", "3", "80", "80", "7"], &["1", "25200", "7"], &["1", "3", "40", "40", "7"]];
-    assert_eq!(good(&Tiny::new(SQUARE, outputs), "").output.name, "output1");
+    assert_eq!(good(&Tiny::new(SQUARE, outputs), "").output.tensors[0].name, "output1");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{ChannelOrder, Family, InputSpec, ModelSpec, OutputSpec};
+use super::{ChannelOrder, Elem, Family, InputSpec, ModelSpec, OutputSpec};
 use crate::types::{ModelId, Padding, Size};
 
 /// A model that is known without a file.
@@ -15,13 +15,14 @@ pub(crate) fn spec(family: Family, size: Size, strides: &[u32], classes: usize) 
         input: InputSpec {
             name: "images".into(),
             size,
-            f16: false,
+            elem: Elem::Float32,
+            channels_last: false,
             order: ChannelOrder::Rgb,
             scale: 255.0,
             padding: Padding::Centered,
             pad_value: 114,
         },
-        output: OutputSpec { name: "output0".into(), family, rows, classes, f16: false },
+        output: OutputSpec::single("output0", family, rows, classes),
         strides: strides.to_vec(),
         dynamic: false,
         manifest: None,

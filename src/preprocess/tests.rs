@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{ChannelOrder, InputSpec};
+use crate::model::{ChannelOrder, Elem, InputSpec};
 use crate::types::{ColorMatrix, ColorRange, ColorSpec, ImageView, Letterbox, Padding, Plane, Size};
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -103,7 +103,16 @@ impl Picture {
 }
 
 fn input(size: Size, order: ChannelOrder, scale: f32, padding: Padding) -> InputSpec {
-    InputSpec { name: "images".into(), size, f16: false, order, scale, padding, pad_value: 114 }
+    InputSpec {
+        name: "images".into(),
+        size,
+        elem: Elem::Float32,
+        channels_last: false,
+        order,
+        scale,
+        padding,
+        pad_value: 114,
+    }
 }
 
 /// Compares every element of the tensor with the plain way, within `tolerance` of 255 levels.

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
-use ocelli::model::{Candidate, DecodeParams, Family, ModelSpec, Nms, decode};
+use ocelli::model::{Candidate, DecodeParams, Elem, Family, ModelSpec, Nms, decode};
 use ocelli::preprocess::Preprocessor;
 use ocelli::types::{ColorSpec, ImageView, Plane, Size};
 
@@ -43,10 +43,10 @@ fn real_models_are_understood() {
         let Some(path) = test_data(file) else { return };
         let spec = ModelSpec::open(&path, None).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!((spec.output.family, spec.output.rows, spec.output.classes), (family, rows, 80), "{file}");
-        assert_eq!((spec.input.size, spec.input.f16, spec.output.f16), (Size::new(size, size), f16, f16), "{file}");
+        assert_eq!((spec.input.size, spec.input.elem == Elem::Float16), (Size::new(size, size), f16), "{file}");
         assert_eq!((spec.strides.as_slice(), spec.dynamic), (strides, dynamic), "{file}");
         assert_eq!((spec.id.labels.len(), spec.id.labels[0].as_str()), (80, "person"), "{file}");
-        assert_eq!((spec.input.name.as_str(), spec.output.name.as_str()), ("images", "output0"), "{file}");
+        assert_eq!((spec.input.name.as_str(), spec.output.tensors[0].name.as_str()), ("images", "output0"), "{file}");
     }
     let Some(dynamic) = test_data("families/yolov5n_coco_dynamic.onnx") else { return };
     let spec = ModelSpec::open(&dynamic, Some(Size::new(320, 192))).unwrap();
@@ -228,7 +228,7 @@ fn the_steady_state_allocates_nothing() {
     let mut frame = |n: usize| {
         let image = if n.is_multiple_of(2) { &nv12 } else { &i420 };
         let letterbox = preprocessor.run(image, &mut tensor).unwrap();
-        decode(&spec, &outputs[n % outputs.len()], &params, &mut candidates);
+        decode(&spec, &[&outputs[n % outputs.len()]], &params, &mut candidates);
         nms.run(&mut candidates, 0.45, 300, &letterbox, &mut detections);
         detections.len()
     };

@@ -79,7 +79,7 @@ impl Detector {
         let params = DecodeParams { threshold: CONFIDENCE, classes: None };
         let (mut candidates, mut detections) = (Vec::new(), Vec::new());
         let spec = &self.spec;
-        self.session.run(&tensor, &mut |output| decode(spec, output, &params, &mut candidates)).unwrap();
+        self.session.run(&tensor, &mut |outputs| decode(spec, outputs, &params, &mut candidates)).unwrap();
         self.nms.run(&mut candidates, IOU, 300, &letterbox, &mut detections);
         detections
     }
@@ -292,7 +292,8 @@ fn document(backend: Option<Backend>) {
     let (mut pixels, mut scores) = (0.0_f32, 0.0_f32);
     detector
         .session
-        .run(&input, &mut |output| {
+        .run(&input, &mut |outputs| {
+            let output = outputs[0];
             assert_eq!(output.len(), wanted.len());
             for (ours, theirs) in output.chunks_exact(columns).zip(wanted.chunks_exact(columns)) {
                 for (n, (a, b)) in ours.iter().zip(theirs).enumerate() {

@@ -130,7 +130,7 @@ fn list(dir: Option<&Path>, json: bool) -> Result<String, Failure> {
 
 /// Everything that is known of a model, for scripts.
 fn describe(spec: &ModelSpec, info: Option<&BackendInfo>) -> serde_json::Value {
-    let manifest = spec.manifest.as_ref();
+    let (manifest, input) = (spec.manifest.as_ref(), &spec.input);
     let mut page = serde_json::json!({
         "name": spec.id.name,
         "path": spec.path,
@@ -138,19 +138,19 @@ fn describe(spec: &ModelSpec, info: Option<&BackendInfo>) -> serde_json::Value {
         "family": spec.output.family,
         "input": {
             "name": spec.input.name,
-            "shape": [1, 3, spec.input.size.h, spec.input.size.w],
-            "type": float(spec.input.f16),
+            "shape": input.shape(),
+            "type": input.elem,
             "dynamic": spec.dynamic,
             "color": spec.input.order,
             "scale": spec.input.scale,
             "pad": spec.input.padding,
             "pad_value": spec.input.pad_value,
         },
-        "output": {
-            "name": spec.output.name,
-            "shape": spec.output.shape(),
-            "type": float(spec.output.f16),
-        },
+        "outputs": spec.output.tensors.iter().map(|tensor| serde_json::json!({
+            "name": tensor.name,
+            "shape": tensor.shape,
+            "type": tensor.elem,
+        })).collect::<Vec<_>>(),
         "rows": spec.output.rows,
         "strides": spec.strides,
         "classes": spec.output.classes,
@@ -175,7 +175,7 @@ fn page(spec: &ModelSpec, info: Option<&BackendInfo>) -> String {
     line("sha256", spec.id.sha256.clone());
     line("family", spec.output.family.as_str().into());
     let open = if spec.dynamic { ", dynamic in the file" } else { "" };
-    line("input", format!("{} {} [1, 3, {}, {}]{open}", input.name, float(input.f16), input.size.h, input.size.w));
+    line("input", format!("{} {} {:?}{open}", input.name, input.elem.as_str(), input.shape()));
     line(
         "pixels",
         format!(
@@ -184,7 +184,9 @@ fn page(spec: &ModelSpec, info: Option<&BackendInfo>) -> String {
         )
         .to_lowercase(),
     );
-    line("output", format!("{} {} {:?}", spec.output.name, float(spec.output.f16), spec.output.shape()));
+    for tensor in &spec.output.tensors {
+        line("output", format!("{} {} {:?}", tensor.name, tensor.elem.as_str(), tensor.shape));
+    }
     line("strides", format!("{:?}, {} rows", spec.strides, spec.output.rows));
     line("classes", spec.output.classes.to_string());
     line("labels", if spec.id.labels.is_empty() { "(none)".into() } else { spec.id.labels.join(", ") });
@@ -204,8 +206,4 @@ fn page(spec: &ModelSpec, info: Option<&BackendInfo>) -> String {
         }
     }
     text
-}
-
-fn float(f16: bool) -> &'static str {
-    if f16 { "float16" } else { "float32" }
 }
