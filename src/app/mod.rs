@@ -4,7 +4,6 @@
 //! what they do in between.
 
 mod camera;
-mod engine;
 mod error;
 mod lock;
 mod outlets;

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use super::AppError;
 use super::camera::RunningCamera;
-use super::engine::ServingEngine;
 use super::outlets::Outlets;
 use super::plan::{Change, Plan};
-use super::service::{Service, open_model};
+use super::service::{Service, open_model, show_engine, start_engine};
 use super::sinks::{self, FLUSH};
 use crate::config::{Config, ConfigErrors};
+use crate::infer::Engine;
 use crate::pipeline::Detector;
 use crate::sink::http::HttpServer;
 use crate::sink::jsonl::JsonlSink;
@@ -27,7 +27,7 @@ pub type Reader = Box<dyn Fn() -> Result<Config, ConfigErrors> + Send>;
 
 /// What was made before anything was touched.
 struct Prepared {
-    engine: Option<ServingEngine>,
+    engine: Option<Engine>,
     detectors: BTreeMap<CameraName, Detector>,
     http: Option<HttpServer>,
     jsonl: Option<Arc<JsonlSink>>,
@@ -73,10 +73,11 @@ impl Service {
     fn apply(&mut self, plan: &Plan, new: Config, prepared: Prepared) -> Result<(), AppError> {
         self.remove_cameras(plan, &new);
         let sinks = self.exchange_sinks(plan, &new, prepared.http, prepared.jsonl, prepared.rtsp);
-        let old_engine = prepared.engine.map(|engine| {
-            engine.take_over(&self.engine);
-            std::mem::replace(&mut self.engine, engine)
-        });
+        let old_engine = prepared.engine.map(|engine| std::mem::replace(&mut self.engine, engine));
+        if let Some(old) = &old_engine {
+            old.observe(None);
+            show_engine(&self.engine, &self.registry);
+        }
         let cameras = self.change_cameras(plan, &new, prepared.detectors);
         // Its lanes are gone: what still runs in it is nobody's.
         drop(old_engine);
@@ -103,10 +104,10 @@ impl Service {
             false => None,
         };
         let engine = match plan.model {
-            true => Some(ServingEngine::start(Arc::new(open_model(&new.model)?), new, &self.registry, false)?),
+            true => Some(start_engine(Arc::new(open_model(&new.model)?), new)?),
             false => None,
         };
-        let runs = engine.as_ref().unwrap_or(&self.engine).engine();
+        let runs = engine.as_ref().unwrap_or(&self.engine);
         let mut detectors = BTreeMap::new();
         for camera in new.cameras.iter().filter(|camera| camera.enabled) {
             if plan.model || plan.cameras.contains_key(&camera.name) {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::camera::RunningCamera;
-use super::engine::ServingEngine;
 use super::error::AppError;
 use super::lock::{Locked, StateLock};
 use super::outlets::Outlets;
@@ -15,6 +14,7 @@ use super::vitals::{Phase, Vitals};
 use super::{Signal, Signals};
 use crate::accel;
 use crate::config::{Config, ModelConfig};
+use crate::infer::Engine;
 use crate::model::ModelSpec;
 use crate::queue::{self, Receiver, RecvError};
 use crate::telemetry::Registry;
@@ -40,7 +40,7 @@ pub struct Service {
     pub(super) registry: Registry,
     pub(super) sinks: Sinks,
     pub(super) cameras: BTreeMap<CameraName, RunningCamera>,
-    pub(super) engine: ServingEngine,
+    pub(super) engine: Engine,
     vitals: Vitals,
     asked: Receiver<Signal>,
     signals: Signals,
@@ -65,11 +65,12 @@ impl Service {
             cameras.insert(camera.name.clone(), RunningCamera::open(camera, outlets, &registry)?);
         }
         let begun = Instant::now();
-        let engine = ServingEngine::start(spec, &config, &registry, true)?;
+        let engine = start_engine(spec, &config)?;
+        show_engine(&engine, &registry);
         let loaded = begun.elapsed();
         accel::trim_heap();
         for camera in cameras.values_mut().filter(|camera| camera.config().enabled) {
-            camera.detect_with(RunningCamera::detector(camera.config(), engine.engine())?)?;
+            camera.detect_with(RunningCamera::detector(camera.config(), &engine)?)?;
         }
         vitals.enter(Phase::Running { loaded });
         Ok(Self { config, registry, sinks, cameras, engine, vitals, asked, signals, _state: state })
@@ -85,7 +86,7 @@ impl Service {
     pub fn wait(&mut self, read: &Reader) -> Stop {
         let mut next = Instant::now() + self.config.stats_interval;
         loop {
-            if let Some(reason) = self.engine.engine().fatal() {
+            if let Some(reason) = self.engine.fatal() {
                 return Stop::EngineLost(reason);
             }
             let mut enabled = self.cameras.values().filter(|camera| camera.config().enabled).peekable();
@@ -161,4 +162,24 @@ pub fn open_model(config: &ModelConfig) -> Result<ModelSpec, AppError> {
         spec.check_sha256(expected)?;
     }
     Ok(spec)
+}
+
+/// Loads the model and runs it once, or begins to build what it needs. Starts are recorded in the state folder, so that a
+/// backend which kills the process is left out in the end. Nobody hears of this engine yet; see [`show_engine`].
+pub(super) fn start_engine(spec: Arc<ModelSpec>, config: &Config) -> Result<Engine, AppError> {
+    let engine = Engine::serve(spec, &config.model, config.state_dir.as_deref())?;
+    // The engine has warned of each backend that it passed over, and says itself that it is building.
+    if let Some(info) = engine.status().backend {
+        tracing::info!(
+            model = engine.spec().id.name, backend = %info.kind, version = info.version, workers = engine.workers(),
+            input = %engine.spec().input.size, "model ready"
+        );
+    }
+    Ok(engine)
+}
+
+/// From now on the registry hears what becomes of `engine`.
+pub(super) fn show_engine(engine: &Engine, registry: &Registry) {
+    let (registry, model) = (registry.clone(), engine.spec().id.clone());
+    engine.observe(Some(Arc::new(move |status| registry.engine_status(&model, status))));
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::fake::{params, spec};
 use super::stage::{LONG, Ladder, Stage, calm, stage_on};
 use super::starts::Starts;
-use super::{Engine, InferError, Job, ServiceOptions};
+use super::{Engine, InferError, Job};
 use crate::types::BackendKind::{Cuda, Tensorrt};
 use crate::types::EngineState;
 
@@ -112,8 +112,7 @@ fn a_program_that_ends_soon_waits_for_what_it_asked_for() {
         }
         ends.end(Ok(()));
     });
-    let options = ServiceOptions::default();
-    let engine = Engine::with_rungs(Arc::new(spec()), ladder, calm(), Starts::none(), options, true).unwrap();
+    let engine = Engine::with_rungs(Arc::new(spec()), ladder, calm(), Starts::none(), true).unwrap();
     assert_eq!(engine.info().kind, Tensorrt);
     assert_eq!(engine.status().state, EngineState::Serving);
     other.join().unwrap();

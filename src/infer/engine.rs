@@ -2,7 +2,7 @@
 //! goes to another backend when one fails.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -20,15 +20,6 @@ use super::{InferError, Session};
 use crate::config::{BackendChoice, ModelConfig};
 use crate::model::ModelSpec;
 use crate::types::{BackendInfo, BackendKind, EngineStatus};
-
-/// What a service wants of the engine, besides the model's configuration.
-#[derive(Default, Clone)]
-pub struct ServiceOptions {
-    /// Hears of each change of the status.
-    pub observer: Option<Observer>,
-    /// Where starts are recorded, so that a backend which kills the process is left out in the end. `None`: they are not.
-    pub state_folder: Option<PathBuf>,
-}
 
 /// Runs one model for all cameras on the threads `infer-0` … Dropping it finishes the inferences that run, gives the
 /// others back unfinished, and joins the threads: a process must not end during an inference. A thread that hangs is not
@@ -56,23 +47,22 @@ impl Engine {
         // A program that ends soon does not begin to build what only later runs would have.
         let builds = config.backend == BackendChoice::Tensorrt;
         let rungs = Arc::new(Factory::new(spec.clone(), config, builds));
-        let options = ServiceOptions::default();
-        Self::with_rungs(spec, rungs, Limits::default(), Starts::none(), options, true)
+        Self::with_rungs(spec, rungs, Limits::default(), Starts::none(), true)
     }
 
-    /// The same for a service, which lives long: it hears what becomes of the engine, starts that die are counted, and a
-    /// TensorRT engine that is not there yet is built while the next backend serves (or while frames wait, when TensorRT was
-    /// asked for by name).
+    /// The same for a service, which lives long: a TensorRT engine that is not there yet is built while the next backend
+    /// serves (or while frames wait, when TensorRT was asked for by name), and starts that die are recorded in
+    /// `state_folder`, so that a backend which kills the process is left out in the end.
     ///
     /// # Errors
     /// As [`Self::start`].
-    pub fn serve(spec: Arc<ModelSpec>, config: &ModelConfig, options: ServiceOptions) -> Result<Self, InferError> {
-        let starts = match &options.state_folder {
+    pub fn serve(spec: Arc<ModelSpec>, config: &ModelConfig, state_folder: Option<&Path>) -> Result<Self, InferError> {
+        let starts = match state_folder {
             Some(folder) if config.backend == BackendChoice::Auto => Starts::open(folder, identity(&spec, config)),
             _ => Starts::none(),
         };
         let rungs = Arc::new(Factory::new(spec.clone(), config, true));
-        Self::with_rungs(spec, rungs, Limits::default(), starts, options, false)
+        Self::with_rungs(spec, rungs, Limits::default(), starts, false)
     }
 
     /// An engine on a session that is there already, with `workers` (≥ 1) threads and nothing to fall back on.
@@ -98,12 +88,11 @@ impl Engine {
         rungs: Arc<dyn Rungs>,
         limits: Limits,
         starts: Starts,
-        options: ServiceOptions,
         waits_for_build: bool,
     ) -> Result<Self, InferError> {
         let asked = rungs.kinds().first().copied().unwrap_or(BackendKind::Tract);
         let most = rungs.kinds().iter().map(|kind| rungs.workers(*kind)).max().unwrap_or(1);
-        let status = Arc::new(StatusCell::new(options.observer));
+        let status = Arc::new(StatusCell::default());
         let mut supervisor = Supervisor::new(spec, rungs, limits.clone(), starts, status);
         // From here on, dropping `engine` stops what was started.
         let engine = Self::of(&supervisor, limits, asked, most);
@@ -142,6 +131,11 @@ impl Engine {
     /// What the engine does now, and why.
     pub fn status(&self) -> EngineStatus {
         self.status.get()
+    }
+
+    /// From now on `observer` hears of each change of the status, and of the present one at once. `None`: nobody does.
+    pub fn observe(&self, observer: Option<Observer>) {
+        self.status.observe(observer);
     }
 
     /// Why this process must end, when it must: its GPU is lost to it, and a new process can have it again.

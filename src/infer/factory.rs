@@ -176,11 +176,10 @@ fn engine_key(
     };
     // Where the table is does not matter, what is in it does.
     let rest = crate::config::TensorrtConfig { calibration: None, ..options.clone() };
-    let size = spec.input.size;
     Ok(EngineKey {
         model: spec.id.sha256.clone(),
         precision: precision.into(),
-        shape: format!("1x3x{}x{}", size.h, size.w),
+        shape: spec.input.shape().map(|n| n.to_string()).join("x"),
         options: format!("{} device {}", serde_json::to_string(&rest).unwrap_or_default(), config.device),
         calibration: calibration.transpose()?,
         runtime: version,
@@ -201,7 +200,7 @@ pub enum Built {
 }
 
 /// Has the engine of `backend` built in a child process, whatever earlier builds came to; `phase` hears what the builder
-/// does. Starts that died on a backend are forgotten as well, when `state` is their folder.
+/// does.
 ///
 /// # Errors
 /// Those of the runtime's library and of the cache, and [`InferError::Build`].

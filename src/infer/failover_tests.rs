@@ -8,7 +8,7 @@ use super::fake::{Fault, params, spec};
 use super::policy::Limits;
 use super::stage::{LONG, Ladder, Stage, calm, stage, stage_on, strict_on_gpu};
 use super::starts::Starts;
-use super::{Engine, InferError, Job, ServiceOptions};
+use super::{Engine, InferError, Job};
 use crate::types::BackendKind::{Cpu, Cuda, Tensorrt, Tract};
 use crate::types::EngineState;
 
@@ -190,7 +190,7 @@ fn stopping_does_not_wait_for_ever() {
 fn a_ladder_that_does_not_work_at_all_is_an_error() {
     let ladder = Ladder::new(&[Cuda, Cpu]);
     ladder.broken.lock().unwrap().extend([Cuda, Cpu]);
-    let engine = Engine::with_rungs(Arc::new(spec()), ladder, calm(), Starts::none(), ServiceOptions::default(), false);
+    let engine = Engine::with_rungs(Arc::new(spec()), ladder, calm(), Starts::none(), false);
     assert_eq!(engine.err(), Some(InferError::Provider { backend: Cpu, reason: "told to break".into() }));
 }
 

@@ -51,7 +51,7 @@ pub use cache::{BuildRecord, CacheError, EngineCache, EngineKey, Lookup};
 pub use child::{Answer, ChildError, ask, set_prober};
 pub use crew::hung_threads;
 pub use elf::check as check_elf;
-pub use engine::{Engine, ServiceOptions};
+pub use engine::Engine;
 pub use error::InferError;
 pub use factory::{Built, build_engine, build_here};
 pub use gpu::NVIDIA_DEVICES;

@@ -68,8 +68,7 @@ pub(super) fn tensorrt(options: &OrtOptions, spec: Option<&ModelSpec>) -> ep::Te
     }
     if let Some(spec) = spec.filter(|spec| spec.dynamic) {
         // One shape is all that ever comes, so one is what the engine is made for.
-        let size = spec.input.size;
-        let shape = format!("{}:1x3x{}x{}", spec.input.name, size.h, size.w);
+        let shape = format!("{}:{}", spec.input.name, spec.input.shape().map(|n| n.to_string()).join("x"));
         tensorrt =
             tensorrt.with_profile_min_shapes(&shape).with_profile_opt_shapes(&shape).with_profile_max_shapes(&shape);
     }

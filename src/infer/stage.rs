@@ -11,7 +11,7 @@ use super::fake::{FakeSession, Script, params, spec};
 use super::ladder::Rungs;
 use super::policy::Limits;
 use super::starts::Starts;
-use super::{Backend, Engine, InferError, Job, Lane, ServiceOptions, Session};
+use super::{Backend, Engine, InferError, Job, Lane, Session};
 use crate::model::ModelSpec;
 use crate::types::BackendKind::{self, Tensorrt};
 use crate::types::{EngineState, EngineStatus};
@@ -179,8 +179,8 @@ pub(super) fn stage_on(ladder: Arc<Ladder>, limits: Limits, starts: Starts) -> S
     let seen = Arc::new(Mutex::new(Vec::new()));
     let list = seen.clone();
     let observer: super::Observer = Arc::new(move |status: &EngineStatus| list.lock().unwrap().push(status.clone()));
-    let options = ServiceOptions { observer: Some(observer), state_folder: None };
-    let engine = Engine::with_rungs(Arc::new(spec()), ladder.clone(), limits, starts, options, false).unwrap();
+    let engine = Engine::with_rungs(Arc::new(spec()), ladder.clone(), limits, starts, false).unwrap();
+    engine.observe(Some(observer));
     let lane = engine.lane("gate", 4);
     Stage { ladder, seen, lane, engine }
 }

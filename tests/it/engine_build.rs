@@ -178,6 +178,18 @@ fn a_build_that_crashes_or_brings_nothing_says_so_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_library_without_tensorrt_says_so() {
+    let Some(library) = ort_library() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = ocelli();
+    command.args(["models", "build", "--ort-library"]).arg(library).arg("--model").arg(marker());
+    let output = command.env("CACHE_DIRECTORY", dir.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(69));
+    assert!(text(&output.stderr).contains("tensorrt"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).to_lowercase().contains("not enabled"), "{}", text(&output.stderr));
+}
+
+#[test]
 fn a_build_does_not_outlive_the_process_that_asked_for_it() {
     let Some(pretence) = Pretence::new("wait") else { return };
     let mut command = pretence.command(&["models", "build", "--model"]);
