@@ -13,7 +13,7 @@ use sd_notify::NotifyState;
 
 use super::pulse::Pulse;
 use crate::telemetry::{Registry, StatsSnapshot};
-use crate::types::CameraState;
+use crate::types::{CameraState, EngineState};
 
 /// How often the thread looks, unless the watchdog is impatient.
 const TICK: Duration = Duration::from_secs(1);
@@ -162,9 +162,13 @@ impl Watcher {
                 Phase::Starting | Phase::Stopping => {}
                 Phase::Running { loaded } => {
                     let limit = (loaded * 4).clamp(PATIENCE, LONGEST_PATIENCE);
-                    // Frames that wait for a backend to be made wait for something known: the count begins anew after it.
-                    let beats = if self.registry.engine_is_made() { Vec::new() } else { self.registry.beats() };
-                    let found = self.pulse.check(now, limit, beats);
+                    let found = if self.registry.engine_waits() {
+                        // Frames wait for the next backend, which has limits of its own.
+                        self.pulse = Pulse::default();
+                        None
+                    } else {
+                        self.pulse.check(now, limit, self.registry.beats())
+                    };
                     self.judge(&mut stuck, found);
                     // Threads come and go during a reload, and a new model may be long in loading.
                     if stuck.is_none() || state.reloading {
@@ -217,10 +221,15 @@ fn status_line(stats: &StatsSnapshot) -> String {
         Some(model) => format!("{} ({})", model.backend, model.backend_version),
         None => "no model".into(),
     };
+    // Writing to a String cannot fail; here and below.
+    let _ = match (&stats.engine.build, stats.engine.state) {
+        (Some(build), _) => write!(line, ", {} engine being built for {} s", build.backend, build.elapsed_s),
+        (None, EngineState::Serving | EngineState::Loading) => Ok(()),
+        (None, state) => write!(line, ", inference {}", state.as_str()),
+    };
     let used: Vec<_> = stats.cameras.iter().filter(|(_, camera)| camera.state != CameraState::Disabled).collect();
     let online = used.iter().filter(|(_, camera)| camera.state == CameraState::Online).count();
     let fps: f64 = used.iter().map(|(_, camera)| camera.detect_fps).sum();
-    // Writing to a String cannot fail.
     let _ = match used.len() {
         0 => write!(line, ", no camera configured"),
         all => write!(line, ", {online} of {all} cameras online, {fps:.1} fps"),
@@ -239,7 +248,7 @@ fn status_line(stats: &StatsSnapshot) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::CameraStatus;
+    use crate::types::{BackendKind, BuildProgress, CameraStatus, EngineStatus, ModelId};
     use std::time::SystemTime;
 
     #[test]
@@ -260,5 +269,25 @@ mod tests {
             status_line(&registry.snapshot()),
             "no model, 1 of 2 cameras online, 0.0 fps; dock is offline: connection refused"
         );
+    }
+
+    #[test]
+    fn the_status_line_tells_of_a_build_and_of_inference_that_fails() {
+        let registry = Registry::new("n");
+        let model = Arc::new(ModelId { name: "m".into(), sha256: String::new(), labels: vec![] });
+        let build = BuildProgress {
+            backend: BackendKind::Tensorrt,
+            phase: "building".into(),
+            elapsed: Duration::from_secs(37),
+            expected: None,
+        };
+        let building = EngineStatus { state: EngineState::Building, build: Some(build), ..EngineStatus::default() };
+        registry.engine_status(&model, &building);
+        assert!(registry.engine_waits());
+        let line = status_line(&registry.snapshot());
+        assert_eq!(line, "no model, tensorrt engine being built for 37 s, no camera configured");
+        registry.engine_status(&model, &EngineStatus { state: EngineState::Degraded, ..EngineStatus::default() });
+        assert!(!registry.engine_waits());
+        assert_eq!(status_line(&registry.snapshot()), "no model, inference degraded, no camera configured");
     }
 }

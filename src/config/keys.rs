@@ -1,6 +1,10 @@
 //! The one table of all keys. The parser, the JSON Schema, the reference page and `config show` read it, so none of
 //! them can know a key that the others do not.
 
+mod model;
+
+pub(crate) use model::{CUDA, MODEL, TENSORRT};
+
 /// A group of keys.
 #[derive(Debug)]
 pub(crate) struct Section {
@@ -149,160 +153,6 @@ pub(crate) static ROOT: Section = Section {
             "{gate: \"rtsp://10.0.0.5/stream1\"}",
             "The cameras by name; at least one. A name has 1 to 63 characters from `a`–`z`, `0`–`9`, `_`, `-` and begins with a letter or digit.",
         ),
-    ],
-};
-
-/// `model:`
-pub(crate) static MODEL: Section = Section {
-    name: "model",
-    doc: "The detector. Short form: its file.",
-    short: Short::Key("file"),
-    keys: &[
-        key(
-            "file",
-            Kind::Path,
-            None,
-            "models/yolo.onnx",
-            "An `.onnx` file, or a folder with a `model.yaml`. Default: the model shipped with Ocelli.",
-        ),
-        key(
-            "sha256",
-            Kind::Sha256,
-            None,
-            "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
-            "Expected SHA-256 of the `.onnx` file. Default: not compared.",
-        ),
-        key(
-            "backend",
-            Kind::Word(&["auto", "tensorrt", "cuda", "cpu", "tract"]),
-            Some("auto"),
-            "cpu",
-            "What runs the model. `auto` takes the best that works; any other either works or is an error.",
-        ),
-        key(
-            "ort_library",
-            Kind::Path,
-            None,
-            "/usr/lib/libonnxruntime.so",
-            "ONNX Runtime's library. Default: `ORT_DYLIB_PATH`, else the usual places.",
-        ),
-        key(
-            "threads",
-            Kind::Integer { min: 1, max: 256 },
-            None,
-            "2",
-            "Threads inside one inference. Default: chosen from the machine.",
-        ),
-        key(
-            "input_size",
-            Kind::Size { min: 32, max: 4096 },
-            None,
-            "640x384",
-            "Width and height of the input, for models that leave them open: `640` or `640x384`. Default: the model's own.",
-        ),
-        key(
-            "spinning",
-            Kind::Bool,
-            Some("false"),
-            "true",
-            "ONNX Runtime's threads wait busily: a little faster alone, much slower beside anything else.",
-        ),
-        key("device", Kind::Integer { min: 0, max: 63 }, Some("0"), "1", "Number of the GPU."),
-        key(
-            "cache",
-            Kind::Path,
-            None,
-            "/var/cache/ocelli/engines",
-            "Folder for GPU engines. Default: `engines` in `CACHE_DIRECTORY`, else in the user's cache folder.",
-        ),
-        key(
-            "cache_mb",
-            Kind::Integer { min: 16, max: 1_000_000 },
-            Some("4096"),
-            "1024",
-            "Size of that folder at most, MB; the engines that were not used for longest go first.",
-        ),
-        key("tensorrt", Kind::Section(&TENSORRT), None, "{fp16: true}", "Options of TensorRT."),
-        key(
-            "cuda",
-            Kind::Section(&CUDA),
-            None,
-            "{tf32: false}",
-            "Options of CUDA, also where TensorRT leaves it work.",
-        ),
-    ],
-};
-
-/// `model.tensorrt:`
-pub(crate) static TENSORRT: Section = Section {
-    name: "tensorrt",
-    doc: "Options of TensorRT. Each other choice is another engine, which is built anew.",
-    short: Short::None,
-    keys: &[
-        key("fp16", Kind::Bool, Some("false"), "true", "Half floats: about twice as fast, boxes move by fractions."),
-        key("int8", Kind::Bool, Some("false"), "true", "8-bit integers; needs `calibration` or a quantised model."),
-        key("calibration", Kind::Path, None, "calibration.flatbuffers", "Calibration table for `int8`. Default: none."),
-        key(
-            "dla_core",
-            Kind::Integer { min: 0, max: 7 },
-            None,
-            "0",
-            "Run on this DLA core (Jetson). Default: on the GPU.",
-        ),
-        key(
-            "workspace_mb",
-            Kind::Integer { min: 1, max: 1_000_000 },
-            None,
-            "1024",
-            "Memory at most while the engine is built, MB. Default: TensorRT's.",
-        ),
-        key("timing_cache", Kind::Bool, Some("true"), "false", "Keep measured kernel times; later builds are faster."),
-        key(
-            "builder_level",
-            Kind::Integer { min: 0, max: 5 },
-            None,
-            "5",
-            "How hard the builder tries: 0 builds fast, 5 runs fast. Default: TensorRT's, 3.",
-        ),
-        key("cuda_graph", Kind::Bool, Some("false"), "true", "Launch all kernels at once; not every model can."),
-    ],
-};
-
-/// `model.cuda:`
-pub(crate) static CUDA: Section = Section {
-    name: "cuda",
-    doc: "Options of CUDA.",
-    short: Short::None,
-    keys: &[
-        key(
-            "memory_mb",
-            Kind::Integer { min: 16, max: 1_000_000 },
-            None,
-            "2048",
-            "GPU memory at most, MB. Default: no limit.",
-        ),
-        key(
-            "arena",
-            Kind::Word(&["power_of_two", "as_requested"]),
-            Some("power_of_two"),
-            "as_requested",
-            "How the memory pool grows; `as_requested` takes less, and longer.",
-        ),
-        key(
-            "cudnn_search",
-            Kind::Word(&["exhaustive", "heuristic", "default"]),
-            Some("exhaustive"),
-            "heuristic",
-            "How cuDNN chooses its kernels; `exhaustive` measures all at the start.",
-        ),
-        key(
-            "tf32",
-            Kind::Bool,
-            Some("true"),
-            "false",
-            "Shorter floats inside matrix products, on GPUs that have them.",
-        ),
-        key("cuda_graph", Kind::Bool, Some("false"), "true", "Launch all kernels at once; not every model can."),
     ],
 };
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use super::{Backend, Consume, Fork, InferError, Session};
+use super::{Backend, Consume, Fork, InferError, Session, input_len};
 use crate::model::{ChannelOrder, DecodeParams, Elem, Family, InputSpec, ModelSpec, OutputSpec};
 use crate::types::{BackendInfo, BackendKind, ModelId, Padding, Size};
 
@@ -95,6 +95,9 @@ impl FakeSession {
 
 impl Session for FakeSession {
     fn run(&mut self, input: &[f32], consume: &mut Consume<'_>) -> Result<(), InferError> {
+        if input.len() != input_len(&spec()) {
+            return Err(InferError::Input { expected: input_len(&spec()), got: input.len() });
+        }
         self.script.enter(input[0]);
         if input[0] == FAIL {
             return Err(InferError::Run { backend: BackendKind::Tract, reason: "told to fail".into() });

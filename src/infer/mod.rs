@@ -13,6 +13,7 @@ mod cache;
 #[cfg(test)]
 mod cache_tests;
 mod child;
+mod conformance;
 mod convert;
 mod crew;
 mod elf;
@@ -49,6 +50,7 @@ mod worker;
 pub use build::{BuildEvent, BuildRequest};
 pub use cache::{BuildRecord, CacheError, EngineCache, EngineKey, Lookup};
 pub use child::{Answer, ChildError, ask, set_prober};
+pub use conformance::check_session;
 pub use crew::hung_threads;
 pub use elf::check as check_elf;
 pub use engine::Engine;

@@ -114,11 +114,6 @@ impl Registry {
         inner.engine.clone_from(status);
     }
 
-    /// True while frames wait for a backend that is being loaded or built.
-    pub fn engine_is_made(&self) -> bool {
-        matches!(self.lock().engine.state, EngineState::Loading | EngineState::Building)
-    }
-
     /// From now on this box is called `node`.
     pub fn set_node(&self, node: &str) {
         self.lock().node = node.into();
@@ -152,6 +147,11 @@ impl Registry {
         if beat.is_some() || inner.cameras.contains_key(camera) {
             inner.camera(camera).beat = beat;
         }
+    }
+
+    /// True while no frame can be finished for a reason that is known and ends: a backend is being loaded or built.
+    pub fn engine_waits(&self) -> bool {
+        matches!(self.lock().engine.state, EngineState::Loading | EngineState::Building)
     }
 
     /// How far the threads of all cameras have come; those without a thread are left out.

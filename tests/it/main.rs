@@ -5,6 +5,7 @@
 mod common;
 mod completions;
 mod config;
+mod conformance;
 mod detect;
 mod doctor;
 mod e2e;
