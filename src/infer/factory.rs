@@ -54,8 +54,22 @@ impl Factory {
         Ok(OrtBackend::proven(provider, path, version, options))
     }
 
+    /// TensorRT's part of ONNX Runtime is a file of its own. Without it there is nothing to build, and no need to try.
+    fn tensorrt_provider(&self) -> Result<(), InferError> {
+        let provider = self.library()?.0.with_file_name("libonnxruntime_providers_tensorrt.so");
+        if provider.exists() {
+            return Ok(());
+        }
+        let reason = format!(
+            "there is no {}; install a build of ONNX Runtime with TensorRT, or use backend: cpu",
+            provider.display()
+        );
+        Err(InferError::Provider { backend: BackendKind::Tensorrt, reason })
+    }
+
     /// The cache, and what the engine of this model is called there.
     fn engine(&self) -> Result<(EngineCache, EngineKey), InferError> {
+        self.tensorrt_provider()?;
         let folder = self.config.cache.clone().or_else(places::engine_folder).ok_or(CacheError::NoFolder)?;
         let cache = EngineCache::open(&folder, self.config.cache_mb.saturating_mul(1_000_000))?;
         let (path, version) = self.library()?;

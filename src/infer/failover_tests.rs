@@ -197,7 +197,11 @@ fn a_ladder_that_does_not_work_at_all_is_an_error() {
 #[test]
 fn starts_that_died_make_the_next_one_begin_lower() {
     let dir = tempfile::tempdir().unwrap();
-    let open = || Starts::open(dir.path(), "model".into());
+    let processes = std::cell::Cell::new(0);
+    let open = || {
+        processes.set(processes.get() + 1);
+        Starts::open_as(dir.path(), "model".into(), &processes.get().to_string())
+    };
     for _ in 0..2 {
         open().starting(Cuda);
     }

@@ -24,6 +24,8 @@ struct Record {
     identity: String,
     /// The rung that is being started and has not served yet.
     starting: Option<BackendKind>,
+    /// The process that is starting it.
+    process: String,
     /// Starts in a row that died on a rung before it served.
     died: BTreeMap<String, u32>,
     /// When a rung below a deadly one began to serve, seconds since 1970.
@@ -32,8 +34,10 @@ struct Record {
 
 impl Record {
     /// A start begins: what the one before left behind is judged.
-    fn judge(&mut self, now: u64) {
-        if let Some(kind) = self.starting.take() {
+    fn judge(&mut self, now: u64, process: &str) {
+        // A reload starts a further engine in the same process, which is alive.
+        let died = self.process != process;
+        if let Some(kind) = self.starting.take().filter(|_| died) {
             *self.died.entry(kind.to_string()).or_default() += 1;
             self.served_since = None;
         }
@@ -68,6 +72,15 @@ pub(super) struct Starts {
     record: Record,
 }
 
+/// This process, told from all others on this machine before and after it.
+fn this_process() -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    // The time of its start is the 22nd field; the second one is a name that may hold spaces.
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let started = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19)).unwrap_or_default();
+    format!("{} {} {started}", boot.trim(), std::process::id())
+}
+
 impl Starts {
     /// No record is kept.
     pub(super) fn none() -> Self {
@@ -76,13 +89,18 @@ impl Starts {
 
     /// The record in `folder` about what `identity` describes, with the verdict on the start before this one.
     pub(super) fn open(folder: &Path, identity: String) -> Self {
+        Self::open_as(folder, identity, &this_process())
+    }
+
+    pub(super) fn open_as(folder: &Path, identity: String, process: &str) -> Self {
         let file = folder.join("engine-starts.json");
         let small = std::fs::metadata(&file).is_ok_and(|meta| meta.len() <= LARGEST);
         let text = if small { std::fs::read_to_string(&file).ok() } else { None };
         let record: Option<Record> = text.and_then(|text| serde_json::from_str(&text).ok());
         let mut record = record.filter(|record| record.identity == identity).unwrap_or_default();
         record.identity = identity;
-        record.judge(now());
+        record.judge(now(), process);
+        process.clone_into(&mut record.process);
         let mut starts = Self { file: Some(file), record };
         starts.write();
         starts
@@ -141,13 +159,28 @@ fn now() -> u64 {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
     use BackendKind::{Cpu, Cuda, Tract};
 
     const LADDER: [BackendKind; 3] = [Cuda, Cpu, Tract];
 
+    /// A start in a process of its own.
     fn start(folder: &Path) -> Starts {
-        Starts::open(folder, "model".into())
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        Starts::open_as(folder, "model".into(), &NEXT.fetch_add(1, Ordering::Relaxed).to_string())
+    }
+
+    #[test]
+    fn a_further_start_in_the_same_process_is_no_death() {
+        let dir = tempfile::tempdir().unwrap();
+        for _ in 0..5 {
+            let mut starts = Starts::open(dir.path(), "model".into());
+            assert_eq!(starts.first(&LADDER), 0);
+            starts.starting(Cuda);
+        }
+        assert!(this_process().ends_with(|c: char| c.is_ascii_digit()), "{}", this_process());
     }
 
     #[test]
@@ -201,9 +234,9 @@ mod tests {
     fn a_good_day_is_enough_to_forget() {
         let mut record = Record { died: [("cuda".to_owned(), 2)].into(), ..Record::default() };
         record.served(Cpu, 1000);
-        record.judge(1000 + 86_399);
+        record.judge(1000 + 86_399, "");
         assert_eq!(record.first(&LADDER), 1);
-        record.judge(1000 + 86_400);
+        record.judge(1000 + 86_400, "");
         assert_eq!(record.first(&LADDER), 0);
         assert_eq!(Record { died: LADDER.map(|k| (k.to_string(), 9)).into(), ..record }.first(&LADDER), 2);
     }
