@@ -156,10 +156,12 @@ pub(super) fn spec() -> ModelSpec {
             scale: 255.0,
             padding: Padding::Centered,
             pad_value: 114,
+            size_input: None,
         },
         output: OutputSpec::single("output0", Family::YoloV5, 1, 1),
         strides: vec![2],
         dynamic: false,
+        content_sha256: String::new(),
         manifest: None,
     }
 }

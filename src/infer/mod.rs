@@ -120,3 +120,15 @@ pub trait Backend: Send + Sync {
 pub(crate) fn input_len(spec: &ModelSpec) -> usize {
     3 * spec.input.size.w as usize * spec.input.size.h as usize
 }
+
+/// The bytes that a runtime loads: those that have passed the model's gate.
+pub(crate) fn load_bytes(backend: BackendKind, spec: &ModelSpec) -> Result<Vec<u8>, InferError> {
+    let failed = |error: crate::model::ModelError| {
+        let reason = match std::error::Error::source(&error) {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        };
+        InferError::Load { backend, model: spec.path.clone(), reason }
+    };
+    spec.bytes().map_err(failed)
+}

@@ -11,7 +11,7 @@ use ort::session::builder::SessionBuilder;
 use ort::value::{DynValue, TensorRef};
 
 use super::convert::{self, Number, arrange};
-use super::{Backend, Consume, Fork, InferError, Session, input_len, library, placement, providers};
+use super::{Backend, Consume, Fork, InferError, Session, input_len, library, load_bytes, placement, providers};
 use crate::config::{CudaConfig, TensorrtConfig};
 use crate::model::{Elem, MAX_OUTPUTS, ModelSpec, TensorSpec};
 use crate::types::BackendKind;
@@ -138,7 +138,8 @@ impl OrtBackend {
         if first {
             builder = builder.with_profiling(placement::file_prefix()).map_err(|error| failed(error.into()))?;
         }
-        let inner = builder.commit_from_file(&spec.path).map_err(failed)?;
+        let bytes = load_bytes(self.provider.kind(), spec)?;
+        let inner = builder.commit_from_memory(&bytes).map_err(failed)?;
         Ok(OrtSession::new(self.clone(), spec.clone(), inner, first))
     }
 }
@@ -258,7 +259,16 @@ impl OrtSession {
                 TensorRef::from_array_view((shape, values.as_slice())).map(TensorRef::into_dyn)
             }
         };
-        let outputs = self.inner.run(ort::inputs![tensor.map_err(failed)?]).map_err(failed)?;
+        let tensor = tensor.map_err(failed)?;
+        let outputs = match &spec.size_input {
+            None => self.inner.run(ort::inputs![tensor]),
+            Some(name) => {
+                let sides = [i64::from(spec.size.w), i64::from(spec.size.h)];
+                let sides = TensorRef::from_array_view(([1_i64, 2], sides.as_slice())).map_err(failed)?;
+                self.inner.run(ort::inputs![spec.name.as_str() => tensor, name.as_str() => sides])
+            }
+        }
+        .map_err(failed)?;
         let find = |tensor: &TensorSpec| {
             let missing = || InferError::Run { backend: kind, reason: format!("there is no output {:?}", tensor.name) };
             outputs.get(&tensor.name).ok_or_else(missing)

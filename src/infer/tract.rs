@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use half::f16;
 use tract_onnx::prelude::*;
+use tract_onnx::tract_core::ops::konst::Const;
 use tract_onnx::tract_core::plan::SimpleState;
 use tract_onnx::tract_core::transform::get_transform;
 
 use super::convert::{Number, arrange};
-use super::{Backend, Consume, Fork, InferError, Session, input_len};
+use super::{Backend, Consume, Fork, InferError, Session, input_len, load_bytes};
 use crate::model::{Elem, MAX_OUTPUTS, ModelSpec};
 use crate::types::BackendKind;
 
@@ -36,12 +37,14 @@ impl Backend for TractBackend {
             model: spec.path.clone(),
             reason: format!("{error:#}").replace('\n', " "),
         };
-        let plan = plan(spec).map_err(failed)?;
+        let bytes = load_bytes(BackendKind::Tract, spec)?;
+        let plan = plan(spec, &bytes).map_err(failed)?;
+        drop(bytes);
         Ok(Box::new(TractSession::new(plan, Arc::new(spec.clone())).map_err(failed)?))
     }
 }
 
-fn plan(spec: &ModelSpec) -> TractResult<Arc<TypedRunnableModel>> {
+fn plan(spec: &ModelSpec, mut bytes: &[u8]) -> TractResult<Arc<TypedRunnableModel>> {
     let element = match spec.input.elem {
         Elem::Float16 => f16::datum_type(),
         Elem::Uint8 => u8::datum_type(),
@@ -49,7 +52,16 @@ fn plan(spec: &ModelSpec) -> TractResult<Arc<TypedRunnableModel>> {
     };
     // The fact fixes what a model may leave open: batch, height and width.
     let fact = element.fact(spec.input.shape()).into();
-    let mut model = onnx().model_for_path(&spec.path)?.with_input_fact(0, fact)?;
+    let mut model = onnx().model_for_read(&mut bytes)?;
+    if let Some(name) = &spec.input.size_input {
+        // The size never changes, so the second input becomes a constant.
+        let node = model.node_id_by_name(name)?;
+        let sides = rctensor2(&[[i64::from(spec.input.size.w), i64::from(spec.input.size.h)]]);
+        model.inputs.retain(|outlet| outlet.node != node);
+        model.node_mut(node).op = Box::new(Const::new(sides.clone())?);
+        model.set_outlet_fact(node.into(), sides.try_into()?)?;
+    }
+    model.set_input_fact(0, fact)?;
     let names: Vec<&str> = spec.output.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
     if model.outputs.len() > 1 {
         model.select_outputs_by_name(names)?;

@@ -3,7 +3,7 @@
 //! The rules are those of the reference code: objectness above the threshold first, then objectness × best class; the
 //! best class only; rows that are not numbers are skipped.
 
-use super::{Family, ModelSpec};
+use super::{Family, ModelSpec, decode_heads, decode_sets as sets};
 use crate::types::PixelBox;
 
 /// Which candidates are wanted.
@@ -40,11 +40,20 @@ pub struct Candidate {
 pub fn decode(spec: &ModelSpec, outputs: &[&[f32]], params: &DecodeParams, out: &mut Vec<Candidate>) {
     out.clear();
     out.reserve(spec.output.rows);
-    let &[output, ..] = outputs else { return };
-    match spec.output.family {
-        Family::YoloV5 => decoded_rows(spec, output, params, out),
-        Family::YoloV8 => columns(spec, output, params, out),
-        Family::YoloX => grid_rows(spec, output, params, out),
+    match (spec.output.family, outputs) {
+        (Family::YoloV5, [output, ..]) => decoded_rows(spec, output, params, out),
+        (Family::YoloV8, [output, ..]) => columns(spec, output, params, out),
+        (Family::YoloX, [output, ..]) => grid_rows(spec, output, params, out),
+        (Family::YoloV5Heads, heads) => decode_heads::heads(spec, heads, params, out),
+        (Family::EndToEnd, [output, ..]) => sets::end_to_end(spec, output, params, out),
+        (Family::NmsClassScore, [output, ..]) => sets::nms_rows(spec, output, false, params, out),
+        (Family::NmsScoreClass, [output, ..]) => sets::nms_rows(spec, output, true, params, out),
+        (Family::RtDetr, [output, ..]) => sets::parts(spec, output, params, out),
+        (Family::YoloNas, [boxes, scores, ..]) => sets::corners(spec, boxes, scores, params, out),
+        (Family::DetrLogits, [scores, boxes, ..]) => sets::logits(spec, scores, boxes, params, out),
+        (Family::DetrBoxes, [labels, boxes, scores, ..]) => sets::labelled(spec, labels, boxes, scores, params, out),
+        // The session hands out what the description lists.
+        _ => {}
     }
 }
 
@@ -111,7 +120,7 @@ fn columns(spec: &ModelSpec, output: &[f32], params: &DecodeParams, out: &mut Ve
     }
 }
 
-fn push(params: &DecodeParams, class: usize, score: f32, bbox: PixelBox, out: &mut Vec<Candidate>) {
+pub(super) fn push(params: &DecodeParams, class: usize, score: f32, bbox: PixelBox, out: &mut Vec<Candidate>) {
     let sound = [bbox.x1, bbox.y1, bbox.x2, bbox.y2, score].iter().all(|v| v.is_finite());
     if score > params.threshold && sound && bbox.x1 <= bbox.x2 && bbox.y1 <= bbox.y2 && params.wants(class) {
         out.push(Candidate { class_id: class as u32, score, bbox });
@@ -119,7 +128,7 @@ fn push(params: &DecodeParams, class: usize, score: f32, bbox: PixelBox, out: &m
 }
 
 /// The first of the greatest scores. `None` when one is NaN, as the reference's maximum then is.
-fn best(scores: &[f32]) -> Option<(usize, f32)> {
+pub(super) fn best(scores: &[f32]) -> Option<(usize, f32)> {
     // Eight maxima side by side are one SIMD instruction per step; a single one is a chain of branches.
     let mut lanes = [f32::NEG_INFINITY; 8];
     let mut nan = [false; 8];

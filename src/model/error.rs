@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::gate::GateError;
 use super::onnx::OnnxError;
 
 /// Why a model cannot be used. Every message names the file and what to try.
@@ -53,16 +54,13 @@ pub enum ModelError {
         /// What is wrong with it.
         reason: OnnxError,
     },
-    /// Weights in other files.
-    #[error(
-        "{path}: the data of tensor `{tensor}` lies in another file. Ocelli takes only models in one file: save it with \
-         onnx.save(model, path, save_as_external_data=False)"
-    )]
-    ExternalData {
+    /// The file holds something that no runtime may see.
+    #[error("{path}: {reason}")]
+    Gate {
         /// The file.
         path: String,
-        /// The first such tensor.
-        tensor: String,
+        /// What, and what to do about it.
+        reason: GateError,
     },
     /// The file is not the one that was promised.
     #[error("{path} has SHA-256 {actual}, but {said_by} says {expected}: the file is damaged or another one")]
@@ -134,4 +132,29 @@ pub enum ModelError {
         /// What could be meant; starts with its own punctuation.
         hint: String,
     },
+}
+
+impl ModelError {
+    /// One word for scripts.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::NotFound(_) => "not_found",
+            Self::NoManifest { .. } => "no_manifest",
+            Self::Manifest { .. } => "manifest",
+            Self::Read { .. } => "unreadable",
+            Self::Empty(_) => "empty",
+            Self::TooLarge { .. } => "too_large",
+            Self::NotOnnx { reason: OnnxError::Damaged { .. }, .. } => "damaged",
+            Self::NotOnnx { reason: OnnxError::Missing(_), .. } => "no_model",
+            Self::NotOnnx { reason: OnnxError::Limit { .. }, .. } => "limit",
+            Self::Gate { reason, .. } => reason.code(),
+            Self::Sha256 { .. } => "sha256",
+            Self::Input { .. } => "input",
+            Self::Layout { .. } => "layout",
+            Self::Classes { .. } => "classes",
+            Self::Size { .. } => "size",
+            Self::Contradiction { .. } => "contradiction",
+            Self::Label { .. } => "label",
+        }
+    }
 }

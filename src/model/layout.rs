@@ -1,19 +1,17 @@
 //! From what a file and its manifest say to input, output, classes and strides. Nothing is assumed that can be computed.
 
+use super::Family;
 use super::error::ModelError;
+use super::input::{Input, input};
 use super::manifest::Manifest;
 use super::names;
-use super::onnx::{Dim, OnnxInfo, Port};
-use super::spec::Family;
+use super::onnx::{OnnxInfo, Port};
+use super::recognise::{self, Found};
 use super::tensors::{ChannelOrder, Elem, InputSpec, OutputSpec, TensorSpec};
 use crate::types::{Padding, Size};
 
-/// Input size of models that leave it open, when nobody says another.
-const DEFAULT_SIZE: u32 = 640;
-/// Longest side of an input: 3·8192² floats are 800 MB.
-const MAX_SIDE: u64 = 8192;
 /// Most classes: more is a misread layout.
-const MAX_CLASSES: u64 = 100_000;
+pub(super) const MAX_CLASSES: u64 = 100_000;
 
 /// Everything that is known before the layout is.
 pub(super) struct Facts<'a> {
@@ -47,24 +45,33 @@ struct Shape<'a> {
 
 /// Resolves a model; every failure says what was seen and what to set.
 pub(super) fn resolve(facts: &Facts<'_>) -> Result<Resolved, ModelError> {
-    let (port, size, dynamic) = input(facts)?;
+    let Input { port, size, dynamic, channels_last, size_input } = input(facts)?;
     let labels = labels(facts)?;
     let max_stride = max_stride(facts)?;
-    let shape = output(facts)?;
-    let family = family(facts, &shape, size, labels.as_deref(), max_stride)?;
-    let classes = classes(facts, &shape, family, labels.as_deref())?;
-    let strides = strides(facts, &shape, family, size, max_stride)?;
-    let rows = rows(family, size, &strides) as usize;
-    let tensor = TensorSpec {
-        name: shape.port.name.clone(),
-        shape: family.shape(rows, classes).to_vec(),
-        elem: Elem::from_onnx(shape.port.elem).unwrap_or_default(),
+    let Found { output, strides } = match recognise::find(facts, size, labels.as_deref(), max_stride)? {
+        Some(found) => found,
+        None => grid(facts, size, labels.as_deref(), max_stride)?,
     };
+    if size_input.is_some() != (output.family == Family::DetrBoxes) {
+        let reason = match size_input {
+            Some(name) => format!(
+                "only `detr_boxes` models have a second input, and it takes the picture's size; {name} is one too many"
+            ),
+            None => {
+                "its boxes are in pixels of a picture whose size a second input `orig_target_sizes` [1, 2] must take, \
+                     which it does not have; export it with that input"
+                    .into()
+            }
+        };
+        return Err(ModelError::Input { path: facts.path.clone(), reason });
+    }
     let said = facts.manifest.map(|m| m.input).unwrap_or_default();
     // YOLOX was trained on OpenCV's own order and range, with the picture in the corner.
-    let (order, scale, padding) = match family {
-        Family::YoloV5 | Family::YoloV8 => (ChannelOrder::Rgb, 255.0, Padding::Centered),
+    let (order, scale, padding) = match output.family {
         Family::YoloX => (ChannelOrder::Bgr, 1.0, Padding::TopLeft),
+        // A model that takes bytes does the division itself.
+        _ if port.elem == 2 => (ChannelOrder::Rgb, 1.0, Padding::Centered),
+        _ => (ChannelOrder::Rgb, 255.0, Padding::Centered),
     };
     Ok(Resolved {
         labels: labels.unwrap_or_default(),
@@ -72,72 +79,40 @@ pub(super) fn resolve(facts: &Facts<'_>) -> Result<Resolved, ModelError> {
             name: port.name.clone(),
             size,
             elem: Elem::from_onnx(port.elem).unwrap_or_default(),
-            channels_last: false,
+            channels_last,
             order: said.color.unwrap_or(order),
             scale: said.scale.unwrap_or(scale),
             padding: said.pad.unwrap_or(padding),
             pad_value: said.pad_value.unwrap_or(114),
+            size_input,
         },
-        output: OutputSpec { family, rows, classes, tensors: vec![tensor] },
+        output,
         strides,
         dynamic,
     })
 }
 
-/// The input, its size, and whether some axis is symbolic.
-fn input<'a>(facts: &Facts<'a>) -> Result<(&'a Port, Size, bool), ModelError> {
-    let wrong = |reason: String| ModelError::Input { path: facts.path.clone(), reason };
-    let [port] = facts.info.inputs.as_slice() else {
-        let seen: Vec<String> = facts.info.inputs.iter().map(Port::to_string).collect();
-        return Err(wrong(format!("a detector has one input, this model has {}: {}", seen.len(), seen.join("; "))));
+/// The families with one output, whose rows are the cells of grids.
+fn grid(
+    facts: &Facts<'_>,
+    size: Size,
+    labels: Option<&[String]>,
+    max_stride: Option<u32>,
+) -> Result<Found, ModelError> {
+    let shape = output(facts)?;
+    let family = family(facts, &shape, size, labels, max_stride)?;
+    let classes = classes(facts, &shape, family, labels)?;
+    let strides = strides(facts, &shape, family, size, max_stride)?;
+    let rows = rows(family, size, &strides) as usize;
+    let tensor = TensorSpec {
+        name: shape.port.name.clone(),
+        shape: family.shape(rows, classes).to_vec(),
+        elem: Elem::from_onnx(shape.port.elem).unwrap_or_default(),
     };
-    if !matches!(port.elem, 1 | 10) {
-        return Err(wrong(format!("input {port}: Ocelli feeds float32 or float16; export it without quantised input")));
-    }
-    let Some([batch, channels, height, width]) = port.dims.as_deref() else {
-        return Err(wrong(format!("input {port}: the rank is wrong, Ocelli needs [1, 3, height, width]")));
-    };
-    if channels.fixed().is_some_and(|c| c != 3) {
-        let hint = if width.fixed() == Some(3) { "; it has its channels last: export it channels first" } else { "" };
-        return Err(wrong(format!("input {port}: Ocelli needs 3 channels, [1, 3, height, width]{hint}")));
-    }
-    if let Some(batch) = batch.fixed().filter(|b| *b != 1) {
-        return Err(wrong(format!(
-            "input {port}: the batch is fixed at {batch}, Ocelli needs 1 or a dynamic one; export it with batch 1"
-        )));
-    }
-    let size = Size::new(side(facts, width, "width")?, side(facts, height, "height")?);
-    let dynamic = [batch, channels, height, width].iter().any(|d| d.fixed().is_none());
-    Ok((port, size, dynamic))
+    Ok(Found { output: OutputSpec { family, rows, classes, tensors: vec![tensor], anchors: Vec::new() }, strides })
 }
 
-/// One side of the input: the file's word, which the others may not contradict; else the configuration's, the
-/// manifest's, the usual one.
-fn side(facts: &Facts<'_>, dim: &Dim, what: &'static str) -> Result<u32, ModelError> {
-    let pick = |size: Size| if what == "width" { size.w } else { size.h };
-    let config = facts.input_size.map(pick);
-    let said = facts.manifest.map(|m| m.input).unwrap_or_default();
-    let manifest = if what == "width" { said.width } else { said.height };
-    let wrong = |reason: String| ModelError::Size { path: facts.path.clone(), reason };
-    if let Some(fixed) = dim.fixed() {
-        if let Some(config) = config.filter(|n| u64::from(*n) != fixed) {
-            return Err(wrong(format!(
-                "input_size asks for {what} {config}, but the file fixes it at {fixed}: remove input_size, or export \
-                 the model with dynamic height and width"
-            )));
-        }
-        if let Some(manifest) = manifest.filter(|n| u64::from(*n) != fixed) {
-            return Err(contradiction(facts, "input size", format!("{what} {fixed}"), format!("{what} {manifest}")));
-        }
-    }
-    let side = dim.fixed().or(config.or(manifest).map(u64::from)).unwrap_or(u64::from(DEFAULT_SIZE));
-    match u32::try_from(side) {
-        Ok(n) if (1..=MAX_SIDE).contains(&side) => Ok(n),
-        _ => Err(wrong(format!("{what} {side} of the input is outside of 1 … {MAX_SIDE}"))),
-    }
-}
-
-fn contradiction(facts: &Facts<'_>, what: &'static str, file: String, manifest: String) -> ModelError {
+pub(super) fn contradiction(facts: &Facts<'_>, what: &'static str, file: String, manifest: String) -> ModelError {
     let manifest_path = facts.manifest_path.clone();
     ModelError::Contradiction { path: facts.path.clone(), what, file, manifest_path, manifest }
 }
@@ -183,7 +158,7 @@ fn max_stride(facts: &Facts<'_>) -> Result<Option<u32>, ModelError> {
     }
 }
 
-fn unknown(facts: &Facts<'_>, reason: impl Into<String>) -> ModelError {
+pub(super) fn unknown(facts: &Facts<'_>, reason: impl Into<String>) -> ModelError {
     let outputs: Vec<String> = facts.info.outputs.iter().map(Port::to_string).collect();
     ModelError::Layout { path: facts.path.clone(), reason: reason.into(), outputs: outputs.join("; ") }
 }
@@ -193,7 +168,8 @@ fn output<'a>(facts: &Facts<'a>) -> Result<Shape<'a>, ModelError> {
     if let Some(task) = facts.info.meta("task").filter(|t| *t != "detect") {
         return Err(unknown(facts, format!("the model's task is `{task}`, Ocelli runs detectors (`detect`)")));
     }
-    for (n, port) in facts.info.outputs.iter().enumerate() {
+    for port in recognise::ports(facts)? {
+        let n = facts.info.outputs.iter().position(|p| p.name == port.name).unwrap_or(0);
         let Some([batch, second, third]) = port.dims.as_deref() else { continue };
         if batch.fixed().is_some_and(|b| b != 1) {
             continue;
@@ -204,15 +180,7 @@ fn output<'a>(facts: &Facts<'a>) -> Result<Shape<'a>, ModelError> {
         let parts = facts.info.concat_parts.get(n).copied().unwrap_or(0);
         return Ok(Shape { port, second: second.fixed(), third: third.fixed(), parts });
     }
-    let raw = facts.info.outputs.iter().any(|o| o.dims.as_ref().is_some_and(|d| d.len() == 5));
-    Err(unknown(
-        facts,
-        if raw {
-            "these are raw detection heads; export the model with its decoded output ([1, N, 5 + classes])"
-        } else {
-            "no output of rank 3 ([1, N, 5 + classes])"
-        },
-    ))
+    Err(unknown(facts, "no output of rank 3 ([1, N, 5 + classes])"))
 }
 
 /// Which layout: the manifest's word, else what the shape allows.
@@ -227,7 +195,7 @@ fn family(
         return Ok(family);
     }
     let fits = |family: Family, n: Option<u64>| {
-        n.is_some_and(|n| candidates(facts, shape, max_stride).iter().any(|s| rows(family, size, s) == n))
+        n.is_some_and(|n| candidates(facts, shape.parts, max_stride).iter().any(|s| rows(family, size, s) == n))
     };
     let columns = |n: Option<u64>, fixed: u64| match labels {
         Some(labels) => n.is_none_or(|n| n == fixed + labels.len() as u64),
@@ -245,9 +213,6 @@ fn family(
             facts,
             "it looks like YOLOX: write `family: yolox` (and `labels`) into a model.yaml beside it",
         ));
-    }
-    if third == Some(6) && second.is_some_and(|n| n <= 1000) {
-        return Err(unknown(facts, "it looks like an export with NMS inside; export it without NMS"));
     }
     let stride = max_stride.map_or("no stride in the metadata".into(), |s| format!("largest stride {s}"));
     Err(unknown(
@@ -269,7 +234,7 @@ fn classes(
     let wrong = |reason: String| ModelError::Classes { path: facts.path.clone(), reason };
     let (columns, fixed) = match family {
         Family::YoloV5 | Family::YoloX => (shape.third, 5),
-        Family::YoloV8 => (shape.second, 4),
+        _ => (shape.second, 4),
     };
     let named = labels.map(|l| l.len() as u64);
     let count = match (columns, named) {
@@ -300,7 +265,7 @@ fn classes(
 }
 
 /// Sets of strides that could be meant, likeliest first.
-fn candidates(facts: &Facts<'_>, shape: &Shape<'_>, max_stride: Option<u32>) -> Vec<Vec<u32>> {
+pub(super) fn candidates(facts: &Facts<'_>, parts: usize, max_stride: Option<u32>) -> Vec<Vec<u32>> {
     if let Some(strides) = facts.manifest.and_then(|m| m.strides.clone()) {
         return vec![strides];
     }
@@ -313,12 +278,12 @@ fn candidates(facts: &Facts<'_>, shape: &Shape<'_>, max_stride: Option<u32>) -> 
     let sets = largest.iter().flat_map(|l| [set(*l, 3), set(*l, 4)]).flatten();
     let mut sets: Vec<Vec<u32>> = sets.collect();
     // Stable: what the last Concat joins comes first, the order above decides the rest.
-    sets.sort_by_key(|s| s.len() != shape.parts);
+    sets.sort_by_key(|s| s.len() != parts);
     sets
 }
 
 /// N: rows of all heads together.
-fn rows(family: Family, size: Size, strides: &[u32]) -> u64 {
+pub(super) fn rows(family: Family, size: Size, strides: &[u32]) -> u64 {
     let cells = |s: &u32| u64::from(size.w / s) * u64::from(size.h / s);
     family.anchors() * strides.iter().map(cells).sum::<u64>()
 }
@@ -331,7 +296,7 @@ fn strides(
     size: Size,
     max_stride: Option<u32>,
 ) -> Result<Vec<u32>, ModelError> {
-    let candidates = candidates(facts, shape, max_stride);
+    let candidates = candidates(facts, shape.parts, max_stride);
     let fixed = if family == Family::YoloV8 { shape.third } else { shape.second };
     let found = match fixed {
         Some(n) => candidates.iter().find(|s| rows(family, size, s) == n),

@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ChannelOrder, Family};
+use super::{Anchor, ChannelOrder, Family};
 use crate::types::Padding;
 
 /// Name of the manifest in a model's folder.
@@ -32,9 +32,21 @@ pub struct Manifest {
     /// Strides of the detection heads, ascending.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strides: Option<Vec<u32>>,
+    /// Per raw head, finest first, its anchors as [width, height] in input pixels (`family: yolov5_heads`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anchors: Option<Vec<Vec<Anchor>>>,
+    /// Names of the outputs to read, where the file has others that look alike; for `yolonas` boxes first, then scores.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outputs: Option<Vec<String>>,
     /// Class names, by `class_id`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<Vec<String>>,
+    /// Data of tensors may lie in other files of this folder. They are taken in before a runtime sees the model.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_external_data: bool,
+    /// Operator domains besides ONNX' own that the model may use, for example `com.microsoft`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_domains: Option<Vec<String>>,
     /// SPDX expression of the weights' licence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub license: Option<String>,
@@ -102,6 +114,14 @@ impl Manifest {
                 ));
             }
         }
+        if let Some(heads) = &self.anchors {
+            let sound = |side: &f32| side.is_finite() && *side > 0.0;
+            if heads.is_empty() || heads.iter().any(Vec::is_empty) || !heads.iter().flatten().flatten().all(sound) {
+                return Err("anchors: give one list per head, finest first, of [width, height] in input pixels, for \
+                            example [[[10, 13], [16, 30], [33, 23]], …]"
+                    .into());
+            }
+        }
         Ok(())
     }
 }
@@ -149,6 +169,9 @@ mod tests {
             ("file: a.onnx\nsha256: abc\n", "64"),
             ("file: a.onnx\nstrides: [32, 8]\n", "ascending"),
             ("file: a.onnx\ninput: {scale: 0}\n", "scale"),
+            ("file: a.onnx\nanchors: [[[10, -13]]]\n", "anchors"),
+            ("file: a.onnx\nanchors: [[]]\n", "anchors"),
+            ("file: a.onnx\nanchors: [[[1, 2, 3]]]\n", ""),
             ("file: [a\n", ""),
             ("", ""),
         ] {

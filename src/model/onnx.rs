@@ -1,13 +1,12 @@
 //! Reads what an ONNX file says about itself, straight from the protobuf bytes.
 //!
-//! The reader borrows from the file, skips weights without touching them, and takes any bytes without a panic: a model
-//! file is foreign input, and both runtimes would follow its references to other files. So it looks everywhere where
-//! a tensor may hide (initializers, sparse ones, attributes, subgraphs, functions, training graphs).
+//! The reader borrows from the file, skips weights without touching them, and takes any bytes without a panic. What a
+//! file must not hold is the matter of `gate`.
 //!
 //! Field numbers are those of `onnx.proto3`, which ONNX promises never to reuse.
 
-/// Graphs inside of graphs (`If`, `Loop`): real exports stay below five.
-const MAX_DEPTH: u32 = 16;
+use super::protobuf::{Fields, Slice, Value};
+
 /// Inputs, outputs, metadata entries and operator sets: real exports stay below a hundred.
 const MAX_ENTRIES: usize = 4096;
 
@@ -118,8 +117,6 @@ pub struct OnnxInfo {
     pub outputs: Vec<Port>,
     /// `metadata_props`, in order.
     pub metadata: Vec<(String, String)>,
-    /// The first tensor whose data lies in another file.
-    pub external: Option<String>,
     /// For each output that a `Concat` node makes: how many parts it joins, else 0. Detection heads join one part per
     /// stride, which tells 16/32/64 from 8/16/32/64 when the shape is dynamic.
     pub concat_parts: Vec<usize>,
@@ -136,7 +133,6 @@ impl OnnxInfo {
 pub fn read(bytes: &[u8]) -> Result<OnnxInfo, OnnxError> {
     let mut info = OnnxInfo::default();
     let mut graph = None;
-    let mut external = External(None);
     let mut model = Fields::new(bytes, 0);
     while let Some((field, value)) = model.next()? {
         match (field, value) {
@@ -145,10 +141,6 @@ pub fn read(bytes: &[u8]) -> Result<OnnxInfo, OnnxError> {
             (7, Value::Bytes(body)) => graph = Some(body),
             (8, Value::Bytes(body)) => push(&mut info.opsets, opset(body)?, "operator sets")?,
             (14, Value::Bytes(body)) => push(&mut info.metadata, entry(body)?, "metadata entries")?,
-            // TrainingInfoProto {initialization = 1, algorithm = 2}: graphs too.
-            (20, Value::Bytes(body)) => external.in_parts(body, &[1, 2], External::in_graph, 1)?,
-            // FunctionProto {node = 7}
-            (25, Value::Bytes(body)) => external.in_parts(body, &[7], External::in_node, 1)?,
             _ => {}
         }
     }
@@ -158,8 +150,6 @@ pub fn read(bytes: &[u8]) -> Result<OnnxInfo, OnnxError> {
         return Err(OnnxError::Missing("IR version"));
     }
     read_ports(graph, &mut info)?;
-    external.in_graph(graph, 0)?;
-    info.external = external.0;
     Ok(info)
 }
 
@@ -186,7 +176,7 @@ fn opset(body: Slice<'_>) -> Result<(String, u64), OnnxError> {
 }
 
 /// StringStringEntryProto {key = 1, value = 2}
-fn entry(body: Slice<'_>) -> Result<(String, String), OnnxError> {
+pub(super) fn entry(body: Slice<'_>) -> Result<(String, String), OnnxError> {
     let (mut key, mut text) = (String::new(), String::new());
     let mut fields = body.fields();
     while let Some((field, value)) = fields.next()? {
@@ -328,177 +318,13 @@ fn dim(body: Slice<'_>) -> Result<Dim, OnnxError> {
     Ok(dim)
 }
 
-/// The search for tensors whose data lies in another file.
-struct External(Option<String>);
-
-type Visit = fn(&mut External, Slice<'_>, u32) -> Result<(), OnnxError>;
-
-impl External {
-    /// Visits each field of `body` that `wanted` lists.
-    fn in_parts(&mut self, body: Slice<'_>, wanted: &[u32], visit: Visit, depth: u32) -> Result<(), OnnxError> {
-        let mut fields = body.fields();
-        while let Some((field, value)) = fields.next()? {
-            if let Value::Bytes(part) = value
-                && wanted.contains(&field)
-            {
-                visit(self, part, depth)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn in_graph(&mut self, graph: Slice<'_>, depth: u32) -> Result<(), OnnxError> {
-        if depth >= MAX_DEPTH {
-            return Err(OnnxError::Limit { what: "levels of nested graphs", limit: MAX_DEPTH as usize });
-        }
-        let mut fields = graph.fields();
-        while let Some((field, value)) = fields.next()? {
-            match (field, value) {
-                (1, Value::Bytes(node)) => self.in_node(node, depth)?,
-                (5, Value::Bytes(tensor)) => self.in_tensor(tensor, depth)?,
-                (15, Value::Bytes(sparse)) => self.in_sparse(sparse, depth)?,
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// NodeProto {attribute = 5}
-    fn in_node(&mut self, node: Slice<'_>, depth: u32) -> Result<(), OnnxError> {
-        self.in_parts(node, &[5], Self::in_attribute, depth)
-    }
-
-    /// AttributeProto {t = 5, g = 6, tensors = 10, graphs = 11, sparse_tensor = 22, sparse_tensors = 23}
-    fn in_attribute(&mut self, attribute: Slice<'_>, depth: u32) -> Result<(), OnnxError> {
-        let mut fields = attribute.fields();
-        while let Some((field, value)) = fields.next()? {
-            match (field, value) {
-                (5 | 10, Value::Bytes(tensor)) => self.in_tensor(tensor, depth)?,
-                (6 | 11, Value::Bytes(graph)) => self.in_graph(graph, depth + 1)?,
-                (22 | 23, Value::Bytes(sparse)) => self.in_sparse(sparse, depth)?,
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// SparseTensorProto {values = 1, indices = 2}
-    fn in_sparse(&mut self, sparse: Slice<'_>, depth: u32) -> Result<(), OnnxError> {
-        self.in_parts(sparse, &[1, 2], Self::in_tensor, depth)
-    }
-
-    /// TensorProto {name = 8, external_data = 13, data_location = 14}
-    fn in_tensor(&mut self, tensor: Slice<'_>, _depth: u32) -> Result<(), OnnxError> {
-        let (mut name, mut external) = (None, false);
-        let mut fields = tensor.fields();
-        while let Some((field, value)) = fields.next()? {
-            match (field, value) {
-                (8, Value::Bytes(b)) => name = Some(b),
-                (13, _) => external = true,
-                (14, Value::Varint(location)) => external |= location != 0,
-                _ => {}
-            }
-        }
-        if external && self.0.is_none() {
-            self.0 = Some(name.map_or_else(String::new, |n| n.text()));
-        }
-        Ok(())
-    }
-}
-
-/// Bytes of the file, and where they begin, for messages.
-#[derive(Clone, Copy)]
-struct Slice<'a> {
-    data: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Slice<'a> {
-    fn fields(self) -> Fields<'a> {
-        Fields::new(self.data, self.at)
-    }
-
-    /// Names are UTF-8 by the standard; what is not is shown with replacement characters, never refused.
-    fn text(self) -> String {
-        String::from_utf8_lossy(self.data).into_owned()
-    }
-}
-
-enum Value<'a> {
-    Varint(u64),
-    Fixed,
-    Bytes(Slice<'a>),
-}
-
-/// Walks the fields of one message.
-struct Fields<'a> {
-    rest: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Fields<'a> {
-    fn new(data: &'a [u8], at: usize) -> Self {
-        Self { rest: data, at }
-    }
-
-    fn damaged(&self, what: &'static str) -> OnnxError {
-        OnnxError::Damaged { at: self.at, what }
-    }
-
-    fn take(&mut self, n: usize) -> Result<Slice<'a>, OnnxError> {
-        let Some((head, tail)) = self.rest.split_at_checked(n) else {
-            return Err(self.damaged("a field runs past the end"));
-        };
-        let slice = Slice { data: head, at: self.at };
-        self.rest = tail;
-        self.at += n;
-        Ok(slice)
-    }
-
-    fn varint(&mut self) -> Result<u64, OnnxError> {
-        let mut value = 0_u64;
-        for shift in (0..70).step_by(7) {
-            let byte = u64::from(*self.take(1)?.data.first().unwrap_or(&0));
-            // The tenth byte holds one bit only; what does not fit is cut, as protobuf's own readers do.
-            value |= (byte & 0x7f).checked_shl(shift).unwrap_or(0);
-            if byte < 0x80 {
-                return Ok(value);
-            }
-        }
-        Err(self.damaged("a number is longer than ten bytes"))
-    }
-
-    fn next(&mut self) -> Result<Option<(u32, Value<'a>)>, OnnxError> {
-        if self.rest.is_empty() {
-            return Ok(None);
-        }
-        let key = self.varint()?;
-        let field = u32::try_from(key >> 3).ok().filter(|f| (1..1 << 29).contains(f));
-        let Some(field) = field else { return Err(self.damaged("a field has no valid number")) };
-        let value = match key & 7 {
-            0 => Value::Varint(self.varint()?),
-            1 => self.take(8).map(|_| Value::Fixed)?,
-            2 => {
-                let length = self.varint()?;
-                let Ok(length) = usize::try_from(length) else {
-                    return Err(self.damaged("a field runs past the end"));
-                };
-                Value::Bytes(self.take(length)?)
-            }
-            5 => self.take(4).map(|_| Value::Fixed)?,
-            _ => return Err(self.damaged("a field has a type that ONNX never uses")),
-        };
-        Ok(Some((field, value)))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
     use proptest::prelude::*;
 
-    use super::super::testing::{Tiny, bytes_field, varint_field};
+    use super::super::testing::Tiny;
     use super::*;
 
     #[test]
@@ -516,43 +342,6 @@ mod tests {
         assert_eq!(info.outputs[0].to_string(), "output0: float32 [1, 25200, 85]");
         assert_eq!(info.meta("stride"), Some("32"));
         assert_eq!(info.meta("names"), Some("{0: 'a'}"));
-        assert_eq!(info.external, None);
-    }
-
-    #[test]
-    fn external_data_is_found_wherever_it_hides() {
-        // TensorProto {name = 8, external_data = 13 {key = 1}, data_location = 14}
-        let tensor = [bytes_field(8, b"w"), varint_field(14, 1)].concat();
-        let listed = [bytes_field(8, b"w"), bytes_field(13, &bytes_field(1, b"location"))].concat();
-        let attribute = |field: u32, body: &[u8]| bytes_field(1, &bytes_field(5, &bytes_field(field, body)));
-        let graph_with = |part: Vec<u8>| Tiny::new(&["1", "3", "8", "8"], &[&["1", "1", "6"]]).extra_graph(part);
-        let inner = bytes_field(5, &tensor);
-        for (place, part) in [
-            ("initializer", bytes_field(5, &tensor)),
-            ("initializer with entries only", bytes_field(5, &listed)),
-            ("sparse initializer", bytes_field(15, &bytes_field(2, &tensor))),
-            ("attribute", attribute(5, &tensor)),
-            ("attribute list", attribute(10, &tensor)),
-            ("subgraph", attribute(6, &inner)),
-            ("nested subgraph", attribute(11, &attribute(6, &inner))),
-            ("sparse attribute", attribute(22, &bytes_field(1, &tensor))),
-        ] {
-            let info = read(&graph_with(part).bytes()).unwrap();
-            assert_eq!(info.external.as_deref(), Some("w"), "{place}");
-        }
-        let function = bytes_field(25, &bytes_field(7, &bytes_field(5, &bytes_field(5, &tensor))));
-        let bytes = Tiny::new(&["1", "3", "8", "8"], &[&["1", "1", "6"]]).bytes();
-        assert_eq!(read(&[bytes, function].concat()).unwrap().external.as_deref(), Some("w"), "function");
-    }
-
-    #[test]
-    fn deep_nesting_is_refused_not_followed() {
-        let mut graph = Vec::new();
-        for _ in 0..1000 {
-            graph = bytes_field(1, &bytes_field(5, &bytes_field(6, &graph)));
-        }
-        let bytes = Tiny::new(&["1", "3", "8", "8"], &[&["1", "1", "6"]]).extra_graph(graph).bytes();
-        assert!(matches!(read(&bytes), Err(OnnxError::Limit { .. })));
     }
 
     #[test]

@@ -5,57 +5,16 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::error::ModelError;
+use super::file::{self, hex};
+use super::gate::{self, GateError, Policy};
 use super::layout::{self, Facts};
 use super::manifest::{MANIFEST, Manifest};
-use super::onnx;
 use super::tensors::{InputSpec, OutputSpec};
+use super::{external, onnx};
 use crate::types::{ModelId, Size};
-
-/// One model file is at most this long: it is read into memory, and an edge box has few GiB.
-const MAX_FILE: u64 = 1 << 30;
-
-/// Layout of the detector's output. `b` is the batch (1), `nc` the number of classes, `N` the number of rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Family {
-    /// `[b, N, 5 + nc]`: cx, cy, w, h in input pixels, objectness, class scores; all decoded. N = Σ 3·(H/s)·(W/s).
-    YoloV5,
-    /// `[b, 4 + nc, N]`: cx, cy, w, h in input pixels, class scores; N = Σ (H/s)·(W/s).
-    YoloV8,
-    /// `[b, N, 5 + nc]`: undecoded grid offsets, objectness, class scores; N = Σ (H/s)·(W/s).
-    YoloX,
-}
-
-impl Family {
-    /// Rows per cell of a detection head's grid.
-    pub const fn anchors(self) -> u64 {
-        match self {
-            Self::YoloV5 => 3,
-            Self::YoloV8 | Self::YoloX => 1,
-        }
-    }
-
-    /// The word in manifests.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::YoloV5 => "yolov5",
-            Self::YoloV8 => "yolov8",
-            Self::YoloX => "yolox",
-        }
-    }
-
-    /// Shape of the output with a batch of one.
-    pub const fn shape(self, rows: usize, classes: usize) -> [usize; 3] {
-        match self {
-            Self::YoloV5 | Self::YoloX => [1, rows, 5 + classes],
-            Self::YoloV8 => [1, 4 + classes, rows],
-        }
-    }
-}
 
 /// A model that was opened and understood.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,10 +27,12 @@ pub struct ModelSpec {
     pub input: InputSpec,
     /// The output.
     pub output: OutputSpec,
-    /// Strides of the detection heads, ascending.
+    /// Strides of the detection heads, ascending; empty for families whose rows are no cells of a grid.
     pub strides: Vec<u32>,
     /// Some axis of the input is symbolic: backends fix it to `[1, 3, h, w]` when they load the model.
     pub dynamic: bool,
+    /// SHA-256 of what a runtime gets: that of the file, unless data of other files belong to it.
+    pub content_sha256: String,
     /// The manifest, if there is one.
     pub manifest: Option<Manifest>,
 }
@@ -83,17 +44,16 @@ impl ModelSpec {
     /// height and width are dynamic; else it must be what the file says.
     pub fn open(path: &Path, input_size: Option<Size>) -> Result<Self, ModelError> {
         let Located { file, manifest } = locate(path)?;
-        let bytes = read(&file)?;
+        let bytes = file::read(&file)?;
         let sha256 = hex(&Sha256::digest(&bytes));
         if let Some((manifest_path, Manifest { sha256: Some(expected), .. })) = &manifest {
             same_sha256(&file, &sha256, expected, &manifest_path.display().to_string())?;
         }
         let shown = || file.display().to_string();
+        let (bytes, external) = gated(&file, bytes, manifest.as_ref().map(|(_, m)| m))?;
+        let content_sha256 = if external { hex(&Sha256::digest(&bytes)) } else { sha256.clone() };
         let info = onnx::read(&bytes).map_err(|reason| ModelError::NotOnnx { path: shown(), reason })?;
         drop(bytes);
-        if let Some(tensor) = info.external {
-            return Err(ModelError::ExternalData { path: shown(), tensor });
-        }
         let (manifest_path, manifest) = manifest.map_or((None, None), |(p, m)| (Some(p), Some(m)));
         let facts = Facts {
             path: shown(),
@@ -112,8 +72,30 @@ impl ModelSpec {
             output: found.output,
             strides: found.strides,
             dynamic: found.dynamic,
+            content_sha256,
             manifest,
         })
+    }
+
+    /// What a runtime gets: the file's bytes once more, with the data of other files in them, proven to be those that
+    /// [`Self::open`] has seen. No runtime opens a file itself, so what it loads has passed the gate.
+    ///
+    /// # Errors
+    /// Those of reading, and [`ModelError::Sha256`] when the file has changed since.
+    pub fn bytes(&self) -> Result<Vec<u8>, ModelError> {
+        let bytes = file::read(&self.path)?;
+        let known = || "what was opened at the start".to_owned();
+        let (bytes, _) = match self.content_sha256 == self.id.sha256 {
+            true => (bytes, false),
+            false => gated(&self.path, bytes, self.manifest.as_ref())?,
+        };
+        same_sha256(&self.path, &hex(&Sha256::digest(&bytes)), &self.content_sha256, &known())?;
+        Ok(bytes)
+    }
+
+    /// The limit of overlap that NMS has to keep for this model: `iou`, or none for families whose boxes compete already.
+    pub fn nms_iou(&self, iou: f32) -> f32 {
+        if self.output.family.wants_nms() { iou } else { f32::INFINITY }
     }
 
     /// Compares the file's SHA-256 with what the configuration expects.
@@ -158,6 +140,27 @@ impl ModelSpec {
             None => format!("; it knows no names, use class0 … class{}", self.output.classes.saturating_sub(1)),
         }
     }
+}
+
+/// Passes `bytes` through the gate and takes the data of other files in. Whether there were any.
+fn gated(path: &Path, bytes: Vec<u8>, manifest: Option<&Manifest>) -> Result<(Vec<u8>, bool), ModelError> {
+    let refused = |error: GateError| match error {
+        GateError::Onnx(reason) => ModelError::NotOnnx { path: path.display().to_string(), reason },
+        reason => ModelError::Gate { path: path.display().to_string(), reason },
+    };
+    let policy = Policy {
+        external_data: manifest.is_some_and(|m| m.allow_external_data),
+        domains: manifest.and_then(|m| m.allow_domains.as_deref()).unwrap_or_default(),
+    };
+    if gate::inspect(&bytes, policy).map_err(refused)? == 0 {
+        return Ok((bytes, false));
+    }
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let whole = external::inline(&bytes, folder).map_err(refused)?;
+    drop(bytes);
+    // What came in has to pass as well: its lengths are now those of the shapes.
+    gate::inspect(&whole, Policy { external_data: false, ..policy }).map_err(refused)?;
+    Ok((whole, true))
 }
 
 struct Located {
@@ -219,39 +222,6 @@ fn read_manifest(path: &Path) -> Result<Manifest, ModelError> {
         })
         .map_err(|source| ModelError::Read { path: shown(), source })?;
     Manifest::parse(&text).map_err(|message| ModelError::Manifest { path: shown(), message })
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, ModelError> {
-    let failed = |source| ModelError::Read { path: path.display().to_string(), source };
-    let file = fs::File::open(path).map_err(failed)?;
-    let meta = file.metadata().map_err(failed)?;
-    let too_large = |bytes| ModelError::TooLarge { path: path.display().to_string(), bytes };
-    if !meta.is_file() {
-        return Err(failed(std::io::Error::other("it is not a regular file")));
-    }
-    if meta.len() > MAX_FILE {
-        return Err(too_large(meta.len()));
-    }
-    let mut bytes = Vec::with_capacity(meta.len() as usize);
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(failed)?;
-    match bytes.len() as u64 {
-        0 => Err(ModelError::Empty(path.to_owned())),
-        n if n > MAX_FILE => Err(too_large(n)),
-        _ => Ok(bytes),
-    }
-}
-
-/// SHA-256 of a file, lower-case hex, without holding it in memory.
-pub fn file_sha256(path: &Path) -> Result<String, ModelError> {
-    let failed = |source| ModelError::Read { path: path.display().to_string(), source };
-    let mut file = fs::File::open(path).map_err(failed)?;
-    let mut hash = Sha256::new();
-    std::io::copy(&mut file, &mut hash).map_err(failed)?;
-    Ok(hex(&hash.finalize()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn same_sha256(path: &Path, actual: &str, expected: &str, said_by: &str) -> Result<(), ModelError> {

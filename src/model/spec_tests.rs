@@ -211,10 +211,10 @@ fn unknown_layouts_say_what_was_seen_and_what_to_set() {
     bad(&outputs(&["1", "777", "85"]), "", &["[1, 777, 85]", "640x640", "stride 32", "family", "model.yaml"]);
     bad(&outputs(&["1", "777", "85"]), "family: yolov5\n", &["777 rows", "[8, 16, 32] gives 25200"]);
     bad(&outputs(&["1", "777", "85"]), "family: yolov5\nstrides: [8, 32]\n", &["[8, 32] gives 20400"]);
-    bad(&outputs(&["1", "3", "80", "80", "85"]), "", &["raw detection heads", "[1, 3, 80, 80, 85]"]);
+    bad(&outputs(&["1", "3", "79", "79", "85"]), "", &["no stride", "[1, 3, 79, 79, 85]"]);
     bad(&outputs(&["1", "85", "22", "22"]), "", &["rank 3", "[1, 85, 22, 22]"]);
     bad(&outputs(&["1", "1000"]), "", &["rank 3"]);
-    bad(&outputs(&["1", "300", "6"]), "", &["NMS inside"]);
+    bad(&outputs(&["1", "300", "6"]), "", &["family: end_to_end", "family: rtdetr", "labels"]);
     bad(&Tiny::new(SQUARE, &[]), "", &["no output of rank 3"]);
     bad(&outputs(&["1", "25200", "85"]).elem(7), "", &["int64"]);
     bad(&two(SQUARE, &["1", "116", "8400"]).meta("task", "segment"), "", &["segment", "detect"]);
@@ -233,11 +233,11 @@ fn wrong_class_counts_name_both_sides() {
 #[test]
 fn wrong_inputs() {
     let output: &[&str] = &["1", "25200", "7"];
-    bad(&two(&["1", "640", "640", "3"], output), "", &["[1, 640, 640, 3]", "channels last"]);
+    bad(&two(&["1", "640", "640", "4"], output), "", &["[1, 640, 640, 4]", "[1, height, width, 3]"]);
     bad(&two(&["1", "1", "640", "640"], output), "", &["3 channels"]);
     bad(&two(&["1", "3", "640"], output), "", &["rank", "[1, 3, height, width]"]);
     bad(&two(&["4", "3", "640", "640"], &["4", "25200", "7"]), "", &["batch is fixed at 4"]);
-    bad(&two(SQUARE, output).elem(2), "", &["uint8"]);
+    bad(&two(SQUARE, output).elem(3), "", &["int8"]);
     let second = bytes_field(11, &bytes_field(1, b"shape"));
     bad(&two(SQUARE, output).extra_graph(second), "", &["one input", "2", "shape"]);
     says(open(&two(SQUARE, output), "", Some(Size::new(320, 320))), &["input_size", "320", "fixes it at 640"]);

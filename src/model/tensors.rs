@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Family;
+use super::{Anchor, Family};
 use crate::types::{Padding, Size};
 
 /// Most output tensors that a family's decoder reads.
@@ -80,6 +80,8 @@ pub struct InputSpec {
     pub padding: Padding,
     /// Grey level of the border, 0 … 255, before the division.
     pub pad_value: u8,
+    /// A second input `[1, 2]` of int64, which takes width and height of the first one ([`Family::DetrBoxes`]).
+    pub size_input: Option<String>,
 }
 
 impl InputSpec {
@@ -122,7 +124,7 @@ impl TensorSpec {
 }
 
 /// What comes out.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct OutputSpec {
     /// The layout.
     pub family: Family,
@@ -132,6 +134,8 @@ pub struct OutputSpec {
     pub classes: usize,
     /// What the decoder reads, in its order; [`MAX_OUTPUTS`] at most. There may be other outputs in the file.
     pub tensors: Vec<TensorSpec>,
+    /// Per head its anchors, for [`Family::YoloV5Heads`]; else empty.
+    pub anchors: Vec<Vec<Anchor>>,
 }
 
 impl OutputSpec {
@@ -139,7 +143,7 @@ impl OutputSpec {
     pub fn single(name: &str, family: Family, rows: usize, classes: usize) -> Self {
         let shape = family.shape(rows, classes).to_vec();
         let tensors = vec![TensorSpec { name: name.to_owned(), shape, elem: Elem::Float32 }];
-        Self { family, rows, classes, tensors }
+        Self { family, rows, classes, tensors, anchors: Vec::new() }
     }
 
     /// How many numbers all tensors hold together.

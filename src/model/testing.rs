@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
+use super::protobuf::{put_bytes, put_number};
 use super::{ChannelOrder, Elem, Family, InputSpec, ModelSpec, OutputSpec};
 use crate::types::{ModelId, Padding, Size};
 
 /// A model that is known without a file.
 pub(crate) fn spec(family: Family, size: Size, strides: &[u32], classes: usize) -> ModelSpec {
     let cells: u32 = strides.iter().map(|s| (size.w / s) * (size.h / s)).sum();
-    let rows = family.anchors() as usize * cells as usize;
+    let rows = match family.anchors() {
+        0 => 300,
+        anchors => anchors as usize * cells as usize,
+    };
     ModelSpec {
         id: Arc::new(ModelId { name: "test".into(), sha256: String::new(), labels: Vec::new() }),
         path: "test.onnx".into(),
@@ -21,37 +25,27 @@ pub(crate) fn spec(family: Family, size: Size, strides: &[u32], classes: usize) 
             scale: 255.0,
             padding: Padding::Centered,
             pad_value: 114,
+            size_input: None,
         },
         output: OutputSpec::single("output0", family, rows, classes),
         strides: strides.to_vec(),
         dynamic: false,
+        content_sha256: String::new(),
         manifest: None,
     }
-}
-
-/// A protobuf number.
-fn varint(mut n: u64, out: &mut Vec<u8>) {
-    while n >= 0x80 {
-        out.push((n as u8 & 0x7f) | 0x80);
-        n >>= 7;
-    }
-    out.push(n as u8);
 }
 
 /// A field that holds a number.
 pub(crate) fn varint_field(field: u32, n: u64) -> Vec<u8> {
     let mut out = Vec::new();
-    varint(u64::from(field) << 3, &mut out);
-    varint(n, &mut out);
+    put_number(field, n, &mut out);
     out
 }
 
 /// A field that holds bytes or a message.
 pub(crate) fn bytes_field(field: u32, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    varint(u64::from(field) << 3 | 2, &mut out);
-    varint(body.len() as u64, &mut out);
-    out.extend_from_slice(body);
+    put_bytes(field, body, &mut out);
     out
 }
 
@@ -59,6 +53,7 @@ pub(crate) fn bytes_field(field: u32, body: &[u8]) -> Vec<u8> {
 pub(crate) struct Tiny {
     input: Vec<String>,
     outputs: Vec<Vec<String>>,
+    named: Vec<u8>,
     elem: u64,
     meta: Vec<(String, String)>,
     graph: Vec<u8>,
@@ -71,6 +66,7 @@ impl Tiny {
         Self {
             input: own(input),
             outputs: outputs.iter().map(|o| own(o)).collect(),
+            named: Vec::new(),
             elem: 1,
             meta: Vec::new(),
             graph: Vec::new(),
@@ -99,6 +95,20 @@ impl Tiny {
         self
     }
 
+    /// Adds an output with a name and a type of its own.
+    pub(crate) fn output(mut self, name: &str, elem: u64, dims: &[&str]) -> Self {
+        let dims: Vec<String> = dims.iter().map(|d| (*d).to_owned()).collect();
+        self.named.extend(bytes_field(12, &port(name, elem, &dims)));
+        self
+    }
+
+    /// Adds a second input.
+    pub(crate) fn input(mut self, name: &str, elem: u64, dims: &[&str]) -> Self {
+        let dims: Vec<String> = dims.iter().map(|d| (*d).to_owned()).collect();
+        self.named.extend(bytes_field(11, &port(name, elem, &dims)));
+        self
+    }
+
     /// Adds raw fields to the graph.
     pub(crate) fn extra_graph(mut self, part: Vec<u8>) -> Self {
         self.graph.extend(part);
@@ -121,6 +131,7 @@ impl Tiny {
         for (n, dims) in self.outputs.iter().enumerate() {
             graph.extend(bytes_field(12, &port(&format!("output{n}"), self.elem, dims)));
         }
+        graph.extend(&self.named);
         let mut model = varint_field(1, 8);
         model.extend(bytes_field(2, b"tests"));
         model.extend(bytes_field(7, &graph));

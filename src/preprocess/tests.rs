@@ -112,6 +112,7 @@ fn input(size: Size, order: ChannelOrder, scale: f32, padding: Padding) -> Input
         scale,
         padding,
         pad_value: 114,
+        size_input: None,
     }
 }
 

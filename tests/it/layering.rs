@@ -43,7 +43,7 @@ const PURE: [&str; 5] = ["types", "model", "preprocess", "annotate", "eval"];
 const IMPURE: [&str; 6] = ["std::thread", "std::net", "Instant::now", "SystemTime::now", "gstreamer", "std::process"];
 
 /// Files are read in these places of the model room only: where a model is looked for and opened.
-const OPENS_FILES: [&str; 2] = ["model/spec.rs", "model/places.rs"];
+const OPENS_FILES: [&str; 4] = ["model/spec.rs", "model/file.rs", "model/external.rs", "model/places.rs"];
 
 /// `tests.rs`, `testing.rs`, `matcher_tests.rs`, `tests/….rs`.
 fn is_test_file(path: &Path) -> bool {

@@ -11,6 +11,7 @@ mod doctor;
 mod e2e;
 mod engine_build;
 mod eval;
+mod families;
 mod layering;
 mod models;
 mod mqtt;

@@ -8,7 +8,7 @@ use std::process::Command;
 use image::ImageDecoder;
 use ocelli::config::BackendChoice;
 use ocelli::infer::{Session, load};
-use ocelli::model::{DecodeParams, ModelSpec, Nms, decode};
+use ocelli::model::{DecodeParams, Family, ModelSpec, Nms, decode};
 use ocelli::preprocess::Preprocessor;
 use ocelli::types::{Detection, ImageView, PixelBox, Plane, Size};
 use serde_json::Value;
@@ -80,7 +80,7 @@ impl Detector {
         let (mut candidates, mut detections) = (Vec::new(), Vec::new());
         let spec = &self.spec;
         self.session.run(&tensor, &mut |outputs| decode(spec, outputs, &params, &mut candidates)).unwrap();
-        self.nms.run(&mut candidates, IOU, 300, &letterbox, &mut detections);
+        self.nms.run(&mut candidates, spec.nms_iou(IOU), 300, &letterbox, &mut detections);
         detections
     }
 }
@@ -236,6 +236,58 @@ fn yolov8_on_tract() {
 fn yolov8_on_onnx_runtime() {
     let Some(model) = test_data("families/yolov8n_coco_640.onnx") else { return };
     single(onnx_runtime(), &model, "yolov8n_coco.json", "dets", &STRICT);
+}
+
+/// The reference's own boxes from what it would put into its last layer.
+#[test]
+fn raw_heads_on_tract() {
+    let Some(model) = test_data("families/yolov5n_coco_640_raw_heads.onnx") else { return };
+    single(tract(), &model, "yolov5n_coco.json", "runs", &STRICT);
+}
+
+#[test]
+fn raw_heads_on_onnx_runtime() {
+    let Some(model) = test_data("families/yolov5n_coco_640_raw_heads.onnx") else { return };
+    single(onnx_runtime(), &model, "yolov5n_coco.json", "runs", &STRICT);
+}
+
+/// An end-to-end model of random weights: its rows are what it chose, all of them become boxes, and none twice.
+fn end_to_end(backend: Option<Backend>) {
+    let (Some(backend), Some(model), Some(picture)) =
+        (backend, test_data("families/yolov10n_random_640.onnx"), test_data("images/bus.jpg"))
+    else {
+        return;
+    };
+    let mut detector = Detector::open(&model, None, backend);
+    assert_eq!(detector.spec.output.family, Family::EndToEnd);
+    let picture = Picture::open(&picture);
+    let mut tensor = vec![0.0; 3 * 640 * 640];
+    detector.preprocessor.run(&picture.view(), &mut tensor).unwrap();
+    let spec = &detector.spec;
+    let mut candidates = Vec::new();
+    let params = DecodeParams { threshold: 0.0, classes: None };
+    detector
+        .session
+        .run(&tensor, &mut |outputs| {
+            let rows = outputs[0].as_chunks::<6>().0;
+            assert_eq!(rows.len(), 300);
+            decode(spec, outputs, &params, &mut candidates);
+            let sound = rows.iter().filter(|row| row[4] > 0.0 && row[0] <= row[2] && row[1] <= row[3]);
+            let sound: Vec<(f32, f32)> = sound.map(|row| (row[0], row[4])).collect();
+            assert!(sound.len() > 100, "{} rows", sound.len());
+            assert_eq!(candidates.iter().map(|c| (c.bbox.x1, c.score)).collect::<Vec<_>>(), sound);
+        })
+        .unwrap();
+}
+
+#[test]
+fn end_to_end_on_tract() {
+    end_to_end(tract());
+}
+
+#[test]
+fn end_to_end_on_onnx_runtime() {
+    end_to_end(onnx_runtime());
 }
 
 /// YOLOX says nothing of itself: a manifest beside it does.

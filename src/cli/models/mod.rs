@@ -102,7 +102,7 @@ fn list(dir: Option<&Path>, json: bool) -> Result<String, Failure> {
         let all: Vec<serde_json::Value> = opened
             .map(|(folder, result)| match result {
                 Ok(spec) => describe(&spec, None),
-                Err(e) => serde_json::json!({"path": folder, "error": e.to_string()}),
+                Err(e) => serde_json::json!({"path": folder, "code": e.code(), "error": e.to_string()}),
             })
             .collect();
         return Ok(format!("{:#}\n", serde_json::Value::from(all)));
@@ -153,6 +153,7 @@ fn describe(spec: &ModelSpec, info: Option<&BackendInfo>) -> serde_json::Value {
         })).collect::<Vec<_>>(),
         "rows": spec.output.rows,
         "strides": spec.strides,
+        "anchors": spec.output.anchors,
         "classes": spec.output.classes,
         "labels": spec.id.labels,
         "license": manifest.and_then(|m| m.license.as_ref()),
@@ -165,6 +166,10 @@ fn describe(spec: &ModelSpec, info: Option<&BackendInfo>) -> serde_json::Value {
     page
 }
 
+fn manifest_has_anchors(spec: &ModelSpec) -> bool {
+    spec.manifest.as_ref().is_some_and(|m| m.anchors.is_some())
+}
+
 /// The same, for people.
 fn page(spec: &ModelSpec, info: Option<&BackendInfo>) -> String {
     let mut text = String::new();
@@ -173,7 +178,7 @@ fn page(spec: &ModelSpec, info: Option<&BackendInfo>) -> String {
     line("name", spec.id.name.clone());
     line("file", spec.path.display().to_string());
     line("sha256", spec.id.sha256.clone());
-    line("family", spec.output.family.as_str().into());
+    line("family", format!("{} ({})", spec.output.family.as_str(), spec.output.family.models()));
     let open = if spec.dynamic { ", dynamic in the file" } else { "" };
     line("input", format!("{} {} {:?}{open}", input.name, input.elem.as_str(), input.shape()));
     line(
@@ -187,7 +192,14 @@ fn page(spec: &ModelSpec, info: Option<&BackendInfo>) -> String {
     for tensor in &spec.output.tensors {
         line("output", format!("{} {} {:?}", tensor.name, tensor.elem.as_str(), tensor.shape));
     }
-    line("strides", format!("{:?}, {} rows", spec.strides, spec.output.rows));
+    match spec.strides.as_slice() {
+        [] => line("rows", spec.output.rows.to_string()),
+        strides => line("strides", format!("{strides:?}, {} rows", spec.output.rows)),
+    }
+    if !spec.output.anchors.is_empty() {
+        let own = manifest_has_anchors(spec);
+        line("anchors", format!("{:?}{}", spec.output.anchors, if own { "" } else { " (YOLOv5's usual ones)" }));
+    }
     line("classes", spec.output.classes.to_string());
     line("labels", if spec.id.labels.is_empty() { "(none)".into() } else { spec.id.labels.join(", ") });
     if let Some(Manifest { license, source, accuracy, .. }) = &spec.manifest {

@@ -1,0 +1,107 @@
+//! YOLOv5's raw heads: what its last layer does to them, and which anchors it takes when nobody says others.
+
+use super::decode::{best, push};
+use super::{Candidate, DecodeParams, ModelSpec};
+use crate::types::PixelBox;
+
+/// Width and height of one anchor in input pixels.
+pub type Anchor = [f32; 2];
+
+/// Anchors of YOLOv5 n … x at strides 8, 16, 32 (published with the models).
+const P5: [[Anchor; 3]; 3] = [
+    [[10.0, 13.0], [16.0, 30.0], [33.0, 23.0]],
+    [[30.0, 61.0], [62.0, 45.0], [59.0, 119.0]],
+    [[116.0, 90.0], [156.0, 198.0], [373.0, 326.0]],
+];
+
+/// Anchors of YOLOv5 n6 … x6 at strides 8, 16, 32, 64.
+const P6: [[Anchor; 3]; 4] = [
+    [[19.0, 27.0], [44.0, 40.0], [38.0, 94.0]],
+    [[96.0, 68.0], [86.0, 152.0], [180.0, 137.0]],
+    [[140.0, 301.0], [303.0, 264.0], [238.0, 542.0]],
+    [[436.0, 615.0], [739.0, 380.0], [925.0, 792.0]],
+];
+
+/// The anchors that YOLOv5 was published with, per head; `None` for other strides.
+pub(super) fn usual_anchors(strides: &[u32]) -> Option<Vec<Vec<Anchor>>> {
+    let own = |heads: &[[Anchor; 3]]| heads.iter().map(|head| head.to_vec()).collect();
+    match strides {
+        [8, 16, 32] => Some(own(&P5)),
+        [8, 16, 32, 64] => Some(own(&P6)),
+        _ => None,
+    }
+}
+
+/// One `[a, H/s, W/s, 5 + nc]` per stride, before the sigmoid.
+pub(super) fn heads(spec: &ModelSpec, outputs: &[&[f32]], params: &DecodeParams, out: &mut Vec<Candidate>) {
+    // Nearly all rows end at a comparison without an exponential; the slack keeps its rounding from deciding.
+    let surely_below = logit(params.threshold) - 1e-3;
+    for ((head, stride), anchors) in outputs.iter().zip(&spec.strides).zip(&spec.output.anchors) {
+        let (across, down) = ((spec.input.size.w / stride) as usize, (spec.input.size.h / stride) as usize);
+        let cells = across * down;
+        let stride = *stride as f32;
+        for (n, row) in head.chunks_exact(5 + spec.output.classes).enumerate() {
+            if let [x, y, w, h, objectness, scores @ ..] = row
+                && *objectness > surely_below
+                && let Some((class, score)) = best(scores)
+                && let Some([anchor_w, anchor_h]) = anchors.get(n / cells)
+            {
+                let objectness = sigmoid(*objectness);
+                let (column, line) = ((n % cells % across) as f32, (n % cells / across) as f32);
+                let centre = |v: f32, cell: f32| (sigmoid(v) * 2.0 - 0.5 + cell) * stride;
+                let side = |v: f32, anchor: f32| (sigmoid(v) * 2.0).powi(2) * anchor;
+                let bbox = PixelBox::from_cxcywh(
+                    centre(*x, column),
+                    centre(*y, line),
+                    side(*w, *anchor_w),
+                    side(*h, *anchor_h),
+                );
+                if objectness > params.threshold {
+                    push(params, class, objectness * sigmoid(score), bbox, out);
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn sigmoid(v: f32) -> f32 {
+    1.0 / (1.0 + (-v).exp())
+}
+
+/// What the sigmoid makes `p` of; not finite for 0 and 1.
+fn logit(p: f32) -> f32 {
+    (p / (1.0 - p)).ln()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::super::Family;
+    use super::super::testing::spec;
+    use super::*;
+    use crate::types::Size;
+
+    #[test]
+    fn a_cell_an_anchor_and_a_class() {
+        let mut model = spec(Family::YoloV5Heads, Size::new(64, 32), &[8, 16, 32], 2);
+        model.output.anchors = usual_anchors(&model.strides).unwrap();
+        let mut empty: Vec<Vec<f32>> = [8_usize, 16, 32].map(|s| vec![-9.0; 3 * (64 / s) * (32 / s) * 7]).into();
+        // Stride 16 has 4 × 2 cells: second anchor, line 1, column 3.
+        empty[1][(8 + 4 + 3) * 7..][..7].copy_from_slice(&[0.0, 0.0, 0.0, 0.0, 4.0, -1.0, 3.0]);
+        let mut out = Vec::new();
+        let mut run = |threshold: f32| {
+            let slices: Vec<&[f32]> = empty.iter().map(Vec::as_slice).collect();
+            heads(&model, &slices, &DecodeParams { threshold, classes: None }, &mut out);
+            std::mem::take(&mut out)
+        };
+        let found = run(0.25);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].class_id, 1);
+        assert!((found[0].score - sigmoid(4.0) * sigmoid(3.0)).abs() < 1e-6);
+        let expected = PixelBox::from_cxcywh(3.5 * 16.0, 1.5 * 16.0, 62.0, 45.0);
+        assert!(found[0].bbox.iou(&expected) > 0.9999, "{:?}", found[0].bbox);
+        assert_eq!(run(0.99).len(), 0);
+        assert!(usual_anchors(&[16, 32, 64]).is_none());
+    }
+}

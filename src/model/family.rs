@@ -1,0 +1,131 @@
+//! Model families: which numbers a detector puts out, and in which order.
+
+use serde::{Deserialize, Serialize};
+
+/// Layout of the detector's output. `b` is the batch (1), `nc` the number of classes, `N` the number of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Family {
+    /// `[b, N, 5 + nc]`: cx, cy, w, h in input pixels, objectness, class scores; all decoded. N = Σ 3·(H/s)·(W/s).
+    /// YOLOv5, v6 and v7.
+    #[serde(rename = "yolov5")]
+    YoloV5,
+    /// One `[b, a, H/s, W/s, 5 + nc]` per stride s, before the sigmoid; boxes follow from `a` anchors per cell.
+    /// YOLOv5 and v7 exported without their last layer.
+    #[serde(rename = "yolov5_heads")]
+    YoloV5Heads,
+    /// `[b, 4 + nc, N]`: cx, cy, w, h in input pixels, class scores; N = Σ (H/s)·(W/s). YOLOv8, v9, 11 and 12.
+    #[serde(rename = "yolov8")]
+    YoloV8,
+    /// `[b, N, 5 + nc]`: undecoded grid offsets, objectness, class scores; N = Σ (H/s)·(W/s).
+    #[serde(rename = "yolox")]
+    YoloX,
+    /// `[b, N, 4]`: x1, y1, x2, y2 in input pixels, and `[b, N, nc]`: class scores; N = Σ (H/s)·(W/s). YOLO-NAS.
+    #[serde(rename = "yolonas")]
+    YoloNas,
+    /// `[b, N, 6]`: x1, y1, x2, y2 in input pixels, score, class; no NMS needed. YOLOv10, YOLO26, and exports of
+    /// Ultralytics with NMS inside.
+    EndToEnd,
+    /// `[n, 7]`: image of the batch, x1, y1, x2, y2 in input pixels, class, score; n boxes, as many as NMS in the graph
+    /// has kept. YOLOv7's export with NMS inside.
+    NmsClassScore,
+    /// The same with the last two columns exchanged: YOLO-NAS' own export.
+    NmsScoreClass,
+    /// `[b, N, 4 + nc]`: cx, cy, w, h as parts of the input's sides (0 … 1), class scores; no NMS needed. RT-DETR as
+    /// Ultralytics exports it.
+    #[serde(rename = "rtdetr")]
+    RtDetr,
+    /// `[b, N, nc]`: classes before the sigmoid, and `[b, N, 4]`: cx, cy, w, h as parts of the input's sides; no NMS
+    /// needed. RT-DETR and D-FINE as transformers exports them (`logits`, `pred_boxes`).
+    DetrLogits,
+    /// `[b, N]`: classes, `[b, N, 4]`: x1, y1, x2, y2 in the pixels that a second input `[b, 2]` names, and `[b, N]`:
+    /// scores; no NMS needed. RT-DETR, D-FINE and DEIM as their own code exports them.
+    DetrBoxes,
+}
+
+impl Family {
+    /// Rows per cell of a detection head's grid; 0 for those whose rows are no cells.
+    pub const fn anchors(self) -> u64 {
+        match self {
+            Self::YoloV5 | Self::YoloV5Heads => 3,
+            Self::YoloV8 | Self::YoloX | Self::YoloNas => 1,
+            _ => 0,
+        }
+    }
+
+    /// Whether boxes may overlap that mean one thing, so that NMS has to follow.
+    pub const fn wants_nms(self) -> bool {
+        self.anchors() > 0
+    }
+
+    /// The word in manifests.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::YoloV5 => "yolov5",
+            Self::YoloV5Heads => "yolov5_heads",
+            Self::YoloV8 => "yolov8",
+            Self::YoloX => "yolox",
+            Self::YoloNas => "yolonas",
+            Self::EndToEnd => "end_to_end",
+            Self::NmsClassScore => "nms_class_score",
+            Self::NmsScoreClass => "nms_score_class",
+            Self::RtDetr => "rtdetr",
+            Self::DetrLogits => "detr_logits",
+            Self::DetrBoxes => "detr_boxes",
+        }
+    }
+
+    /// What models are meant, for people.
+    pub const fn models(self) -> &'static str {
+        match self {
+            Self::YoloV5 => "YOLOv5, v6 or v7, decoded",
+            Self::YoloV5Heads => "YOLOv5 or v7, raw heads",
+            Self::YoloV8 => "YOLOv8, v9, 11 or 12",
+            Self::YoloX => "YOLOX, undecoded",
+            Self::YoloNas => "YOLO-NAS",
+            Self::EndToEnd => "YOLOv10, YOLO26, or NMS inside",
+            Self::NmsClassScore => "NMS inside, class before score",
+            Self::NmsScoreClass => "NMS inside, score before class",
+            Self::RtDetr => "RT-DETR of Ultralytics",
+            Self::DetrLogits => "RT-DETR or D-FINE of transformers",
+            Self::DetrBoxes => "RT-DETR, D-FINE or DEIM with boxes in pixels",
+        }
+    }
+
+    /// Shape of the first output with a batch of one, for the families that have one output.
+    pub const fn shape(self, rows: usize, classes: usize) -> [usize; 3] {
+        match self {
+            Self::YoloV5 | Self::YoloX | Self::YoloV5Heads => [1, rows, 5 + classes],
+            Self::YoloV8 => [1, 4 + classes, rows],
+            Self::RtDetr => [1, rows, 4 + classes],
+            Self::EndToEnd => [1, rows, 6],
+            _ => [1, rows, 4],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_word_of_a_manifest_is_the_word_shown() {
+        use Family::*;
+        for family in [
+            YoloV5,
+            YoloV5Heads,
+            YoloV8,
+            YoloX,
+            YoloNas,
+            EndToEnd,
+            NmsClassScore,
+            NmsScoreClass,
+            RtDetr,
+            DetrLogits,
+            DetrBoxes,
+        ] {
+            assert_eq!(serde_json::to_value(family).unwrap(), family.as_str());
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! Outputs that are no single grid of boxes: recognised by their number, rank, type and names.
+
+use super::Family;
+use super::decode_heads::{Anchor, usual_anchors};
+use super::error::ModelError;
+use super::layout::{self, Facts, unknown};
+use super::onnx::Port;
+use super::tensors::{Elem, MAX_OUTPUTS, OutputSpec, TensorSpec};
+use crate::types::Size;
+
+/// Boxes of a family that does not say how many it has.
+const USUAL_ROWS: u64 = 300;
+/// Most rows of a family whose rows are no cells of a grid.
+const MAX_QUERIES: u64 = 1000;
+
+/// Outputs, and the strides where there is a grid.
+pub(super) struct Found {
+    pub(super) output: OutputSpec,
+    pub(super) strides: Vec<u32>,
+}
+
+/// The outputs that may be read: those that the manifest lists, in its order, else all.
+pub(super) fn ports<'a>(facts: &Facts<'a>) -> Result<Vec<&'a Port>, ModelError> {
+    let all = &facts.info.outputs;
+    let Some(names) = facts.manifest.and_then(|m| m.outputs.as_ref()) else { return Ok(all.iter().collect()) };
+    let find = |name: &String| {
+        let missing = || {
+            unknown(facts, format!("{} lists the output `{name}`, which the file does not have", facts.manifest_path))
+        };
+        all.iter().find(|port| port.name == *name).ok_or_else(missing)
+    };
+    names.iter().map(find).collect()
+}
+
+/// Recognises a family other than the single grids; `None`: it may be one of those.
+pub(super) fn find(
+    facts: &Facts<'_>,
+    size: Size,
+    labels: Option<&[String]>,
+    max_stride: Option<u32>,
+) -> Result<Option<Found>, ModelError> {
+    let ports = ports(facts)?;
+    let query = Query { facts, ports: &ports, size, labels, max_stride };
+    let family = match facts.manifest.and_then(|m| m.family) {
+        Some(Family::YoloV5 | Family::YoloV8 | Family::YoloX) => None,
+        Some(family) => Some(family),
+        None => query.family()?,
+    };
+    family.map(|family| query.found(family)).transpose()
+}
+
+struct Query<'a> {
+    facts: &'a Facts<'a>,
+    ports: &'a [&'a Port],
+    size: Size,
+    labels: Option<&'a [String]>,
+    max_stride: Option<u32>,
+}
+
+/// Axes of an output: fixed ones as numbers.
+fn axes(port: &Port) -> Vec<Option<u64>> {
+    port.dims.iter().flatten().map(super::onnx::Dim::fixed).collect()
+}
+
+fn rank(port: &Port) -> usize {
+    port.dims.as_ref().map_or(0, Vec::len)
+}
+
+fn last(port: &Port) -> Option<u64> {
+    axes(port).last().copied().flatten()
+}
+
+fn whole(port: &Port) -> bool {
+    matches!(port.elem, 6 | 7)
+}
+
+impl<'a> Query<'a> {
+    fn of_rank(&self, wanted: usize) -> Vec<&'a Port> {
+        self.ports.iter().copied().filter(|port| rank(port) == wanted).collect()
+    }
+
+    fn unknown(&self, reason: impl Into<String>) -> ModelError {
+        unknown(self.facts, reason)
+    }
+
+    /// `n` rows of `family` fit the strides that may be meant.
+    fn fits(&self, family: Family, n: u64) -> bool {
+        layout::candidates(self.facts, 0, self.max_stride).iter().any(|s| layout::rows(family, self.size, s) == n)
+    }
+
+    fn family(&self) -> Result<Option<Family>, ModelError> {
+        let (flat, boxes) = (self.of_rank(2), self.of_rank(3));
+        match (flat.as_slice(), boxes.as_slice()) {
+            (_, []) if !self.of_rank(5).is_empty() => Ok(Some(Family::YoloV5Heads)),
+            ([one], []) if last(one) == Some(7) => Err(self.unknown(
+                "its rows of seven numbers are boxes after NMS; write `family: nms_class_score` (YOLOv7's export: class, \
+                 then score) or `family: nms_score_class` (YOLO-NAS': score, then class) into a model.yaml beside it",
+            )),
+            ([a, b], [boxes]) if last(boxes) == Some(4) && (whole(a) != whole(b)) => Ok(Some(Family::DetrBoxes)),
+            ([], [a, b]) if last(a) == Some(4) || last(b) == Some(4) => self.pair(a, b).map(Some),
+            ([], [one]) => self.single(one),
+            _ => Ok(None),
+        }
+    }
+
+    /// Boxes and scores in two outputs.
+    fn pair(&self, a: &Port, b: &Port) -> Result<Family, ModelError> {
+        let named = |part: &str| [a, b].iter().any(|port| port.name.to_lowercase().contains(part));
+        let rows = axes(a).get(1).copied().flatten();
+        if rows.is_some_and(|n| self.fits(Family::YoloNas, n)) {
+            return Ok(Family::YoloNas);
+        }
+        if named("logits") && rows.is_none_or(|n| n <= MAX_QUERIES) {
+            return Ok(Family::DetrLogits);
+        }
+        Err(self.unknown(
+            "one output of boxes and one of scores; write `family: yolonas` (boxes as corners in pixels) or `family: \
+             detr_logits` (centre and size as parts of the picture, scores before the sigmoid) into a model.yaml beside it",
+        ))
+    }
+
+    /// One output of rank 3 that is no grid.
+    fn single(&self, port: &Port) -> Result<Option<Family>, ModelError> {
+        let axes = axes(port);
+        let (rows, columns) = (axes.get(1).copied().flatten(), axes.get(2).copied().flatten());
+        let grid = |n: u64| self.fits(Family::YoloV5, n) || self.fits(Family::YoloX, n);
+        if rows.is_some_and(|n| n > MAX_QUERIES || grid(n)) {
+            return Ok(None);
+        }
+        let description = self.facts.info.meta("description").unwrap_or_default().to_uppercase();
+        let (detr, yolo) =
+            (description.contains("RTDETR") || description.contains("RT-DETR"), description.contains("YOLO"));
+        let names = self.labels.map(|l| l.len() as u64);
+        let as_detr = names.is_some_and(|n| columns == Some(4 + n));
+        let ends = columns == Some(6);
+        match (rows, names) {
+            (Some(_), _) if as_detr && detr => Ok(Some(Family::RtDetr)),
+            (Some(_), Some(2)) if ends && yolo => Ok(Some(Family::EndToEnd)),
+            (Some(_), Some(2) | None) if ends => Err(self.unknown(
+                "its rows of six numbers may be corners, score and class, or centre, size and the scores of two \
+                 classes; write `family: end_to_end` or `family: rtdetr` (and `labels`) into a model.yaml beside it",
+            )),
+            // One class and open rows: that is YOLOv5's layout too, and the commoner one.
+            (Some(_), _) if ends => Ok(Some(Family::EndToEnd)),
+            (None, Some(n)) if ends && n > 2 => Ok(Some(Family::EndToEnd)),
+            (Some(USUAL_ROWS), _) if as_detr => Ok(Some(Family::RtDetr)),
+            _ => Ok(None),
+        }
+    }
+
+    fn found(&self, family: Family) -> Result<Found, ModelError> {
+        if family == Family::YoloV5Heads {
+            return self.heads();
+        }
+        let ports = self.in_order(family)?;
+        let scores = ports.iter().find(|port| !whole(port) && rank(port) == 3 && last(port) != Some(4)).copied();
+        let columns = match family {
+            Family::YoloNas | Family::DetrLogits => scores.and_then(last),
+            Family::RtDetr => ports.first().and_then(|port| last(port)).map(|n| n.saturating_sub(4)),
+            _ => None,
+        };
+        let classes = self.classes(columns)?;
+        let first = ports.first().map(|port| axes(port)).unwrap_or_default();
+        let flat = matches!(family, Family::NmsClassScore | Family::NmsScoreClass);
+        let fixed = first.get(usize::from(!flat)).copied().flatten();
+        let rows = fixed.unwrap_or(USUAL_ROWS);
+        let strides = layout::candidates(self.facts, 0, self.max_stride);
+        let strides = match family {
+            Family::YoloNas => strides.into_iter().find(|s| layout::rows(family, self.size, s) == rows),
+            _ => None,
+        };
+        let tensors =
+            ports.iter().map(|port| self.tensor(port, fixed.is_some() && !flat, classes)).collect::<Result<_, _>>()?;
+        let output = OutputSpec { family, rows: rows as usize, classes, tensors, anchors: Vec::new() };
+        Ok(Found { output, strides: strides.unwrap_or_default() })
+    }
+
+    /// The outputs in the order in which the decoder reads them.
+    fn in_order(&self, family: Family) -> Result<Vec<&'a Port>, ModelError> {
+        let (flat, cubes) = (self.of_rank(2), self.of_rank(3));
+        let wrong = |what: &str| self.unknown(format!("`family: {}` needs {what}", family.as_str()));
+        let boxes = || -> Result<(&'a Port, &'a Port), ModelError> {
+            let [a, b] = cubes.as_slice() else {
+                return Err(wrong("two outputs of rank 3; list their names under `outputs` in the manifest"));
+            };
+            let is_box = |port: &Port| last(port) == Some(4);
+            let listed = self.facts.manifest.is_some_and(|m| m.outputs.is_some());
+            match (is_box(a), is_box(b)) {
+                (true, false) => Ok((a, b)),
+                (false, true) => Ok((b, a)),
+                (true, true) if a.name.contains("box") != b.name.contains("box") => {
+                    Ok(if a.name.contains("box") { (a, b) } else { (b, a) })
+                }
+                (true, true) if listed => Ok((a, b)),
+                (true, true) => Err(wrong(
+                    "to know which output holds the boxes (both have four columns): list boxes first, scores second \
+                     under `outputs` in the manifest",
+                )),
+                (false, false) => Err(wrong("an output of boxes, [1, N, 4]")),
+            }
+        };
+        match family {
+            Family::YoloNas => boxes().map(|(boxes, scores)| vec![boxes, scores]),
+            Family::DetrLogits => boxes().map(|(boxes, scores)| vec![scores, boxes]),
+            Family::DetrBoxes => match (flat.as_slice(), cubes.as_slice()) {
+                ([a, b], [boxes]) if whole(a) && !whole(b) => Ok(vec![a, boxes, b]),
+                ([a, b], [boxes]) if whole(b) && !whole(a) => Ok(vec![b, boxes, a]),
+                _ => Err(wrong("integer labels [1, N], boxes [1, N, 4] and scores [1, N]")),
+            },
+            Family::NmsClassScore | Family::NmsScoreClass => match flat.as_slice() {
+                [one] if last(one) == Some(7) => Ok(vec![one]),
+                _ => Err(wrong("one output [n, 7]")),
+            },
+            Family::EndToEnd => match cubes.as_slice() {
+                [one] if last(one).is_none_or(|n| n == 6) => Ok(vec![one]),
+                _ => Err(wrong("one output [1, N, 6]")),
+            },
+            _ => match cubes.as_slice() {
+                [one] => Ok(vec![one]),
+                _ => Err(wrong("one output [1, N, 4 + classes]")),
+            },
+        }
+    }
+
+    fn tensor(&self, port: &Port, fixed: bool, classes: usize) -> Result<TensorSpec, ModelError> {
+        let elem = Elem::from_onnx(port.elem).filter(|elem| *elem != Elem::Uint8);
+        let elem = elem.ok_or_else(|| {
+            self.unknown(format!("output `{}` must be float32 or float16 (class numbers: int32 or int64)", port.name))
+        })?;
+        let axes = axes(port);
+        let mut shape: Vec<usize> = axes.iter().map(|n| n.unwrap_or(classes as u64) as usize).collect();
+        if fixed {
+            if let Some(batch) = shape.first_mut() {
+                *batch = 1;
+            }
+        } else {
+            // The batch goes, and the rows are open.
+            if shape.len() > 2 || axes.last().copied().flatten().is_none() {
+                shape.remove(0);
+            }
+            if let Some(rows) = shape.first_mut() {
+                *rows = 0;
+            }
+        }
+        Ok(TensorSpec { name: port.name.clone(), shape, elem })
+    }
+
+    fn classes(&self, columns: Option<u64>) -> Result<usize, ModelError> {
+        let named = self.labels.map(|l| l.len() as u64);
+        let wrong = |reason: String| ModelError::Classes { path: self.facts.path.clone(), reason };
+        match (columns, named) {
+            (Some(columns), Some(named)) if columns != named => {
+                Err(wrong(format!("the output has the scores of {columns} classes, but {named} are named")))
+            }
+            (Some(n), _) | (None, Some(n)) if (1..=layout::MAX_CLASSES).contains(&n) => Ok(n as usize),
+            (None, None) => Err(wrong(
+                "its output does not tell it and the file has no `names`: write `labels` into a model.yaml beside it"
+                    .into(),
+            )),
+            (Some(n), _) | (None, Some(n)) => Err(wrong(format!("{n} classes; expected 1 … {}", layout::MAX_CLASSES))),
+        }
+    }
+
+    /// Raw heads: strides from their shapes, anchors from the manifest, else YOLOv5's own.
+    fn heads(&self) -> Result<Found, ModelError> {
+        let mut heads = self.of_rank(5);
+        let count = heads.len();
+        if !(1..=MAX_OUTPUTS).contains(&count) {
+            return Err(self.unknown(format!(
+                "`family: yolov5_heads` needs 1 … {MAX_OUTPUTS} outputs [1, a, H/s, W/s, 5 + classes]"
+            )));
+        }
+        // The finest grid first; those that leave their shape open are taken in the file's order.
+        heads.sort_by_key(|port| std::cmp::Reverse(axes(port).get(2).copied().flatten().unwrap_or(0)));
+        let columns = heads.iter().filter_map(|port| last(port)).next();
+        if heads.iter().any(|port| last(port).is_some_and(|n| Some(n) != columns)) {
+            return Err(self.unknown("its heads have different numbers of columns"));
+        }
+        let classes = self.classes(columns.map(|n| n.saturating_sub(5)))?;
+        let strides =
+            heads.iter().enumerate().map(|(n, port)| self.stride(port, n, count)).collect::<Result<Vec<_>, _>>()?;
+        if !strides.is_sorted_by(|a, b| a < b) {
+            return Err(self.unknown(format!("the strides {strides:?} of its heads do not ascend")));
+        }
+        let anchors = self.anchors(&strides)?;
+        let mut tensors = Vec::new();
+        let mut rows = 0;
+        for ((port, stride), anchors) in heads.iter().zip(&strides).zip(&anchors) {
+            let said = axes(port).get(1).copied().flatten();
+            if said.is_some_and(|n| n != anchors.len() as u64) {
+                return Err(self.unknown(format!(
+                    "head `{}` has {} anchors per cell, but `anchors` lists {}",
+                    port.name,
+                    said.unwrap_or(0),
+                    anchors.len()
+                )));
+            }
+            let (down, across) = ((self.size.h / stride) as usize, (self.size.w / stride) as usize);
+            let elem = Elem::from_onnx(port.elem).filter(|elem| matches!(elem, Elem::Float32 | Elem::Float16));
+            let elem =
+                elem.ok_or_else(|| self.unknown(format!("output `{}` must be float32 or float16", port.name)))?;
+            let shape = vec![1, anchors.len(), down, across, 5 + classes];
+            rows += anchors.len() * down * across;
+            tensors.push(TensorSpec { name: port.name.clone(), shape, elem });
+        }
+        let output = OutputSpec { family: Family::YoloV5Heads, rows, classes, tensors, anchors };
+        Ok(Found { output, strides })
+    }
+
+    /// The stride of head `n` of `count`.
+    fn stride(&self, port: &Port, n: usize, count: usize) -> Result<u32, ModelError> {
+        let axes = axes(port);
+        let said = self.facts.manifest.and_then(|m| m.strides.as_ref()).and_then(|s| s.get(n)).copied();
+        let (down, across) = (axes.get(2).copied().flatten(), axes.get(3).copied().flatten());
+        let stride = match (said, down) {
+            (Some(said), _) => Some(said),
+            (None, Some(down)) => u32::try_from(u64::from(self.size.h) / down.max(1)).ok(),
+            (None, None) => (3..=4).contains(&count).then(|| 8 << n),
+        };
+        let fits = |stride: u32, side: u32, cells: Option<u64>| {
+            side.is_multiple_of(stride) && cells.is_none_or(|cells| cells == u64::from(side / stride))
+        };
+        let sound =
+            |stride: &u32| *stride > 0 && fits(*stride, self.size.h, down) && fits(*stride, self.size.w, across);
+        stride.filter(sound).ok_or_else(|| {
+            self.unknown(format!(
+                "head {port} fits no stride at {}; write the right `strides` into a model.yaml beside it",
+                self.size
+            ))
+        })
+    }
+
+    fn anchors(&self, strides: &[u32]) -> Result<Vec<Vec<Anchor>>, ModelError> {
+        if let Some(said) = self.facts.manifest.and_then(|m| m.anchors.as_ref()) {
+            if said.len() == strides.len() {
+                return Ok(said.clone());
+            }
+            return Err(self.unknown(format!(
+                "it has {} heads, but `anchors` in {} lists {}",
+                strides.len(),
+                self.facts.manifest_path,
+                said.len()
+            )));
+        }
+        usual_anchors(strides).ok_or_else(|| {
+            self.unknown(format!(
+                "these are raw detection heads at strides {strides:?}, for which YOLOv5 has no usual anchors; write \
+                 `anchors` (per head a list of [width, height]) into a model.yaml beside it, or export the model with its \
+                 decoded output ([1, N, 5 + classes])"
+            ))
+        })
+    }
+}
