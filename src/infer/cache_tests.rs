@@ -1,5 +1,5 @@
 //! What the cache of GPU engines gives out, and what it does not.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::type_complexity)]
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
 //! A ladder for tests whose rungs fail, hang, lie and must be built when they are told to, and an engine on it.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -1,5 +1,5 @@
 //! Hostile files: refused with a reason, without a panic, before any runtime sees them.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::type_complexity)]
 
 use std::fs;
 use std::os::unix::fs::symlink;
