@@ -9,11 +9,13 @@
 #include <unistd.h>
 
 enum {
-    CREATE_STATUS = 0, CREATE_SESSION = 7, END_PROFILING = 110,
+    CREATE_STATUS = 0, CREATE_SESSION = 8, END_PROFILING = 110,
     TRT_APPEND = 170, TRT_CREATE = 171, TRT_UPDATE = 172, TRT_RELEASE = 174,
     CUDA_APPEND = 204, CUDA_CREATE = 205, CUDA_UPDATE = 206, CUDA_RELEASE = 208,
     COPIED = 280
 };
+/* CreateSessionFromArray: the model's bytes, not its path. */
+typedef void *create(void *, const void *, size_t, void *, void **);
 struct base { const void *(*api)(unsigned); const char *(*version)(void); };
 
 const char symbol_version[] = "VERS_1.24.4";
@@ -56,12 +58,12 @@ static void *build(void) {
     return 0;
 }
 
-static void *create_session(void *env, const char *path, void *options, void **out) {
+static void *create_session(void *env, const void *model, size_t length, void *options, void **out) {
     int pretended = registered;
     registered = 0;
     void *status = pretended ? build() : 0;
     const void *const *original = real->api(17);
-    if (!status) status = ((void *(*)(void *, const char *, void *, void **))original[CREATE_SESSION])(env, path, options, out);
+    if (!status) status = ((create *)original[CREATE_SESSION])(env, model, length, options, out);
     if (pretended && !status && count < 64) sessions[count++] = *out;
     return status;
 }
