@@ -86,8 +86,7 @@ fill() {
   for file in model.onnx model.yaml; do
     put 644 "models/yolov5s-efficientnetv2/$file" "$root/usr/share/ocelli/models/yolov5s-efficientnetv2/$file"
   done
-  put 644 configs/schema.json "$root/usr/share/ocelli/schema.json"
-  put 644 configs/messages.schema.json "$root/usr/share/ocelli/messages.schema.json"
+  for file in configs/*schema.json; do put 644 "$file" "$root/usr/share/ocelli/$(basename "$file")"; done
   mkdir -p "$doc/examples"
   for file in configs/*.yaml; do
     sed '1s#\$schema=schema.json#$schema=/usr/share/ocelli/schema.json#' "$file" > "$doc/examples/$(basename "$file")"

@@ -33,6 +33,7 @@ cat > "$scratch/expected" <<'LIST'
 /usr/share/doc/ocelli/third-party-licences.txt.gz
 /usr/share/fish/vendor_completions.d/ocelli.fish
 /usr/share/man/man1/ocelli.1.gz
+/usr/share/ocelli/doctor.schema.json
 /usr/share/ocelli/messages.schema.json
 /usr/share/ocelli/models/yolov5s-efficientnetv2/model.onnx
 /usr/share/ocelli/models/yolov5s-efficientnetv2/model.yaml
