@@ -243,14 +243,13 @@ impl<'p> Walk<'p> {
         let before = self.fields;
         let facts = tensor_facts(tensor, MAX_FIELDS.saturating_sub(before))?;
         self.fields = before + facts.fields;
-        facts.check()?;
         if facts.is_external() {
             self.external += 1;
             if !self.policy.external_data {
                 return Err(GateError::External { tensor: facts.name() });
             }
         }
-        Ok(())
+        facts.check()
     }
 
     /// ValueInfoProto {name = 1, type = 2 {tensor_type = 1 {shape = 2 {dim = 1 {dim_value = 1}}}}}

@@ -114,10 +114,13 @@ fn allowed_data_comes_in_wherever_it_is() {
     }
 }
 
+/// Location, offset, what is said, and what lies in the folder.
+type Case<'a> = (&'a str, &'a str, &'a str, &'a dyn Fn(&Path));
+
 #[test]
 fn data_elsewhere_stays_inside_the_folder() {
     let file = |folder: &Path| fs::write(folder.join("w.bin"), [0; 16]).unwrap();
-    let cases: &[(&str, &str, &str, &dyn Fn(&Path))] = &[
+    let cases: &[Case<'_>] = &[
         ("../w.bin", "0", "inside the model's folder", &file),
         ("sub/../../w.bin", "0", "inside the model's folder", &file),
         ("/etc/passwd", "0", "inside the model's folder", &|_| {}),

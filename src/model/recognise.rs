@@ -153,9 +153,9 @@ impl<'a> Query<'a> {
             return self.heads();
         }
         let ports = self.in_order(family)?;
-        let scores = ports.iter().find(|port| !whole(port) && rank(port) == 3 && last(port) != Some(4)).copied();
         let columns = match family {
-            Family::YoloNas | Family::DetrLogits => scores.and_then(last),
+            Family::YoloNas => ports.get(1).and_then(|port| last(port)),
+            Family::DetrLogits => ports.first().and_then(|port| last(port)),
             Family::RtDetr => ports.first().and_then(|port| last(port)).map(|n| n.saturating_sub(4)),
             _ => None,
         };

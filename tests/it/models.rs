@@ -39,7 +39,6 @@ fn real_models_are_understood() {
         ("families/yolov5n_coco_dynamic.onnx", Family::YoloV5, 640, 25200, &[8, 16, 32], false, true),
         ("families/yolov5s_efficientnetv2_document_640.onnx", Family::YoloV5, 640, 6300, &[16, 32, 64], false, false),
         ("families/yolov8n_coco_640.onnx", Family::YoloV8, 640, 8400, &[8, 16, 32], false, false),
-        ("families/yolov10n_random_640.onnx", Family::EndToEnd, 640, 300, &[], false, false),
     ] {
         let Some(path) = test_data(file) else { return };
         let spec = ModelSpec::open(&path, None).unwrap_or_else(|e| panic!("{e}"));
@@ -49,6 +48,15 @@ fn real_models_are_understood() {
         assert_eq!((spec.id.labels.len(), spec.id.labels[0].as_str()), (80, "person"), "{file}");
         assert_eq!((spec.input.name.as_str(), spec.output.tensors[0].name.as_str()), ("images", "output0"), "{file}");
     }
+    let Some(ends) = test_data("families/yolov10n_random_640.onnx") else { return };
+    let spec = ModelSpec::open(&ends, None).unwrap();
+    assert_eq!((spec.output.family, spec.output.rows, spec.output.classes), (Family::EndToEnd, 300, 80));
+    let Some(heads) = test_data("families/yolov5n_coco_640_raw_heads.onnx") else { return };
+    let spec = ModelSpec::open(&heads, None).unwrap();
+    assert_eq!(
+        (spec.output.family, spec.output.rows, spec.strides.as_slice()),
+        (Family::YoloV5Heads, 25200, &[8, 16, 32][..])
+    );
     let Some(dynamic) = test_data("families/yolov5n_coco_dynamic.onnx") else { return };
     let spec = ModelSpec::open(&dynamic, Some(Size::new(320, 192))).unwrap();
     assert_eq!((spec.input.size, spec.output.rows), (Size::new(320, 192), 3 * (40 * 24 + 20 * 12 + 10 * 6)));
