@@ -69,6 +69,7 @@ impl Shared {
 
 /// The thread `vitals`.
 pub(super) struct Vitals {
+    registry: Registry,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -77,19 +78,29 @@ impl Vitals {
     pub(super) fn start(registry: Registry) -> std::io::Result<Self> {
         let state = State { phase: Phase::Starting, reloading: false, over: false };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
-        let watched = shared.clone();
+        let (watched, watcher_registry) = (shared.clone(), registry.clone());
         let thread = std::thread::Builder::new().name("vitals".into()).spawn(move || {
             let watchdog = sd_notify::watchdog_enabled();
-            Watcher { registry, shared: watched, watchdog, pulse: Pulse::default(), said: String::new() }.run();
+            Watcher {
+                registry: watcher_registry,
+                shared: watched,
+                watchdog,
+                pulse: Pulse::default(),
+                said: String::new(),
+            }
+            .run();
         })?;
-        Ok(Self { shared, thread: Some(thread) })
+        Ok(Self { registry, shared, thread: Some(thread) })
     }
 
     /// What is said of a phase is said before this returns.
     pub(super) fn enter(&self, phase: Phase) {
         self.shared.change(|state| state.phase = phase);
         match phase {
-            Phase::Running { .. } => tell(&[NotifyState::Ready]),
+            // In one message: `systemctl start` returns with it, and the status is there.
+            Phase::Running { .. } => {
+                tell(&[NotifyState::Status(&status_line(&self.registry.snapshot())), NotifyState::Ready]);
+            }
             Phase::Stopping => tell(&[NotifyState::Stopping]),
             Phase::Starting => {}
         }
