@@ -255,6 +255,12 @@ pub fn build_here(spec: Arc<ModelSpec>, request: &BuildRequest, say: &dyn Fn(Bui
         return Ok(());
     }
     let (cache, key) = factory.engine()?;
+    if let Lookup::Ready(_) = cache.lookup(&key)? {
+        // Somebody wants to know whether it works, or another process was faster.
+        begin("loading the engine and running it");
+        attempt(&spec, request.backend, &factory)?;
+        return Ok(());
+    }
     let folder = cache.begin(&key)?;
     begin("building the engine");
     let built = factory.ort(OrtProvider::Tensorrt, Some(folder.clone())).and_then(|backend| run_on(&spec, &backend));
