@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
-use super::Failure;
 use super::detect::UNAVAILABLE;
+use super::{Failure, models};
 use crate::app::open_model;
 use crate::config::{self, BackendChoice, ModelConfig};
 use crate::infer::{self, BuildEvent, BuildRequest, Built, InferError};
@@ -143,9 +143,11 @@ fn here() -> Result<(), Failure> {
         signal_hook::low_level::exit(1);
     })?;
     let started = Instant::now();
-    let outcome = open_model(&request.config)
-        .map_err(anyhow::Error::from)
-        .and_then(|spec| Ok(infer::build_here(Arc::new(spec), &request, &say)?));
+    let outcome = open_model(&request.config).map_err(anyhow::Error::from).and_then(|spec| {
+        let spec = Arc::new(spec);
+        let prove = |session, info| models::agrees(&spec, session, info, &request.config);
+        Ok(infer::build_here(spec.clone(), &request, &say, &prove)?)
+    });
     // The one who asked reads the verdict, and nobody else reads this process's words.
     say(match outcome {
         Ok(()) => BuildEvent::Done { elapsed_s: started.elapsed().as_secs_f64() },

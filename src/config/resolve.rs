@@ -72,6 +72,7 @@ impl Resolver<'_> {
             device: view.integer("device").unwrap_or(0) as u32,
             cache: view.path("cache"),
             cache_mb: view.integer("cache_mb").unwrap_or(0),
+            min_agreement: view.number("min_agreement").unwrap_or(1.0),
             tensorrt: tensorrt(group.and_then(|group| group.group("tensorrt"))),
             cuda: cuda(group.and_then(|group| group.group("cuda"))),
         };

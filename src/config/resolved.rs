@@ -69,6 +69,8 @@ pub struct ModelConfig {
     pub cache: Option<PathBuf>,
     /// Size of that folder at most, MB.
     pub cache_mb: u64,
+    /// Share of the objects on the model's golden pictures on which a GPU engine must agree with the reference, 0 ..= 1.
+    pub min_agreement: f64,
     /// Options of TensorRT.
     pub tensorrt: TensorrtConfig,
     /// Options of CUDA.
@@ -88,6 +90,7 @@ impl Default for ModelConfig {
             device: 0,
             cache: None,
             cache_mb: 4096,
+            min_agreement: 0.95,
             tensorrt: TensorrtConfig::default(),
             cuda: CudaConfig::default(),
         }

@@ -10,10 +10,10 @@ use super::cache::{EngineCache, EngineKey, Lookup, digest};
 use super::ladder::{Loaded, Rungs, attempt, run_on, rungs};
 use super::ort::OrtOptions;
 use super::policy::on_gpu;
-use super::{Backend, CacheError, InferError, OrtBackend, OrtProvider, gpu, library, places};
+use super::{Backend, CacheError, InferError, OrtBackend, OrtProvider, Session, gpu, library, places};
 use crate::config::{BackendChoice, ModelConfig};
 use crate::model::ModelSpec;
-use crate::types::BackendKind;
+use crate::types::{BackendInfo, BackendKind};
 
 /// Sessions at most, however many cores there are: each has its own memory.
 const MAX_WORKERS: usize = 4;
@@ -236,12 +236,20 @@ pub fn build_engine(
     Ok(Built::New(factory.cached()?))
 }
 
+/// Says why a session is not fit to serve.
+pub type Proof<'a> = dyn Fn(Box<dyn Session>, BackendInfo) -> Result<(), String> + 'a;
+
 /// Builds, or proves, in *this* process: what the child does. It may die of it, so never call this in a process that must
 /// live.
 ///
 /// # Errors
-/// Those of the runtime and of the cache.
-pub fn build_here(spec: Arc<ModelSpec>, request: &BuildRequest, say: &dyn Fn(BuildEvent)) -> Result<(), InferError> {
+/// Those of the runtime and of the cache, and the reason for which `prove` refuses what was built.
+pub fn build_here(
+    spec: Arc<ModelSpec>,
+    request: &BuildRequest,
+    say: &dyn Fn(BuildEvent),
+    prove: &Proof<'_>,
+) -> Result<(), InferError> {
     let started = Instant::now();
     let begin =
         |phase: &str| say(BuildEvent::Phase { phase: phase.into(), elapsed_s: started.elapsed().as_secs_f64() });
@@ -264,10 +272,12 @@ pub fn build_here(spec: Arc<ModelSpec>, request: &BuildRequest, say: &dyn Fn(Bui
     let folder = cache.begin(&key)?;
     begin("building the engine");
     let built = factory.ort(OrtProvider::Tensorrt, Some(folder.clone())).and_then(|backend| run_on(&spec, &backend));
-    let stored = built.and_then(|Loaded { session, .. }| {
+    let stored = built.and_then(|Loaded { session, kind, version, nodes, .. }| {
+        begin("comparing its boxes with the reference's");
+        // The proof drops the session: whatever the provider writes at its end is a part of the engine.
+        prove(session, BackendInfo { kind, version, fallbacks: Vec::new(), nodes })
+            .map_err(|reason| InferError::Provider { backend: request.backend, reason })?;
         begin("storing the engine");
-        // Whatever the provider writes at its end is a part of it.
-        drop(session);
         let empty = std::fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_none());
         if empty {
             let reason = "the provider wrote no engine".to_owned();

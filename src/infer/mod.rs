@@ -55,7 +55,7 @@ pub use crew::hung_threads;
 pub use elf::check as check_elf;
 pub use engine::Engine;
 pub use error::InferError;
-pub use factory::{Built, build_engine, build_here};
+pub use factory::{Built, Proof, build_engine, build_here};
 pub use gpu::NVIDIA_DEVICES;
 pub use ladder::{load, rungs};
 pub use lanes::{Job, Lane};

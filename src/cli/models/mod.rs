@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
+pub(super) use verify::agrees;
+
 use super::Failure;
 use crate::config::{BackendChoice, ModelConfig};
 use crate::infer;

@@ -16,7 +16,7 @@ use super::chosen;
 use crate::app::open_model;
 use crate::config::{BackendChoice, DetectConfig, ModelConfig};
 use crate::eval::{Agreement, Tolerance, Worst};
-use crate::infer::Engine;
+use crate::infer::{Engine, Session};
 use crate::model::ModelSpec;
 use crate::pipeline::Detector;
 use crate::telemetry;
@@ -121,7 +121,7 @@ fn pictures(args: &Args, spec: &ModelSpec) -> anyhow::Result<Vec<PathBuf>> {
         all.extend(found);
     }
     if args.pictures.is_empty() {
-        let golden = spec.path.parent().unwrap_or(Path::new(".")).join(GOLDEN);
+        let golden = golden(spec);
         if golden.is_dir() {
             all = pictures_in(&golden)?;
         }
@@ -203,6 +203,55 @@ fn compare(
         ));
     }
     Ok(Some(Verdict { spec: spec.clone(), deployed: info, reference, pictures, agreement, map, faults }))
+}
+
+/// Whether a session that was just made finds on the golden pictures of its model what the reference finds; why not, for
+/// people. A model without golden pictures is not compared.
+pub(in crate::cli) fn agrees(
+    spec: &Arc<ModelSpec>,
+    session: Box<dyn Session>,
+    info: BackendInfo,
+    config: &ModelConfig,
+) -> Result<(), String> {
+    let golden = golden(spec);
+    let pictures = pictures_in(&golden).unwrap_or_default();
+    if config.min_agreement <= 0.0 || pictures.is_empty() {
+        return Ok(());
+    }
+    let tolerance = Tolerance::default();
+    let detection = DetectConfig { threshold: tolerance.threshold - tolerance.score, ..DetectConfig::default() };
+    let failed = |error: anyhow::Error| format!("the golden pictures cannot be compared: {error:#}");
+    let kind = info.kind;
+    let engine = Engine::with_session(spec.clone(), session, info, 1).map_err(|error| failed(error.into()))?;
+    let found = detect(&engine, &pictures, &detection).map_err(failed)?;
+    drop(engine);
+    // tract does not know every operator; ONNX Runtime's own CPU provider knows those of this model, or it were not here.
+    let reference = [BackendChoice::Tract, BackendChoice::Cpu]
+        .into_iter()
+        .find_map(|backend| Engine::start(spec.clone(), &ModelConfig { backend, ..config.clone() }).ok());
+    let reference = reference.ok_or("the golden pictures cannot be compared: no CPU backend runs this model")?;
+    let wanted = detect(&reference, &pictures, &detection).map_err(failed)?;
+    let mut agreement = Agreement::default();
+    for (wanted, found) in wanted.iter().zip(&found) {
+        agreement.add(wanted, found, &tolerance);
+    }
+    if agreement.share() >= config.min_agreement {
+        return Ok(());
+    }
+    Err(format!(
+        "{kind} agrees with {} on {} of {} objects in {}, {:.1} %; at least {:.1} % must (`model.min_agreement`)",
+        reference.info().kind,
+        agreement.agreed,
+        agreement.objects,
+        golden.display(),
+        100.0 * agreement.share(),
+        100.0 * config.min_agreement
+    ))
+}
+
+/// Where a model's own pictures are.
+fn golden(spec: &ModelSpec) -> PathBuf {
+    spec.path.parent().unwrap_or(Path::new(".")).join(GOLDEN)
 }
 
 /// The detections of each picture.
@@ -297,5 +346,46 @@ impl Verdict {
             "faults": self.faults,
             "ok": self.faults.is_empty(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::infer::{Consume, Fork, InferError};
+
+    /// Finds nothing, whatever it sees.
+    struct Blind(Arc<ModelSpec>);
+
+    impl Session for Blind {
+        fn run(&mut self, _: &[f32], consume: &mut Consume<'_>) -> Result<(), InferError> {
+            consume(&[&vec![0.0; self.0.output.len()]]);
+            Ok(())
+        }
+
+        fn fork(&self) -> Fork {
+            let spec = self.0.clone();
+            Arc::new(move || Ok(Box::new(Self(spec.clone()))))
+        }
+    }
+
+    #[test]
+    fn an_engine_that_lost_the_boxes_does_not_serve() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/yolov5s-efficientnetv2");
+        let config = ModelConfig { file: Some(folder), backend: BackendChoice::Tract, ..ModelConfig::default() };
+        let spec = Arc::new(open_model(&config).unwrap());
+        let info = || BackendInfo {
+            kind: BackendKind::Tensorrt,
+            version: "pretended".into(),
+            fallbacks: Vec::new(),
+            nodes: Default::default(),
+        };
+        let why = agrees(&spec, Box::new(Blind(spec.clone())), info(), &config).unwrap_err();
+        assert!(why.contains("agrees with tract on 0 of") && why.contains("min_agreement"), "{why}");
+        let lenient = ModelConfig { min_agreement: 0.0, ..config.clone() };
+        assert_eq!(agrees(&spec, Box::new(Blind(spec.clone())), info(), &lenient), Ok(()));
+        let session = crate::infer::load(&spec, &config).unwrap().0;
+        assert_eq!(agrees(&spec, session, info(), &config), Ok(()), "the reference itself");
     }
 }

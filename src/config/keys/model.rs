@@ -72,6 +72,13 @@ pub(crate) static MODEL: Section = Section {
             "1024",
             "Size of that folder at most, MB; the engines that were not used for longest go first.",
         ),
+        key(
+            "min_agreement",
+            Kind::Number { min: 0.0, max: 1.0 },
+            Some("0.95"),
+            "0.99",
+            "Share of the objects on the pictures in the model's folder `golden` on which a GPU engine that was built must agree with the reference before it serves; 0: not compared.",
+        ),
         key("tensorrt", Kind::Section(&TENSORRT), None, "{fp16: true}", "Options of TensorRT."),
         key(
             "cuda",
