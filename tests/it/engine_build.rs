@@ -1,5 +1,5 @@
-//! Building a GPU engine in a process of its own, all the way through the program, with a library that pretends to have
-//! TensorRT and builds, waits, fails or crashes as it is told to. What only a GPU can show is not tried here.
+//! Building a GPU engine in a process of its own, and failing over at run time, all the way through the program, with a
+//! library that pretends to have TensorRT and builds, waits, fails or crashes as it is told to. What only a GPU can show is not tried here.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -86,9 +86,13 @@ impl Pretence {
 
     /// `ocelli run` with TensorRT by name and no camera but a disabled one; health on `port`.
     fn run(&self, port: u16) -> Command {
+        self.run_with(port, "tensorrt", "{url: \"rtsp://127.0.0.1:9/x\", enabled: false}")
+    }
+
+    fn run_with(&self, port: u16, backend: &str, camera: &str) -> Command {
         let config = format!(
-            "model: {{file: {}, backend: tensorrt}}\nrtsp: {{enabled: false}}\nhttp: 127.0.0.1:{port}\n\
-             cameras: {{gate: {{url: \"rtsp://127.0.0.1:9/x\", enabled: false}}}}\n",
+            "model: {{file: {}, backend: {backend}}}\nrtsp: {{enabled: false}}\nhttp: 127.0.0.1:{port}\n\
+             cameras: {{gate: {camera}}}\n",
             marker().display()
         );
         std::fs::write(self.path("ocelli.yaml"), config).unwrap();
@@ -239,4 +243,47 @@ fn a_service_whose_engine_cannot_be_built_ends_and_does_not_try_for_ever() {
     pretence.control("ok");
     assert!(pretence.build().status.success());
     assert_eq!(pretence.builds().len(), 3);
+}
+
+/// A clip that is played again and again; `None`, said loudly, without it.
+fn clip() -> Option<String> {
+    let clip = crate::common::test_data("clips/vtest_1080p_120f.mp4")?;
+    Some(format!("{{file: {}, loop: true}}", clip.display()))
+}
+
+#[test]
+fn a_runtime_that_begins_to_fail_is_left_for_the_next_backend() {
+    let (Some(pretence), Some(clip)) = (Pretence::new("ok"), clip()) else { return };
+    if Path::new("/dev/nvidiactl").exists() {
+        crate::common::skipped("this box has a GPU, which auto would take");
+        return;
+    }
+    let port = free_port();
+    let service = Guard(pretence.run_with(port, "auto", &clip).stderr(Stdio::null()).spawn().unwrap());
+    let serves = |backend: &str| {
+        health(port).filter(|page| page["engine"]["state"] == "serving" && page["model"]["backend"] == backend)
+    };
+    let page = until("service", || serves("cpu"));
+    assert_eq!(page["model"]["fallbacks"].as_array().unwrap().len(), 0);
+    pretence.control("run-error");
+    let page = until("the next backend", || serves("tract"));
+    assert_eq!(page["status"], "degraded");
+    let why = page["model"]["fallbacks"][0].as_str().unwrap();
+    assert!(why.contains("CUDNN failure 4") && why.contains("while it ran"), "{why}");
+    drop(service);
+}
+
+#[test]
+fn a_lost_gpu_ends_the_service_with_an_exit_code_of_its_own() {
+    let (Some(pretence), Some(clip)) = (Pretence::new("ok"), clip()) else { return };
+    let port = free_port();
+    let mut service = Guard(pretence.run_with(port, "auto", &clip).stderr(Stdio::piped()).spawn().unwrap());
+    let log = BufReader::new(service.0.stderr.take().unwrap());
+    let log = std::thread::spawn(move || log.lines().map_while(Result::ok).collect::<Vec<_>>().join("\n"));
+    until("service", || health(port).filter(|page| page["engine"]["state"] == "serving"));
+    pretence.control("run-lost");
+    let code = until("the end", || service.0.try_wait().unwrap()).code();
+    let log = log.join().unwrap();
+    assert_eq!(code, Some(70), "{log}");
+    assert!(log.contains("CUDA failure 700"), "{log}");
 }

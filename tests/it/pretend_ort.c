@@ -1,7 +1,8 @@
 /* An ONNX Runtime whose TensorRT provider is pretended: everything goes to the real library (REAL), but for the few calls
  * that register the provider, create a session with it, and read back its profile. What happens in a build is what the
  * file CONTROL says: "ok", "crash", "error", "empty", "wait" (until it says something else). Each build adds a line to
- * CONTROL.builds, with the id of the process that does it. Indexes are places in OrtApi, which only ever grows at its end. */
+ * CONTROL.builds, with the id of the process that does it. Inferences fail when it says "run-error", and say that the GPU is
+ * lost when it says "run-lost". Indexes are places in OrtApi, which only ever grows at its end. */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,7 +10,7 @@
 #include <unistd.h>
 
 enum {
-    CREATE_STATUS = 0, CREATE_SESSION = 8, END_PROFILING = 110,
+    CREATE_STATUS = 0, CREATE_SESSION = 8, RUN = 9, END_PROFILING = 110,
     TRT_APPEND = 170, TRT_CREATE = 171, TRT_UPDATE = 172, TRT_RELEASE = 174,
     CUDA_APPEND = 204, CUDA_CREATE = 205, CUDA_UPDATE = 206, CUDA_RELEASE = 208,
     COPIED = 280
@@ -90,11 +91,21 @@ static void *end_profiling(void *session, void *allocator, char **out) {
     return status;
 }
 
+static void *run(void *session, void *options, void *in_names, void *in, size_t ins, void *out_names, size_t outs, void *out) {
+    void *(*status)(int, const char *) = (void *(*)(int, const char *))table[CREATE_STATUS];
+    if (says("run-error")) return status(1, "CUDNN failure 4: the library says no");
+    if (says("run-lost")) return status(1, "CUDA failure 700: an illegal memory access was encountered");
+    const void *const *original = real->api(17);
+    void *(*call)(void *, void *, void *, void *, size_t, void *, size_t, void *) = (void *)original[RUN];
+    return call(session, options, in_names, in, ins, out_names, outs, out);
+}
+
 static const void *api(unsigned level) {
     const void *original = real->api(level);
     if (!original) return 0;
     memcpy(table, original, sizeof table);
     table[CREATE_SESSION] = create_session;
+    table[RUN] = run;
     table[END_PROFILING] = end_profiling;
     table[TRT_APPEND] = append;
     table[TRT_CREATE] = table[CUDA_CREATE] = create_options;
