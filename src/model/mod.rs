@@ -21,6 +21,7 @@ mod names;
 mod nms;
 mod onnx;
 mod places;
+mod prepare;
 mod protobuf;
 mod recognise;
 #[cfg(test)]
@@ -43,5 +44,6 @@ pub use names::{NamesError, parse as parse_names};
 pub use nms::{MAX_NMS, Nms};
 pub use onnx::{Dim, OnnxError, OnnxInfo, Port, read as read_onnx};
 pub use places::{default_model, model_folders};
+pub use prepare::{Prepare, PrepareError, prepare};
 pub use spec::ModelSpec;
 pub use tensors::{ChannelOrder, Elem, InputSpec, MAX_OUTPUTS, OutputSpec, TensorSpec};

@@ -119,6 +119,65 @@ fn list_show_and_verify() {
     assert!(message.contains(&sha) && message.contains("SHA-256"), "{message}");
 }
 
+/// Refused in an address space of 600 MB: no length in a file makes the program ask for what it says.
+#[test]
+fn hostile_files_ask_for_no_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    // Sparse: it takes no room on the disk.
+    fs::File::create(path("long.onnx")).unwrap().set_len((1 << 30) + 1).unwrap();
+    // A graph that says it has 2^62 bytes, and an initializer of 2^40 numbers.
+    fs::write(path("graph.onnx"), [&[0x08, 8, 0x3a][..], &[0xff; 8], &[0x3f, 1, 2, 3]].concat()).unwrap();
+    let tensor = [&[0x08][..], &[0x80, 0x80, 0x80, 0x80, 0x80, 0x20], &[0x10, 1, 0x42, 1, b'w']].concat();
+    let graph = [&[0x2a, tensor.len() as u8][..], &tensor].concat();
+    fs::write(path("tensor.onnx"), [&[0x08, 8, 0x3a, graph.len() as u8][..], &graph].concat()).unwrap();
+    let noise: Vec<u8> = (0..1_u32 << 22).map(|n| (n.wrapping_mul(2_654_435_761) >> 11) as u8).collect();
+    fs::write(path("noise.onnx"), noise).unwrap();
+    for (file, part) in [
+        (path("long.onnx"), "limit of 1 GiB"),
+        (path("graph.onnx"), "past the end"),
+        (path("tensor.onnx"), "`w` has a shape"),
+        (path("noise.onnx"), "not an ONNX model"),
+        ("/dev/zero".to_owned(), "regular file"),
+    ] {
+        let mut small = std::process::Command::new("sh");
+        small.args(["-c", "ulimit -v 600000; exec \"$0\" models show \"$1\"", env!("CARGO_BIN_EXE_ocelli"), &file]);
+        let output = small.output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{file}: {message}");
+        assert!(message.contains(part), "{file}: `{part}` is missing in: {message}");
+    }
+}
+
+/// The prepared model is another file with the same answers; what is not proven is not written.
+#[test]
+fn prepare_proves_what_it_writes() {
+    let (Some(model), Some(bus)) = (test_data("families/yolov5n_coco_dynamic.onnx"), test_data("images/bus.jpg"))
+    else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("small.onnx");
+    let (model, bus, path) = (model.to_str().unwrap(), bus.to_str().unwrap(), out.to_str().unwrap());
+    let common = ["--input-size", "320", "--backend", "tract"];
+    let text = stdout(&models(&[&["prepare", model, path, "--bytes", "--channels-last"], &common[..]].concat()));
+    assert!(text.contains("the same as before"), "{text}");
+    let spec = ModelSpec::open(&out, None).unwrap();
+    assert_eq!((spec.input.elem, spec.input.shape(), spec.dynamic), (Elem::Uint8, [1, 320, 320, 3], false));
+    assert_eq!((spec.output.rows, spec.output.classes), (6300, 80));
+
+    let long = fs::metadata(&out).unwrap().len();
+    fs::remove_file(&out).unwrap();
+    let half = ["prepare", model, path, "--half-weights"];
+    let output = models(&[&half[..], &common].concat());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("not proven"), "{output:?}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left behind");
+    let text = stdout(&models(&[&half[..], &common, &["--pictures", bus]].concat()));
+    assert!(text.contains("boxes"), "{text}");
+    assert!(fs::metadata(&out).unwrap().len() < long * 6 / 10);
+}
+
 #[test]
 fn bad_paths_are_errors_not_panics() {
     let folder = tempfile::tempdir().unwrap();

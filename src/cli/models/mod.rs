@@ -1,5 +1,6 @@
-//! `ocelli models`: list, show, build and verify models.
+//! `ocelli models`: list, show, build, prepare and verify models.
 
+mod prepare;
 mod verify;
 
 use std::path::{Path, PathBuf};
@@ -49,6 +50,9 @@ enum Verb {
     Verify(verify::Args),
     /// Build a model's GPU engine ahead of time, so that no start has to wait for it
     Build(super::build::Args),
+    /// Rewrite a model for this box: bytes as input, a fixed size, half-sized weights, no unused outputs; the new model is
+    /// run beside the old one, and not written unless both agree
+    Prepare(prepare::Args),
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
@@ -73,6 +77,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
             fit = well;
             text
         }
+        Verb::Prepare(args) => prepare::run(&args)?,
         Verb::Build(args) => return super::build::run(args),
     };
     // `print!` panics when a pipe's reader has gone; a reader that has seen enough is no error.
