@@ -39,8 +39,7 @@ enum Verb {
     Config(config::Args),
     /// Say what is on this box and what its configuration lacks, with the fix for each; exit code 1 if something is missing
     Doctor(doctor::Args),
-    /// List, show and verify models
-    /// List, show, build and verify models
+    /// List, show, verify, build and prepare models
     Models(models::Args),
     /// Serve a video file as an RTSP camera, to try a configuration without one
     Simulate(simulate::Args),

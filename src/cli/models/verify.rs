@@ -214,10 +214,10 @@ pub(in crate::cli) fn agrees(
     config: &ModelConfig,
 ) -> Result<(), String> {
     let golden = golden(spec);
-    let pictures = pictures_in(&golden).unwrap_or_default();
-    if config.min_agreement <= 0.0 || pictures.is_empty() {
+    if config.min_agreement <= 0.0 || !golden.is_dir() {
         return Ok(());
     }
+    let pictures = pictures_in(&golden).map_err(|error| format!("{error:#}"))?;
     let tolerance = Tolerance::default();
     let detection = DetectConfig { threshold: tolerance.threshold - tolerance.score, ..DetectConfig::default() };
     let failed = |error: anyhow::Error| format!("the golden pictures cannot be compared: {error:#}");
