@@ -114,7 +114,7 @@ def main():
         licence = expression(package)
         files = texts(package)
         copyright_lines = "\n ".join(holders(package, files))
-        source = package["repository"] or f"https://crates.io/crates/{package['name']}"
+        source = package["repository"] or package["homepage"] or f"the crate {package['name']}"
         stanzas.append(
             f"Files: crates/{package['name']}-{package['version']}/*\nCopyright: {copyright_lines}\n"
             f"License: {licence}\nComment: Source: {source}\n"

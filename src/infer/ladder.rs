@@ -70,7 +70,7 @@ pub(super) struct Loaded {
     pub(super) nodes: BTreeMap<String, usize>,
 }
 
-/// The backends that `choice` tries, in this order. `gpu`: the box has one of [`NVIDIA_DEVICES`].
+/// The backends that `choice` tries, in this order. `gpu`: the box has one of [`NVIDIA_DEVICES`](super::NVIDIA_DEVICES).
 pub fn rungs(choice: BackendChoice, gpu: bool) -> &'static [BackendKind] {
     use BackendKind::{Cpu, Cuda, Tensorrt, Tract};
     match choice {
