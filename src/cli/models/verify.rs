@@ -174,10 +174,7 @@ fn compare(
         }
     };
     let wanted = detect(&reference, &pictures, &config)?;
-    let mut agreement = Agreement::default();
-    for (wanted, found) in wanted.iter().zip(&found) {
-        agreement.add(wanted, found, &tolerance);
-    }
+    let agreement = agreement(&wanted, &found, &tolerance);
     let map = map(&reference)?.zip(found_map).map(|(wanted, found)| [wanted, found]);
     let reference = reference.info();
     let mut faults = Vec::new();
@@ -231,10 +228,7 @@ pub(in crate::cli) fn agrees(
         .find_map(|backend| Engine::start(spec.clone(), &ModelConfig { backend, ..config.clone() }).ok());
     let reference = reference.ok_or("the golden pictures cannot be compared: no CPU backend runs this model")?;
     let wanted = detect(&reference, &pictures, &detection).map_err(failed)?;
-    let mut agreement = Agreement::default();
-    for (wanted, found) in wanted.iter().zip(&found) {
-        agreement.add(wanted, found, &tolerance);
-    }
+    let agreement = agreement(&wanted, &found, &tolerance);
     if agreement.share() >= config.min_agreement {
         return Ok(());
     }
@@ -247,6 +241,15 @@ pub(in crate::cli) fn agrees(
         100.0 * agreement.share(),
         100.0 * config.min_agreement
     ))
+}
+
+/// What two runs over the same pictures agree on.
+fn agreement(wanted: &[Vec<Detection>], found: &[Vec<Detection>], tolerance: &Tolerance) -> Agreement {
+    let mut agreement = Agreement::default();
+    for (wanted, found) in wanted.iter().zip(found) {
+        agreement.add(wanted, found, tolerance);
+    }
+    agreement
 }
 
 /// Where a model's own pictures are.
