@@ -533,10 +533,19 @@ fn request(addr: SocketAddr, text: &str) -> String {
     read_answer(&mut stream)
 }
 
-/// Headers and body of one answer.
+/// Headers and body of one answer. Packets of media before it are skipped: a playing stream shares the connection
+/// with the answers, and its first packets may come before the answer to PLAY (RFC 2326, 10.12).
 fn read_answer(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     let mut byte = [0];
+    stream.read_exact(&mut byte).unwrap();
+    while byte == *b"$" {
+        let mut head = [0; 3];
+        stream.read_exact(&mut head).unwrap();
+        stream.read_exact(&mut vec![0; u16::from_be_bytes([head[1], head[2]]).into()]).unwrap();
+        stream.read_exact(&mut byte).unwrap();
+    }
+    answer.push(byte[0]);
     while !answer.ends_with(b"\r\n\r\n") {
         stream.read_exact(&mut byte).unwrap();
         answer.push(byte[0]);
