@@ -15,7 +15,7 @@ use ocelli::config::{
     BackendChoice, CameraConfig, DetectConfig, ModelConfig, MqttConfig, ReconnectConfig, SourceConfig,
 };
 use ocelli::infer::Engine;
-use ocelli::model::ModelSpec;
+use ocelli::model::{Input, ModelSpec};
 use ocelli::pipeline::{Camera, CameraParts, Detector};
 use ocelli::queue::{self, DropPolicy};
 use ocelli::sink::mqtt::MqttSink;
@@ -152,7 +152,7 @@ fn bare(spec: &Arc<ModelSpec>, setup: &Setup, frames: u64) -> Round {
     let each = frames / workers as u64;
     let tensor = vec![0.5f32; values];
     for session in &mut sessions {
-        session.run(&tensor, &mut |_| {}).unwrap(); // warm
+        session.run_one(Input::Planes(&tensor), &mut |_| {}).unwrap(); // warm
     }
     let (cpu, start) = (process_cpu(), Instant::now());
     std::thread::scope(|scope| {
@@ -160,7 +160,7 @@ fn bare(spec: &Arc<ModelSpec>, setup: &Setup, frames: u64) -> Round {
             let tensor = &tensor;
             scope.spawn(move || {
                 for _ in 0..each {
-                    session.run(tensor, &mut |outputs| assert!(!outputs.is_empty())).unwrap();
+                    session.run_one(Input::Planes(tensor), &mut |outputs| assert!(!outputs.is_empty())).unwrap();
                 }
             });
         }

@@ -18,7 +18,7 @@ fn result(seq: u64, pts_ns: u64, captured: Instant) -> Arc<FrameResult> {
         size: Size::new(64, 48),
     };
     let latency = Latency::default();
-    Arc::new(FrameResult { meta, model, backend: BackendKind::Tract, detections: vec![], latency })
+    Arc::new(FrameResult { meta, model, backend: BackendKind::Tract, batch: 1, detections: vec![], latency })
 }
 
 /// What came out: when, which frame, the result's number, and how long the frame was held.

@@ -1,9 +1,9 @@
 //! What a new configuration changes: a pure comparison of two of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::{CameraConfig, Config};
-use crate::types::CameraName;
+use crate::types::{CameraName, DEFAULT_MODEL};
 
 /// What happens to one camera. A camera that is in no plan is not touched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +21,8 @@ pub(super) enum Change {
 /// The difference between the running configuration and a new one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Plan {
-    pub(super) model: bool,
+    /// Models that are not what they were, new ones included.
+    pub(super) models: BTreeSet<String>,
     pub(super) mqtt: bool,
     pub(super) rtsp: bool,
     pub(super) http: bool,
@@ -39,7 +40,7 @@ impl Plan {
         let node = old.node != new.node;
         let stats_interval = old.stats_interval != new.stats_interval;
         Self {
-            model: old.model != new.model,
+            models: models(old, new),
             mqtt: old.mqtt != new.mqtt || (new.mqtt.is_some() && (node || stats_interval)),
             rtsp: old.rtsp != new.rtsp,
             http: old.http != new.http,
@@ -50,6 +51,13 @@ impl Plan {
             cameras: cameras(&old.cameras, &new.cameras),
         }
     }
+}
+
+fn models(old: &Config, new: &Config) -> BTreeSet<String> {
+    let (old, new) = (old.used_models(), new.used_models());
+    let changed = new.iter().filter(|(name, model)| old.get(*name) != Some(*model)).map(|(name, _)| name);
+    let gone = old.keys().filter(|name| !new.contains_key(*name));
+    changed.chain(gone).map(|name| (*name).to_owned()).collect()
 }
 
 fn cameras(old: &[CameraConfig], new: &[CameraConfig]) -> BTreeMap<CameraName, Change> {
@@ -81,7 +89,6 @@ fn cameras(old: &[CameraConfig], new: &[CameraConfig]) -> BTreeMap<CameraName, C
 impl std::fmt::Display for Plan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let parts = [
-            (self.model, "model"),
             (self.mqtt, "mqtt"),
             (self.rtsp, "rtsp"),
             (self.http, "http"),
@@ -91,6 +98,10 @@ impl std::fmt::Display for Plan {
         ];
         let mut said: Vec<String> =
             parts.iter().filter(|(changed, _)| *changed).map(|(_, name)| (*name).to_owned()).collect();
+        said.extend(self.models.iter().map(|name| match name.as_str() {
+            DEFAULT_MODEL => "model".to_owned(),
+            name => format!("model {name}"),
+        }));
         for (name, change) in &self.cameras {
             let how = match change {
                 Change::Added => "added",
@@ -154,6 +165,22 @@ mod tests {
             ),
             one("b", Change::Detect)
         );
+    }
+
+    #[test]
+    fn a_model_changes_when_a_camera_uses_another_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("plates.onnx");
+        std::fs::write(&file, "").unwrap();
+        let models = format!("models: {{plates: {{file: {}}}}}\n", file.display());
+        let names = |old: &str, new: &str| plan(old, new).models.into_iter().collect::<Vec<_>>();
+        assert!(names(BASE, &format!("{BASE}{models}")).is_empty(), "nobody uses it");
+        let using =
+            format!("{models}{}", BASE.replace("{url: rtsp://h/2}", "{url: rtsp://h/2, detect: {model: plates}}"));
+        assert_eq!(names(BASE, &using), ["plates"]);
+        assert_eq!(names(&using, BASE), ["plates"]);
+        assert_eq!(names(&using, &using.replace("{file: ", "{threads: 2, file: ")), ["plates"]);
+        assert_eq!(names(BASE, &format!("{BASE}model: {{threads: 2}}\n")), ["default"]);
     }
 
     #[test]

@@ -27,7 +27,8 @@ pub type Reader = Box<dyn Fn() -> Result<Config, ConfigErrors> + Send>;
 
 /// What was made before anything was touched.
 struct Prepared {
-    engine: Option<Engine>,
+    /// Engines of models that are new or not what they were.
+    engines: BTreeMap<String, Engine>,
     detectors: BTreeMap<CameraName, Detector>,
     http: Option<HttpServer>,
     jsonl: Option<Arc<JsonlSink>>,
@@ -73,14 +74,10 @@ impl Service {
     fn apply(&mut self, plan: &Plan, new: Config, prepared: Prepared) -> Result<(), AppError> {
         self.remove_cameras(plan, &new);
         let sinks = self.exchange_sinks(plan, &new, prepared.http, prepared.jsonl, prepared.rtsp);
-        let old_engine = prepared.engine.map(|engine| std::mem::replace(&mut self.engine, engine));
-        if let Some(old) = &old_engine {
-            old.observe(None);
-            show_engine(&self.engine, &self.registry);
-        }
+        let old_engines = self.exchange_engines(plan, &new, prepared.engines);
         let cameras = self.change_cameras(plan, &new, prepared.detectors);
-        // Its lanes are gone: what still runs in it is nobody's.
-        drop(old_engine);
+        // Their lanes are gone: what still runs in them is nobody's.
+        drop(old_engines);
         self.config = new;
         sinks.and(cameras)
     }
@@ -103,18 +100,34 @@ impl Service {
             true => sinks::start_rtsp(new)?,
             false => None,
         };
-        let engine = match plan.model {
-            true => Some(start_engine(Arc::new(open_model(&new.model)?), new)?),
-            false => None,
-        };
-        let runs = engine.as_ref().unwrap_or(&self.engine);
-        let mut detectors = BTreeMap::new();
-        for camera in new.cameras.iter().filter(|camera| camera.enabled) {
-            if plan.model || plan.cameras.contains_key(&camera.name) {
-                detectors.insert(camera.name.clone(), RunningCamera::detector(camera, runs)?);
+        let mut engines = BTreeMap::new();
+        for (name, model) in new.used_models() {
+            if plan.models.contains(name) {
+                engines.insert(name.to_owned(), start_engine(name, Arc::new(open_model(model)?), model, new)?);
             }
         }
-        Ok(Prepared { engine, detectors, http, jsonl, rtsp })
+        let mut detectors = BTreeMap::new();
+        for camera in new.cameras.iter().filter(|camera| camera.enabled) {
+            let name = &camera.detect.model;
+            if plan.models.contains(name) || plan.cameras.contains_key(&camera.name) {
+                let engine = engines.get(name).or_else(|| self.engines.get(name)).ok_or(AppError::NoModel)?;
+                detectors.insert(camera.name.clone(), RunningCamera::detector(camera, engine)?);
+            }
+        }
+        Ok(Prepared { engines, detectors, http, jsonl, rtsp })
+    }
+
+    /// Gives the engines that nobody uses any more.
+    fn exchange_engines(&mut self, plan: &Plan, new: &Config, made: BTreeMap<String, Engine>) -> Vec<Engine> {
+        let old: Vec<Engine> = plan.models.iter().filter_map(|name| self.engines.remove(name)).collect();
+        old.iter().for_each(|engine| engine.observe(None));
+        let names: Vec<String> = new.used_models().into_keys().map(str::to_owned).collect();
+        self.registry.use_models(&names);
+        for (name, engine) in made {
+            show_engine(&name, &engine, &self.registry);
+            self.engines.insert(name, engine);
+        }
+        old
     }
 
     /// Those that are gone, and those that come back from another source.

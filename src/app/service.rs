@@ -1,6 +1,7 @@
 //! `ocelli run` without its command line.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use crate::infer::Engine;
 use crate::model::ModelSpec;
 use crate::queue::{self, Receiver, RecvError};
 use crate::telemetry::Registry;
-use crate::types::CameraName;
+use crate::types::{CameraName, DEFAULT_MODEL};
 
 /// Name of the fault that an unusable state folder is.
 const STATE_FAULT: &str = "state_dir";
@@ -40,7 +41,8 @@ pub struct Service {
     pub(super) registry: Registry,
     pub(super) sinks: Sinks,
     pub(super) cameras: BTreeMap<CameraName, RunningCamera>,
-    pub(super) engine: Engine,
+    /// By the model's name in the configuration.
+    pub(super) engines: BTreeMap<String, Engine>,
     vitals: Vitals,
     asked: Receiver<Signal>,
     signals: Signals,
@@ -53,7 +55,11 @@ impl Service {
     pub fn start(config: Config) -> Result<Self, AppError> {
         let registry = Registry::new(&config.node);
         let state = lock_state(&config, &registry)?;
-        let spec = Arc::new(open_model(&config.model)?);
+        let mut specs = BTreeMap::new();
+        for (name, model) in config.used_models() {
+            specs.insert(name.to_owned(), (Arc::new(open_model(model)?), model));
+        }
+        registry.use_models(&specs.keys().cloned().collect::<Vec<_>>());
         let (signal_tx, asked) = queue::latest("signals");
         let signals = Signals::start(signal_tx)?;
         let vitals = Vitals::start(registry.clone())?;
@@ -65,15 +71,20 @@ impl Service {
             cameras.insert(camera.name.clone(), RunningCamera::open(camera, outlets, &registry)?);
         }
         let begun = Instant::now();
-        let engine = start_engine(spec, &config)?;
-        show_engine(&engine, &registry);
+        let mut engines = BTreeMap::new();
+        for (name, (spec, model)) in specs {
+            let engine = start_engine(&name, spec, model, &config)?;
+            show_engine(&name, &engine, &registry);
+            engines.insert(name, engine);
+        }
         let loaded = begun.elapsed();
         accel::trim_heap();
         for camera in cameras.values_mut().filter(|camera| camera.config().enabled) {
-            camera.detect_with(RunningCamera::detector(camera.config(), &engine)?)?;
+            let engine = engines.get(&camera.config().detect.model).ok_or(AppError::NoModel)?;
+            camera.detect_with(RunningCamera::detector(camera.config(), engine)?)?;
         }
         vitals.enter(Phase::Running { loaded });
-        Ok(Self { config, registry, sinks, cameras, engine, vitals, asked, signals, _state: state })
+        Ok(Self { config, registry, sinks, cameras, engines, vitals, asked, signals, _state: state })
     }
 
     /// The counters.
@@ -86,7 +97,7 @@ impl Service {
     pub fn wait(&mut self, read: &Reader) -> Stop {
         let mut next = Instant::now() + self.config.stats_interval;
         loop {
-            if let Some(reason) = self.engine.fatal() {
+            if let Some(reason) = self.engines.values().find_map(Engine::fatal) {
                 return Stop::EngineLost(reason);
             }
             let mut enabled = self.cameras.values().filter(|camera| camera.config().enabled).peekable();
@@ -113,8 +124,12 @@ impl Service {
 
     fn log_stats(&self) {
         let stats = self.registry.snapshot();
-        let backend = stats.model.as_ref().map_or("none", |model| &model.backend);
+        let backend_of = |name: &str| {
+            let (_, camera) = self.cameras.iter().find(|(camera, _)| &***camera == name)?;
+            Some(stats.models.get(&camera.config().detect.model)?.model.as_ref()?.backend.as_str())
+        };
         for (name, camera) in &stats.cameras {
+            let backend = backend_of(name).unwrap_or("none");
             tracing::info!(
                 camera = name,
                 state = camera.state.as_str(),
@@ -134,7 +149,7 @@ impl Service {
         self.vitals.enter(Phase::Stopping);
         self.cameras.values_mut().for_each(RunningCamera::stop_source);
         self.cameras.into_values().for_each(RunningCamera::stop);
-        drop(self.engine);
+        drop(self.engines);
         self.sinks.stop();
         self.vitals.stop();
         self.signals.stop();
@@ -157,7 +172,8 @@ fn lock_state(config: &Config, registry: &Registry) -> Result<Option<StateLock>,
 /// Opens the configured model, else the shipped one, and holds it to the configured checksum.
 pub fn open_model(config: &ModelConfig) -> Result<ModelSpec, AppError> {
     let path = config.file.clone().or_else(crate::model::default_model).ok_or(AppError::NoModel)?;
-    let spec = ModelSpec::open(&path, config.input_size)?;
+    let mut spec = ModelSpec::open(&path, config.input_size)?;
+    spec.set_batch(config.batch)?;
     if let Some(expected) = &config.sha256 {
         spec.check_sha256(expected)?;
     }
@@ -166,8 +182,13 @@ pub fn open_model(config: &ModelConfig) -> Result<ModelSpec, AppError> {
 
 /// Loads the model and runs it once, or begins to build what it needs. Starts are recorded in the state folder, so that a
 /// backend which kills the process is left out in the end. Nobody hears of this engine yet; see [`show_engine`].
-pub(super) fn start_engine(spec: Arc<ModelSpec>, config: &Config) -> Result<Engine, AppError> {
-    let engine = Engine::serve(spec, &config.model, config.state_dir.as_deref())?;
+pub(super) fn start_engine(
+    name: &str,
+    spec: Arc<ModelSpec>,
+    model: &ModelConfig,
+    config: &Config,
+) -> Result<Engine, AppError> {
+    let engine = Engine::serve(spec, model, starts_folder(name, config).as_deref())?;
     // The engine has warned of each backend that it passed over, and says itself that it is building.
     if let Some(info) = engine.status().backend {
         tracing::info!(
@@ -178,8 +199,22 @@ pub(super) fn start_engine(spec: Arc<ModelSpec>, config: &Config) -> Result<Engi
     Ok(engine)
 }
 
-/// From now on the registry hears what becomes of `engine`.
-pub(super) fn show_engine(engine: &Engine, registry: &Registry) {
-    let (registry, model) = (registry.clone(), engine.spec().id.clone());
-    engine.observe(Some(Arc::new(move |status| registry.engine_status(&model, status))));
+/// Where the starts of this model are recorded: each has a record of its own.
+fn starts_folder(name: &str, config: &Config) -> Option<PathBuf> {
+    let folder = config.state_dir.as_ref()?;
+    if name == DEFAULT_MODEL {
+        return Some(folder.clone());
+    }
+    let folder = folder.join("models").join(name);
+    // A state folder that cannot be written is told already.
+    if let Err(error) = std::fs::create_dir_all(&folder) {
+        tracing::debug!("{} cannot be made: {error}", folder.display());
+    }
+    Some(folder)
+}
+
+/// From now on the registry hears what becomes of the engine of the model `name`.
+pub(super) fn show_engine(name: &str, engine: &Engine, registry: &Registry) {
+    let (name, registry, model) = (name.to_owned(), registry.clone(), engine.spec().id.clone());
+    engine.observe(Some(Arc::new(move |status| registry.engine_status(&name, &model, status))));
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use sd_notify::NotifyState;
 
 use super::pulse::Pulse;
-use crate::telemetry::{Registry, StatsSnapshot};
+use crate::telemetry::{EngineReport, Registry, StatsSnapshot};
 use crate::types::{CameraState, EngineState};
 
 /// How often the thread looks, unless the watchdog is impatient.
@@ -228,16 +228,23 @@ impl Watcher {
 
 /// One line for `systemctl status`: `cpu (ONNX Runtime 1.24.4), 2 of 3 cameras online, 49.8 fps; dock is offline: …`.
 fn status_line(stats: &StatsSnapshot) -> String {
-    let mut line = match &stats.model {
-        Some(model) => format!("{} ({})", model.backend, model.backend_version),
-        None => "no model".into(),
+    let several = stats.models.len() > 1;
+    let engine = |(name, EngineReport { model, engine }): (&String, &EngineReport)| {
+        let mut words = if several { format!("{name}: ") } else { String::new() };
+        // Writing to a String cannot fail; here and below.
+        let _ = match model {
+            Some(model) => write!(words, "{} ({})", model.backend, model.backend_version),
+            None => write!(words, "no model"),
+        };
+        let _ = match (&engine.build, engine.state) {
+            (Some(build), _) => write!(words, ", {} engine being built for {} s", build.backend, build.elapsed_s),
+            (None, EngineState::Serving | EngineState::Loading) => Ok(()),
+            (None, state) => write!(words, ", inference {}", state.as_str()),
+        };
+        words
     };
-    // Writing to a String cannot fail; here and below.
-    let _ = match (&stats.engine.build, stats.engine.state) {
-        (Some(build), _) => write!(line, ", {} engine being built for {} s", build.backend, build.elapsed_s),
-        (None, EngineState::Serving | EngineState::Loading) => Ok(()),
-        (None, state) => write!(line, ", inference {}", state.as_str()),
-    };
+    let engines: Vec<String> = stats.models.iter().map(engine).collect();
+    let mut line = if engines.is_empty() { "no model".into() } else { engines.join("; ") };
     let used: Vec<_> = stats.cameras.iter().filter(|(_, camera)| camera.state != CameraState::Disabled).collect();
     let online = used.iter().filter(|(_, camera)| camera.state == CameraState::Online).count();
     let fps: f64 = used.iter().map(|(_, camera)| camera.detect_fps).sum();
@@ -259,7 +266,7 @@ fn status_line(stats: &StatsSnapshot) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{BackendKind, BuildProgress, CameraStatus, EngineStatus, ModelId};
+    use crate::types::{BackendKind, BuildProgress, CameraStatus, DEFAULT_MODEL, EngineStatus, ModelId};
     use std::time::SystemTime;
 
     #[test]
@@ -293,11 +300,15 @@ mod tests {
             expected: None,
         };
         let building = EngineStatus { state: EngineState::Building, build: Some(build), ..EngineStatus::default() };
-        registry.engine_status(&model, &building);
+        registry.engine_status(DEFAULT_MODEL, &model, &building);
         assert!(registry.engine_waits());
         let line = status_line(&registry.snapshot());
         assert_eq!(line, "no model, tensorrt engine being built for 37 s, no camera configured");
-        registry.engine_status(&model, &EngineStatus { state: EngineState::Degraded, ..EngineStatus::default() });
+        registry.engine_status(
+            DEFAULT_MODEL,
+            &model,
+            &EngineStatus { state: EngineState::Degraded, ..EngineStatus::default() },
+        );
         assert!(!registry.engine_waits());
         assert_eq!(status_line(&registry.snapshot()), "no model, inference degraded, no camera configured");
     }

@@ -22,7 +22,8 @@ const LONGEST: u64 = 64 * 1024;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// An .onnx file or a model folder [default: that of the configuration, else the one that `run` and `detect` take]
+    /// An .onnx file or a model folder [default: all that the configuration's cameras use, else the one that `run` and
+    /// `detect` take]
     #[arg(long, value_name = "MODEL")]
     model: Option<PathBuf>,
     /// For which backend; those that need no engine are only tried
@@ -59,26 +60,43 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
             return Err(Failure::new(2, anyhow::anyhow!("an engine is built for one backend: name it, not `auto`")));
         }
     };
-    let mut model = ModelConfig::default();
+    for model in wanted(&args)? {
+        build(&model, backend, args.json)?;
+    }
+    Ok(())
+}
+
+/// The models that are built: all that cameras use, unless one is named.
+fn wanted(args: &Args) -> Result<Vec<ModelConfig>, Failure> {
+    let mut models = vec![ModelConfig::default()];
     if !args.config.is_empty() {
-        model = config::load(&args.config, &args.set).map_err(|errors| Failure::new(78, errors))?.model;
+        let config = config::load(&args.config, &args.set).map_err(|errors| Failure::new(78, errors))?;
+        models = match args.model {
+            Some(_) => vec![config.model],
+            None => config.used_models().into_values().cloned().collect(),
+        };
     }
-    if let Some(file) = args.model {
-        (model.file, model.sha256) = (Some(file), None);
+    for model in &mut models {
+        if let Some(file) = &args.model {
+            (model.file, model.sha256) = (Some(file.clone()), None);
+        }
+        model.ort_library = args.ort_library.clone().or(model.ort_library.take());
     }
-    model.ort_library = args.ort_library.or(model.ort_library);
-    let spec = Arc::new(open_model(&model)?);
+    Ok(models)
+}
+
+fn build(model: &ModelConfig, backend: BackendKind, json: bool) -> Result<(), Failure> {
+    let spec = Arc::new(open_model(model)?);
     let started = Instant::now();
     let built = std::thread::scope(|scope| {
         let (tell, phases) = sync_channel::<String>(16);
-        let model = &model;
         let builds = scope.spawn(move || {
             // A full queue has enough phases to show; this one is soon followed by another.
             infer::build_engine(spec, model, backend, &|phase| drop(tell.try_send(phase.into())))
         });
-        let mut news = News { json: args.json, started, phase: "starting".into() };
+        let mut news = News { json, started, phase: "starting".into() };
         loop {
-            match phases.recv_timeout(if args.json { NEWS.0 } else { NEWS.1 }) {
+            match phases.recv_timeout(if json { NEWS.0 } else { NEWS.1 }) {
                 Ok(phase) => news.phase = phase,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -89,9 +107,9 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         builds.join().unwrap_or_else(|_| Err(failed()))
     });
     match built {
-        Ok(built) => verdict(args.json, backend, built, started),
+        Ok(built) => verdict(json, backend, built, started),
         Err(error) => {
-            if args.json {
+            if json {
                 say(BuildEvent::Failed { error: error.to_string() });
             }
             Err(Failure::new(UNAVAILABLE, error))

@@ -5,8 +5,9 @@ use super::error::Problem;
 use super::keys;
 use super::resolve::{PathKind, Resolver};
 use super::resolved::{CameraConfig, Config, DetectConfig, ReconnectConfig, SourceConfig};
-use super::value::is_camera_name;
+use super::value::{is_camera_name, nearest};
 use super::view::{View, located, url};
+use crate::types::DEFAULT_MODEL;
 
 /// Keys that only an RTSP source reads.
 const RTSP_ONLY: [&str; 5] = ["username", "password", "transport", "latency", "reconnect"];
@@ -15,7 +16,7 @@ const FILE_ONLY: [&str; 2] = ["loop", "realtime"];
 
 /// All cameras, sorted by name.
 pub(crate) fn cameras(root: &Group, resolver: &mut Resolver<'_>) -> Vec<CameraConfig> {
-    if root.named().is_empty() && !root.mentions("cameras") {
+    if root.named("cameras").is_empty() && !root.mentions("cameras") {
         resolver.errors.push(
             Problem::new("there is no camera")
                 .at(&root.pos)
@@ -25,7 +26,7 @@ pub(crate) fn cameras(root: &Group, resolver: &mut Resolver<'_>) -> Vec<CameraCo
     let defaults = root.group("defaults");
     waits(&View::new(&keys::RECONNECT, [defaults.and_then(|group| group.group("reconnect"))]), resolver);
     let mut cameras: Vec<CameraConfig> = root
-        .named()
+        .named("cameras")
         .iter()
         .filter(|(name, _, _)| is_camera_name(name))
         .filter_map(|(name, _, group)| camera(name, group, defaults, resolver))
@@ -121,6 +122,8 @@ fn detect_config(view: &View<'_>) -> DetectConfig {
         threshold: view.number("threshold").unwrap_or(0.0) as f32,
         iou: view.number("iou").unwrap_or(0.0) as f32,
         max_detections: view.integer("max_detections").unwrap_or(1) as usize,
+        priority: view.word("priority"),
+        model: view.text("model").unwrap_or_else(|| DEFAULT_MODEL.into()),
         labels: view.texts("labels"),
     }
 }
@@ -151,13 +154,23 @@ fn waits(view: &View<'_>, resolver: &mut Resolver<'_>) {
 
 /// What two cameras, or a camera and a sink, must not share.
 pub(crate) fn across(root: &Group, config: &Config, resolver: &mut Resolver<'_>) {
-    let pos = |name: &str| root.named().iter().find(|(known, _, _)| known == name).map(|(_, pos, _)| pos.clone());
+    let pos =
+        |name: &str| root.named("cameras").iter().find(|(known, _, _)| known == name).map(|(_, pos, _)| pos.clone());
     let at = |problem: Problem, name: &str| match pos(name) {
         Some(pos) => problem.at(&pos),
         None => problem,
     };
     for (index, camera) in config.cameras.iter().enumerate() {
         let name = &camera.name;
+        if config.model_of(camera).is_none() {
+            let (wanted, known) = (&camera.detect.model, config.models.keys().map(String::as_str));
+            let hint = match nearest(wanted, known.chain([DEFAULT_MODEL])) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("add it: `models: {{{wanted}: path/to/{wanted}.onnx}}`"),
+            };
+            let text = format!("`cameras.{name}` asks for the model `{wanted}`, which is not among `models`");
+            resolver.errors.push(at(Problem::new(text).hint(hint), name));
+        }
         for other in &config.cameras[..index] {
             if name.replace('-', "_") == other.name.replace('-', "_") {
                 let text = format!("the cameras `{}` and `{name}` differ only in `-` and `_`", other.name);

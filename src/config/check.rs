@@ -25,7 +25,7 @@ pub(crate) struct Group {
     pub(crate) pos: Pos,
     values: BTreeMap<&'static str, Given>,
     groups: BTreeMap<&'static str, Group>,
-    named: Vec<(String, Pos, Group)>,
+    named: BTreeMap<&'static str, Vec<(String, Pos, Group)>>,
     /// Keys that are there with a wrong value: they are reported, nothing follows from their absence.
     broken: BTreeSet<&'static str>,
 }
@@ -37,7 +37,7 @@ impl Group {
             pos,
             values: BTreeMap::new(),
             groups: BTreeMap::new(),
-            named: Vec::new(),
+            named: BTreeMap::new(),
             broken: BTreeSet::new(),
         }
     }
@@ -50,9 +50,9 @@ impl Group {
         self.groups.get(key)
     }
 
-    /// The sections with names of the user's, in the order of the file.
-    pub(crate) fn named(&self) -> &[(String, Pos, Group)] {
-        &self.named
+    /// The sections of this key with names of the user's, in the order of the file.
+    pub(crate) fn named(&self, key: &str) -> &[(String, Pos, Group)] {
+        self.named.get(key).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Is the key there, right or wrong?
@@ -142,7 +142,7 @@ impl Checker<'_> {
                 }
             }
             Kind::Named(section) => {
-                if !self.named(group, section, node, path) {
+                if !self.named(group, key.name, section, node, path) {
                     group.broken.insert(key.name);
                 }
             }
@@ -158,7 +158,14 @@ impl Checker<'_> {
     }
 
     /// `false`: the node, or one of its entries, is no map.
-    fn named(&mut self, group: &mut Group, section: &'static Section, node: &Node, path: &str) -> bool {
+    fn named(
+        &mut self,
+        group: &mut Group,
+        key: &'static str,
+        section: &'static Section,
+        node: &Node,
+        path: &str,
+    ) -> bool {
         let entries = match &node.kind {
             tree::Kind::Map(entries) => entries,
             tree::Kind::Null => return true,
@@ -180,14 +187,14 @@ impl Checker<'_> {
             }
             if !is_camera_name(&entry.key) {
                 self.problems.push(
-                    Problem::new(format!("`{}` cannot be a camera's name", entry.key)).at(&entry.pos).hint(
+                    Problem::new(format!("`{}` cannot be a {}'s name", entry.key, section.name)).at(&entry.pos).hint(
                         "1 to 63 characters from a–z, 0–9, `_` and `-`, the first a letter or digit: it stands in topics, URLs and file names",
                     ),
                 );
             }
             let below = self.section(&entry.value, section, &inner);
             if matches!(entry.value.kind, tree::Kind::Map(_) | tree::Kind::Null) {
-                group.named.push((entry.key.clone(), entry.pos.clone(), below));
+                group.named.entry(key).or_default().push((entry.key.clone(), entry.pos.clone(), below));
             } else {
                 usable = false;
             }

@@ -115,6 +115,13 @@ pub(crate) static ROOT: Section = Section {
             "models/yolo.onnx",
             "The detector. Default: the model shipped with Ocelli.",
         ),
+        key(
+            "models",
+            Kind::Named(&MODEL),
+            None,
+            "{plates: models/plates.onnx}",
+            "Further detectors by name, for cameras that say `detect: {model: NAME}`. Default: none.",
+        ),
         key("mqtt", Kind::Section(&MQTT), None, "mqtt://127.0.0.1:1883", "Detections to an MQTT broker. Default: off."),
         key(
             "rtsp",
@@ -339,6 +346,20 @@ pub(crate) static DETECT: Section = Section {
         ),
         key("max_detections", Kind::Integer { min: 1, max: 10_000 }, Some("300"), "50", "Objects per frame at most."),
         key("labels", Kind::Texts, None, "[person, car]", "Labels reported. Default: all that the model knows."),
+        key(
+            "model",
+            Kind::Name,
+            Some("default"),
+            "plates",
+            "Which detector: a name of `models`, or `default` for that of `model`.",
+        ),
+        key(
+            "priority",
+            Kind::Word(&["low", "normal", "high"]),
+            Some("normal"),
+            "high",
+            "Share of the detector when it cannot take every frame: `high` gets four times the frames of `normal`, `low` a quarter.",
+        ),
     ],
 };
 

@@ -1,5 +1,6 @@
 //! From checked keys to the configuration that the program uses: defaults, inheritance, and what no key can check alone.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -13,6 +14,7 @@ use super::resolved::{
 use super::url::Url;
 use super::value::Value;
 use super::view::{View, located, url};
+use crate::types::DEFAULT_MODEL;
 
 /// What a path leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +46,8 @@ pub(crate) fn resolve(root: &Group, machine: &Machine<'_>) -> (Config, Vec<Probl
     let top = View::of(root);
     let config = Config {
         node: top.text("node").unwrap_or_else(|| node_name(machine.host)),
-        model: resolver.model(root.group("model")),
+        model: resolver.model("model", root.group("model")),
+        models: resolver.models(root),
         mqtt: root.group("mqtt").and_then(|group| resolver.mqtt(group)),
         rtsp: rtsp(root.group("rtsp")),
         http: root.group("http").map(|group| HttpConfig { listen: View::of(group).address("listen") }),
@@ -59,7 +62,31 @@ pub(crate) fn resolve(root: &Group, machine: &Machine<'_>) -> (Config, Vec<Probl
 }
 
 impl Resolver<'_> {
-    fn model(&mut self, group: Option<&Group>) -> ModelConfig {
+    fn models(&mut self, root: &Group) -> BTreeMap<String, ModelConfig> {
+        let mut models = BTreeMap::new();
+        for (name, pos, group) in root.named("models") {
+            if name == DEFAULT_MODEL {
+                self.errors.push(
+                    Problem::new("`models.default` is the name of the model under `model`")
+                        .at(pos)
+                        .hint("write it there, or give it another name"),
+                );
+                continue;
+            }
+            if !group.mentions("file") {
+                self.required(group, &format!("models.{name}"), "file", "models/plates.onnx");
+            }
+            models.insert(name.clone(), self.model(&format!("models.{name}"), Some(group)));
+        }
+        // A process has one ONNX Runtime.
+        let library = root.group("model").and_then(|group| View::of(group).path("ort_library"));
+        for model in models.values_mut() {
+            model.ort_library = model.ort_library.take().or_else(|| library.clone());
+        }
+        models
+    }
+
+    fn model(&mut self, path: &str, group: Option<&Group>) -> ModelConfig {
         let view = View::new(&keys::MODEL, [group]);
         let model = ModelConfig {
             file: view.path("file"),
@@ -68,6 +95,8 @@ impl Resolver<'_> {
             ort_library: view.path("ort_library"),
             threads: view.integer("threads").map(|threads| threads as usize),
             input_size: view.size("input_size"),
+            batch: view.integer("batch").map(|frames| frames as usize),
+            batch_wait: view.duration("batch_wait"),
             spinning: view.boolean("spinning"),
             device: view.integer("device").unwrap_or(0) as u32,
             cache: view.path("cache"),
@@ -84,7 +113,7 @@ impl Resolver<'_> {
         self.must_exist(group, "ort_library", "ONNX Runtime's library", &[PathKind::File]);
         if let (Some(sha256), false) = (group.given("sha256"), group.mentions("file")) {
             self.errors.push(
-                Problem::new("`model.sha256` without `model.file`")
+                Problem::new(format!("`{path}.sha256` without `{path}.file`"))
                     .at(&sha256.pos)
                     .hint("the shipped model is checked anyway; remove the line, or name the file"),
             );

@@ -1,18 +1,21 @@
 //! The configuration as the program uses it: defaults filled in, secrets resolved, durations typed, everything checked.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::types::{CameraName, Size};
+use crate::types::{CameraName, DEFAULT_MODEL, Priority, Size};
 
 /// Everything that `ocelli run` needs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// This box's name in topics (`ocelli/<node>/…`): `node:` of the file, else the host name.
     pub node: String,
-    /// The detector.
+    /// The detector of the cameras that name no other.
     pub model: ModelConfig,
+    /// Further detectors by name.
+    pub models: BTreeMap<String, ModelConfig>,
     /// MQTT sink.
     pub mqtt: Option<MqttConfig>,
     /// RTSP server for annotated streams; on by default at 127.0.0.1:8554.
@@ -27,6 +30,27 @@ pub struct Config {
     pub stats_interval: Duration,
     /// Folder of what must survive a restart: `state_dir:` of the file, else systemd's `STATE_DIRECTORY`.
     pub state_dir: Option<PathBuf>,
+}
+
+impl Config {
+    /// The detectors that enabled cameras use, by name; the default one when no camera is enabled.
+    pub fn used_models(&self) -> BTreeMap<&str, &ModelConfig> {
+        let cameras = self.cameras.iter().filter(|camera| camera.enabled);
+        let mut used: BTreeMap<&str, &ModelConfig> =
+            cameras.filter_map(|camera| Some((camera.detect.model.as_str(), self.model_of(camera)?))).collect();
+        if used.is_empty() {
+            used.insert(DEFAULT_MODEL, &self.model);
+        }
+        used
+    }
+
+    /// The detector of a camera. `None`: there is none of that name, which no checked configuration has.
+    pub fn model_of(&self, camera: &CameraConfig) -> Option<&ModelConfig> {
+        match camera.detect.model.as_str() {
+            DEFAULT_MODEL => Some(&self.model),
+            name => self.models.get(name),
+        }
+    }
 }
 
 /// What was asked of the ladder of backends.
@@ -61,6 +85,10 @@ pub struct ModelConfig {
     pub threads: Option<usize>,
     /// Input size for models whose height and width are dynamic.
     pub input_size: Option<Size>,
+    /// Frames that run together at most; `None`: the model's own batch, 1 where it is open.
+    pub batch: Option<usize>,
+    /// Longest time that a frame waits for others to run with.
+    pub batch_wait: Duration,
     /// ONNX Runtime's threads wait busily for work.
     pub spinning: bool,
     /// Number of the GPU.
@@ -86,6 +114,8 @@ impl Default for ModelConfig {
             ort_library: None,
             threads: None,
             input_size: None,
+            batch: None,
+            batch_wait: Duration::ZERO,
             spinning: false,
             device: 0,
             cache: None,
@@ -329,11 +359,23 @@ pub struct DetectConfig {
     pub max_detections: usize,
     /// Labels reported; `None`: all of the model's.
     pub labels: Option<Vec<String>>,
+    /// Share of the engine when it is busy.
+    pub priority: Priority,
+    /// Which detector: a name of `models`, or `default` for that of `model`.
+    pub model: String,
 }
 
 impl Default for DetectConfig {
     fn default() -> Self {
-        Self { fps: None, threshold: 0.25, iou: 0.45, max_detections: 300, labels: None }
+        Self {
+            fps: None,
+            threshold: 0.25,
+            iou: 0.45,
+            max_detections: 300,
+            labels: None,
+            priority: Priority::Normal,
+            model: DEFAULT_MODEL.into(),
+        }
     }
 }
 

@@ -67,9 +67,9 @@ impl Writer<'_> {
     }
 
     fn named(&mut self, key: &Key, section: &'static Section, group: Option<&Group>, depth: usize) {
-        let Some(group) = group.filter(|group| !group.named().is_empty()) else { return };
+        let Some(group) = group.filter(|group| !group.named(key.name).is_empty()) else { return };
         self.line(depth, &format!("{}:", key.name));
-        for (name, _, camera) in group.named() {
+        for (name, _, camera) in group.named(key.name) {
             self.line(depth + 1, &format!("{name}:"));
             self.section(&View::new(section, [Some(camera)]), Some(camera), group.group("defaults"), depth + 2);
         }

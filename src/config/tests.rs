@@ -12,7 +12,7 @@ use super::error::{ConfigErrors, Problem};
 use super::load::{Environment, Loaded, assemble};
 use super::resolve::PathKind;
 use super::resolved::{BackendChoice, Config, DetectConfig, ReconnectConfig, SourceConfig, Transport};
-use crate::types::Size;
+use crate::types::{Priority, Size};
 
 /// A machine with these variables, on which every path is a file, but `gone…` is nothing and a path without a dot in its
 /// last part is a folder.
@@ -126,7 +126,7 @@ fn every_key_arrives() {
          mqtt: {url: mqtts://b, username: 007, password: \"p: #\", ca_file: ca.pem, prefix: site/a, frames: false, queue: 5}\n\
          rtsp: {listen: '[::1]:9', bitrate_kbps: 900, max_delay: 1s}\nhttp: {listen: localhost:8081}\njsonl: {file: '-'}\nstats_interval: 1m 30s\n\
          defaults: {detect: {fps: 12.5, threshold: 0.4, labels: [person]}, reconnect: {max: 30s}}\n\
-         cameras:\n  b: {file: v.mp4, loop: true, realtime: false, detect: {iou: 0.5, max_detections: 7}}\n  \
+         cameras:\n  b: {file: v.mp4, loop: true, realtime: false, detect: {iou: 0.5, max_detections: 7, priority: high}}\n  \
          a: {url: rtsps://h:322/x, username: u, password: p, transport: udp, latency: 0, enabled: false, reconnect: {no_frame: 2s, first: 500ms, jitter: 0}}\n",
     );
     assert_eq!((config.node.as_str(), config.stats_interval), ("n1", Duration::from_secs(90)));
@@ -158,7 +158,18 @@ fn every_key_arrives() {
         a.detect,
         DetectConfig { fps: Some(12.5), threshold: 0.4, labels: labels.clone(), ..Default::default() }
     );
-    assert_eq!(b.detect, DetectConfig { fps: Some(12.5), threshold: 0.4, labels, iou: 0.5, max_detections: 7 });
+    assert_eq!(
+        b.detect,
+        DetectConfig {
+            fps: Some(12.5),
+            threshold: 0.4,
+            labels,
+            iou: 0.5,
+            max_detections: 7,
+            priority: Priority::High,
+            model: "default".into()
+        }
+    );
     let milliseconds = Duration::from_millis;
     let reconnect = ReconnectConfig {
         no_frame: milliseconds(2000),

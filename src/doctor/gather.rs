@@ -47,7 +47,8 @@ pub fn gather(request: &Request) -> Facts {
     let runtime = Task::start("runtime", RUNTIME, move || runtime::runtime(named.as_deref(), ask_gpu));
     let media = Task::start("media", MEDIA, media::media);
     let broker = broker(&scope);
-    let model = Task::start("model", MODEL, move || model(model_config.as_ref()));
+    let used = scope.config.as_ref().map(|config| config.used_models().into_values().cloned().collect());
+    let model = Task::start("model", MODEL, move || models(used.unwrap_or_else(|| vec![ModelConfig::default()])));
     let folders = folders(&scope);
     let libraries = Task::start("libraries", FILES, {
         let root = root.clone();
@@ -108,13 +109,18 @@ fn broker(scope: &Scope) -> Option<AskedBroker> {
     Some(AskedBroker { address, tls, task })
 }
 
-/// Opens the model as the service does.
-fn model(config: Option<&ModelConfig>) -> Limited<String> {
-    let file = config.and_then(|config| config.file.clone()).or_else(crate::model::default_model);
+/// Opens the models as the service does.
+fn models(configs: Vec<ModelConfig>) -> Limited<String> {
+    let opened: Result<Vec<String>, String> = configs.iter().map(model).collect();
+    Ok(opened?.join("; "))
+}
+
+fn model(config: &ModelConfig) -> Limited<String> {
+    let file = config.file.clone().or_else(crate::model::default_model);
     let file = file.ok_or("none is configured, and the shipped one was not found")?;
-    let size = config.and_then(|config| config.input_size);
-    let spec = ModelSpec::open(&file, size).map_err(|error| error.to_string())?;
-    if let Some(expected) = config.and_then(|config| config.sha256.as_deref()) {
+    let mut spec = ModelSpec::open(&file, config.input_size).map_err(|error| error.to_string())?;
+    spec.set_batch(config.batch).map_err(|error| error.to_string())?;
+    if let Some(expected) = config.sha256.as_deref() {
         spec.check_sha256(expected).map_err(|error| error.to_string())?;
     }
     let (name, input, classes) = (&spec.id.name, spec.input.size, spec.output.classes);

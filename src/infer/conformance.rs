@@ -1,7 +1,7 @@
 //! What every session promises, as checks that run on any of them: the real ones on a device, and the fakes of the tests.
 
-use super::{InferError, Session, input_len};
-use crate::model::ModelSpec;
+use super::{InferError, Session};
+use crate::model::{Input, ModelSpec};
 
 /// Checks a session of `spec` against the promises of [`Session`]: each output once and whole, finite numbers, the same
 /// for the same input, an input of the wrong length refused without harm, and forks that do the same. Gives the first
@@ -10,7 +10,7 @@ use crate::model::ModelSpec;
 /// # Errors
 /// The sentence.
 pub fn check_session(session: &mut dyn Session, spec: &ModelSpec) -> Result<(), String> {
-    let grey = vec![f32::from(spec.input.pad_value) / spec.input.scale; input_len(spec)];
+    let grey = vec![f32::from(spec.input.pad_value) / spec.input.scale; spec.input.frame_len()];
     // No two rows and no two columns alike, all within the range of pixels.
     let pattern: Vec<f32> = (0..grey.len()).map(|n| (n * 7919 % 251) as f32 / spec.input.scale).collect();
     let first = outputs(session, spec, &pattern)?;
@@ -18,7 +18,7 @@ pub fn check_session(session: &mut dyn Session, spec: &ModelSpec) -> Result<(), 
     same(&outputs(session, spec, &pattern)?, &first, "the same input gave another output the second time")?;
     for wrong in [0, grey.len() - 1, grey.len() + 1] {
         let input = vec![0.0; wrong];
-        match session.run(&input, &mut |_| {}) {
+        match session.run_one(Input::Planes(&input), &mut |_| {}) {
             Err(InferError::Input { expected, got }) if (expected, got) == (grey.len(), wrong) => {}
             answer => return Err(format!("an input of {wrong} values was answered with {answer:?}")),
         }
@@ -34,7 +34,7 @@ fn outputs(session: &mut dyn Session, spec: &ModelSpec, input: &[f32]) -> Result
     let mut calls = 0;
     let mut taken = Vec::new();
     session
-        .run(input, &mut |outputs| {
+        .run_one(Input::Planes(input), &mut |outputs| {
             calls += 1;
             taken = outputs.iter().map(|output| output.to_vec()).collect();
         })

@@ -3,7 +3,7 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use crate::model::InputSpec;
+use crate::model::{Input, InputSpec};
 
 /// A number that a model may take or give.
 pub(super) trait Number: Copy {
@@ -12,6 +12,11 @@ pub(super) trait Number: Copy {
 
     /// As a float.
     fn float(self) -> f32;
+
+    /// The same number.
+    fn byte(value: u8) -> Self {
+        Self::of(f32::from(value))
+    }
 
     /// [`Self::of`] for many; both are of one length.
     fn fill(values: &[f32], out: &mut [Self]) {
@@ -62,6 +67,10 @@ impl Number for f16 {
 }
 
 impl Number for u8 {
+    fn byte(value: u8) -> Self {
+        value
+    }
+
     fn of(value: f32) -> Self {
         // `as` saturates and makes 0 of what is not a number.
         value.round() as Self
@@ -98,8 +107,17 @@ pub(super) fn as_is(spec: &InputSpec) -> bool {
     spec.elem == crate::model::Elem::Float32 && !spec.channels_last
 }
 
-/// Writes the planes of `input` (`[3, h, w]`) in the model's type and layout to `out`, which is as long.
-pub(super) fn arrange<T: Number>(spec: &InputSpec, input: &[f32], out: &mut [T]) {
+/// Writes a frame in the model's type and layout to `out`, which is as long.
+pub(super) fn arrange<T: Number>(spec: &InputSpec, frame: Input<'_>, out: &mut [T]) {
+    let input = match frame {
+        Input::Planes(input) => input,
+        Input::Bytes(bytes) => {
+            for (out, byte) in out.iter_mut().zip(bytes) {
+                *out = T::byte(*byte);
+            }
+            return;
+        }
+    };
     if !spec.channels_last {
         return T::fill(input, out);
     }
@@ -123,11 +141,11 @@ mod tests {
         assert!(as_is(&spec));
         let input = [0.0, 1.4, 254.6, 300.0, 10.0, 11.0, 12.0, 13.0, -5.0, f32::NAN, 22.0, 23.0];
         let mut out = [9_u8; 12];
-        arrange(&spec, &input, &mut out);
+        arrange(&spec, Input::Planes(&input), &mut out);
         assert_eq!(out, [0, 1, 255, 255, 10, 11, 12, 13, 0, 0, 22, 23]);
         spec.channels_last = true;
         assert!(!as_is(&spec));
-        arrange(&spec, &input, &mut out);
+        arrange(&spec, Input::Planes(&input), &mut out);
         assert_eq!(out, [0, 10, 0, 1, 11, 0, 255, 12, 22, 255, 13, 23]);
     }
 

@@ -29,7 +29,7 @@ pub(super) enum Phase {
     /// It has a session and nothing to do.
     Idle,
     /// It infers.
-    Busy { since: Instant, ticket: Ticket },
+    Busy { since: Instant },
     /// It drops its session.
     Leaving { since: Instant },
     /// It did not come back by its deadline. A thread cannot be ended from outside: it is left alone.
@@ -41,6 +41,8 @@ pub(super) struct Member {
     /// Workers of older generations end after the job that they have.
     pub(super) generation: u64,
     pub(super) phase: Phase,
+    /// The jobs that it infers.
+    tickets: Vec<Ticket>,
     handle: Option<JoinHandle<()>>,
 }
 
@@ -83,8 +85,8 @@ pub(super) struct Overdue {
     pub(super) thread: u64,
     /// It was a worker of the present generation.
     pub(super) serves: bool,
-    /// The job that it keeps.
-    pub(super) ticket: Option<Ticket>,
+    /// The jobs that it keeps.
+    pub(super) tickets: Vec<Ticket>,
 }
 
 #[derive(Default)]
@@ -105,7 +107,7 @@ impl Crew {
     pub(super) fn join(&mut self, generation: u64, phase: Phase) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
-        self.members.push(Member { id, generation, phase, handle: None });
+        self.members.push(Member { id, generation, phase, tickets: Vec::new(), handle: None });
         id
     }
 
@@ -146,6 +148,15 @@ impl Crew {
         }
     }
 
+    /// A worker begins with these jobs.
+    pub(super) fn busy(&mut self, id: u64, tickets: impl Iterator<Item = Ticket>) {
+        self.phase(id, Phase::Busy { since: Instant::now() });
+        if let Some(member) = self.members.iter_mut().find(|member| member.id == id) {
+            member.tickets.clear();
+            member.tickets.extend(tickets);
+        }
+    }
+
     /// Whether the worker belongs to the present generation and is not given up.
     pub(super) fn serves(&self, id: u64) -> bool {
         self.present().any(|member| member.id == id && member.phase != Phase::Hung)
@@ -153,6 +164,11 @@ impl Crew {
 
     fn present(&self) -> impl Iterator<Item = &Member> {
         self.members.iter().filter(|member| member.generation == self.generation)
+    }
+
+    /// Other workers than `id` that have nothing to do.
+    pub(super) fn idle_besides(&self, id: u64) -> usize {
+        self.present().filter(|member| member.id != id && member.phase == Phase::Idle).count()
     }
 
     /// Workers that will take a job without a new session being needed: idle ones and those that load.
@@ -179,15 +195,19 @@ impl Crew {
         let generation = self.generation;
         let mut overdue = Vec::new();
         for member in &mut self.members {
-            let (since, limit, ticket) = match member.phase {
-                Phase::Busy { since, ticket } => (since, patience.infer, Some(ticket)),
-                Phase::Loading { since } | Phase::Leaving { since } => (since, patience.load, None),
+            let (since, limit) = match member.phase {
+                Phase::Busy { since } => (since, patience.infer),
+                Phase::Loading { since } | Phase::Leaving { since } => (since, patience.load),
                 Phase::Resting | Phase::Idle | Phase::Hung => continue,
             };
             if now.saturating_duration_since(since) >= limit {
+                let tickets = match member.phase {
+                    Phase::Busy { .. } => std::mem::take(&mut member.tickets),
+                    _ => Vec::new(),
+                };
                 member.phase = Phase::Hung;
                 HUNG.fetch_add(1, Ordering::SeqCst);
-                overdue.push(Overdue { thread: member.id, serves: member.generation == generation, ticket });
+                overdue.push(Overdue { thread: member.id, serves: member.generation == generation, tickets });
             }
         }
         overdue
@@ -196,7 +216,7 @@ impl Crew {
     /// The whole process was stopped for a while: nobody is late because of that.
     pub(super) fn forgive(&mut self, now: Instant) {
         for member in &mut self.members {
-            if let Phase::Busy { since, .. } | Phase::Loading { since } | Phase::Leaving { since } = &mut member.phase {
+            if let Phase::Busy { since } | Phase::Loading { since } | Phase::Leaving { since } = &mut member.phase {
                 *since = now;
             }
         }

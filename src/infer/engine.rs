@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::crew::Patience;
-use super::factory::Factory;
+use super::factory::{Factory, Purpose};
 use super::ladder::{Loaded, Rungs};
 use super::lanes::{Lane, Shared};
 use super::policy::Limits;
@@ -19,7 +19,7 @@ use super::supervisor::Supervisor;
 use super::{InferError, Session};
 use crate::config::{BackendChoice, ModelConfig};
 use crate::model::ModelSpec;
-use crate::types::{BackendInfo, BackendKind, EngineStatus};
+use crate::types::{BackendInfo, BackendKind, EngineStatus, Priority};
 
 /// Runs one model for all cameras on the threads `infer-0` … Dropping it finishes the inferences that run, gives the
 /// others back unfinished, and joins the threads: a process must not end during an inference. A thread that hangs is not
@@ -45,8 +45,8 @@ impl Engine {
     /// Those of [`load`](super::load()), [`InferError::Hung`] and [`InferError::Thread`].
     pub fn start(spec: Arc<ModelSpec>, config: &ModelConfig) -> Result<Self, InferError> {
         // A program that ends soon does not begin to build what only later runs would have.
-        let builds = config.backend == BackendChoice::Tensorrt;
-        let rungs = Arc::new(Factory::new(spec.clone(), config, builds));
+        let purpose = if config.backend == BackendChoice::Tensorrt { Purpose::Build } else { Purpose::Short };
+        let rungs = Arc::new(Factory::new(spec.clone(), config, purpose));
         Self::with_rungs(spec, rungs, Limits::default(), Starts::none(), true)
     }
 
@@ -61,7 +61,7 @@ impl Engine {
             Some(folder) if config.backend == BackendChoice::Auto => Starts::open(folder, identity(&spec, config)),
             _ => Starts::none(),
         };
-        let rungs = Arc::new(Factory::new(spec.clone(), config, true));
+        let rungs = Arc::new(Factory::new(spec.clone(), config, Purpose::Service));
         Self::with_rungs(spec, rungs, Limits::default(), starts, false)
     }
 
@@ -77,7 +77,14 @@ impl Engine {
         let status = Arc::new(StatusCell::default());
         let mut supervisor = Supervisor::new(spec, rungs, limits.clone(), Starts::none(), status);
         let warm_up = limits.load / limits.factor.max(1);
-        let loaded = Loaded { session, kind: info.kind, version: info.version, warm_up, nodes: info.nodes };
+        let loaded = Loaded {
+            session,
+            kind: info.kind,
+            version: info.version,
+            warm_up,
+            nodes: info.nodes,
+            divisions: Vec::new(),
+        };
         let engine = Self::of(&supervisor, limits, info.kind, workers.max(1));
         supervisor.adopt(loaded)?;
         engine.supervised(supervisor)
@@ -160,8 +167,8 @@ impl Engine {
     }
 
     /// A camera's way in, with at most `depth` (≥ 1) jobs in flight.
-    pub fn lane(&self, name: &str, depth: usize) -> Lane {
-        self.shared.lane(name, depth)
+    pub fn lane(&self, name: &str, depth: usize, priority: Priority) -> Lane {
+        self.shared.lane(name, depth, priority)
     }
 }
 
@@ -183,7 +190,7 @@ impl Drop for Engine {
         while state.crew.alive() > 0 {
             for overdue in state.crew.overdue(Instant::now(), patience) {
                 tracing::error!("an inference thread hangs and is left alone (number {})", overdue.thread);
-                if let Some(ticket) = overdue.ticket {
+                for ticket in overdue.tickets {
                     state.lose(ticket, InferError::Stopped);
                 }
             }

@@ -120,6 +120,14 @@ pub enum InferError {
         /// What was given.
         got: usize,
     },
+    /// More frames than one run takes, or none.
+    #[error("a run of {got} frames was asked for, the session takes 1 … {most}")]
+    Batch {
+        /// Frames that it takes.
+        most: usize,
+        /// What was given.
+        got: usize,
+    },
     /// The output has not the shape that the model declares.
     #[error("the model put out {got} values, its declared shape has {expected}; is the file damaged?")]
     Output {

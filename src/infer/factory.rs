@@ -3,17 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::build::{self, BuildEvent, BuildRequest, Builder, ChildBuilder};
 use super::cache::{EngineCache, EngineKey, Lookup, digest};
 use super::ladder::{Loaded, Rungs, attempt, run_on, rungs};
 use super::ort::OrtOptions;
 use super::policy::on_gpu;
-use super::{Backend, CacheError, InferError, OrtBackend, OrtProvider, Session, gpu, library, places};
+use super::{Backend, CacheError, InferError, OrtBackend, OrtProvider, Session, gpu, library, parallel, places};
 use crate::config::{BackendChoice, ModelConfig};
 use crate::model::ModelSpec;
-use crate::types::{BackendInfo, BackendKind};
+use crate::types::{BackendInfo, BackendKind, Division};
 
 /// Sessions at most, however many cores there are: each has its own memory.
 const MAX_WORKERS: usize = 4;
@@ -23,16 +23,34 @@ pub(super) struct Factory {
     spec: Arc<ModelSpec>,
     config: ModelConfig,
     kinds: &'static [BackendKind],
-    /// Whether an engine that is not there yet is built.
-    builds: bool,
+    /// For whom it works.
+    purpose: Purpose,
     library: Mutex<Option<Result<(PathBuf, String), InferError>>>,
     stopped: AtomicBool,
 }
 
+/// What an engine is started for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A few frames: nothing is built or measured for those that may come later.
+    Short,
+    /// The same, but what was asked for is built when it is not there.
+    Build,
+    /// A service that runs for days.
+    Service,
+}
+
 impl Factory {
-    pub(super) fn new(spec: Arc<ModelSpec>, config: &ModelConfig, builds: bool) -> Self {
+    pub(super) fn new(spec: Arc<ModelSpec>, config: &ModelConfig, purpose: Purpose) -> Self {
         let kinds = rungs(config.backend, gpu::present());
-        Self { spec, config: config.clone(), kinds, builds, library: Mutex::default(), stopped: AtomicBool::new(false) }
+        Self {
+            spec,
+            config: config.clone(),
+            kinds,
+            purpose,
+            library: Mutex::default(),
+            stopped: AtomicBool::new(false),
+        }
     }
 
     fn library(&self) -> Result<(PathBuf, String), InferError> {
@@ -41,10 +59,19 @@ impl Factory {
     }
 
     fn ort(&self, provider: OrtProvider, engine: Option<PathBuf>) -> Result<OrtBackend, InferError> {
+        // One thread per session: several sessions on several frames mostly beat one session on several threads.
+        self.ort_with(provider, engine, self.config.threads.unwrap_or(1))
+    }
+
+    fn ort_with(
+        &self,
+        provider: OrtProvider,
+        engine: Option<PathBuf>,
+        threads: usize,
+    ) -> Result<OrtBackend, InferError> {
         let (path, version) = self.library()?;
         let options = OrtOptions {
-            // One thread per session by default: several sessions on several frames beat one session on several threads.
-            threads: self.config.threads.unwrap_or(1),
+            threads,
             spinning: self.config.spinning,
             device: self.config.device,
             tensorrt: self.config.tensorrt.clone(),
@@ -119,7 +146,7 @@ impl Rungs for Factory {
         if let Lookup::Ready(_) = cache.lookup(&key)? {
             return Ok(None);
         }
-        if !self.builds {
+        if self.purpose == Purpose::Short {
             return Err(InferError::NoEngine { backend: kind });
         }
         if let Some(reason) = cache.record(&key).refusal() {
@@ -150,11 +177,60 @@ impl Rungs for Factory {
         self.stopped.store(true, Ordering::Relaxed);
     }
 
+    fn batch_wait(&self) -> Duration {
+        self.config.batch_wait
+    }
+
+    fn divide(&self, loaded: Loaded) -> Loaded {
+        let (kind, sessions) = (loaded.kind, self.workers(loaded.kind));
+        let threads = if kind == BackendKind::Tract { 1 } else { self.config.threads.unwrap_or(1) };
+        let usual = Division { sessions, threads, per_frame: None };
+        let measured = match kind {
+            BackendKind::Cpu if self.purpose == Purpose::Service && sessions > 1 => self.measured(&loaded, sessions),
+            _ => Ok(None),
+        };
+        match measured {
+            Ok(Some((divisions, together))) => {
+                let said: Vec<String> = divisions.iter().map(Division::to_string).collect();
+                tracing::info!("{kind}: {}", said.join(" rather than "));
+                let one = divisions.first().is_some_and(|best| best.sessions == 1);
+                let session = if one { together } else { loaded.session };
+                Loaded { session, divisions, ..loaded }
+            }
+            Ok(None) => Loaded { divisions: vec![usual], ..loaded },
+            Err(error) => {
+                tracing::warn!("how to divide the cores could not be measured: {error}");
+                Loaded { divisions: vec![usual], ..loaded }
+            }
+        }
+    }
+
     fn workers(&self, kind: BackendKind) -> usize {
         match (self.config.threads, on_gpu(kind)) {
             (None, false) => std::thread::available_parallelism().map_or(1, usize::from).clamp(1, MAX_WORKERS),
             _ => 1,
         }
+    }
+}
+
+/// The ways to divide the cores, best first, and the one session that uses them all.
+type Measured = (Vec<Division>, Box<dyn Session>);
+
+impl Factory {
+    fn measured(&self, loaded: &Loaded, sessions: usize) -> Result<Option<Measured>, InferError> {
+        if !parallel::is_worth_measuring(loaded.warm_up) {
+            return Ok(None);
+        }
+        let fork = loaded.session.fork();
+        let mut apart = (0..sessions).map(|_| fork()).collect::<Result<Vec<_>, _>>()?;
+        let per_frame = parallel::measure(&self.spec, loaded.kind, &mut apart, loaded.warm_up)?;
+        let side_by_side = Division { sessions, threads: 1, per_frame: Some(per_frame) };
+        drop(apart);
+        let mut one = [self.ort_with(OrtProvider::Cpu, None, sessions)?.load(&self.spec)?];
+        let per_frame = parallel::measure(&self.spec, loaded.kind, &mut one, loaded.warm_up)?;
+        let together = Division { sessions: 1, threads: sessions, per_frame: Some(per_frame) };
+        let [one] = one;
+        Ok(Some((parallel::choose(side_by_side, together), one)))
     }
 }
 
@@ -193,7 +269,7 @@ fn engine_key(
     Ok(EngineKey {
         model: spec.id.sha256.clone(),
         precision: precision.into(),
-        shape: spec.input.shape().map(|n| n.to_string()).join("x"),
+        shape: spec.input.shape(spec.input.batch.size).map(|n| n.to_string()).join("x"),
         options: format!("{} device {}", serde_json::to_string(&rest).unwrap_or_default(), config.device),
         calibration: calibration.transpose()?,
         runtime: version,
@@ -224,7 +300,7 @@ pub fn build_engine(
     backend: BackendKind,
     phase: &dyn Fn(&str),
 ) -> Result<Built, InferError> {
-    let factory = Factory::new(spec, &ModelConfig { backend: choice(backend), ..config.clone() }, true);
+    let factory = Factory::new(spec, &ModelConfig { backend: choice(backend), ..config.clone() }, Purpose::Build);
     if backend != BackendKind::Tensorrt {
         factory.prove(backend)?;
         return Ok(Built::Nothing);
@@ -254,7 +330,7 @@ pub fn build_here(
     let begin =
         |phase: &str| say(BuildEvent::Phase { phase: phase.into(), elapsed_s: started.elapsed().as_secs_f64() });
     let config = ModelConfig { backend: choice(request.backend), ..request.config.clone() };
-    let factory = Factory::new(spec.clone(), &config, true);
+    let factory = Factory::new(spec.clone(), &config, Purpose::Build);
     begin("opening the runtime");
     if request.backend != BackendKind::Tensorrt {
         factory.library()?;

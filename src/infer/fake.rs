@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use super::{Backend, Consume, Fork, InferError, Session, input_len};
-use crate::model::{ChannelOrder, DecodeParams, Elem, Family, InputSpec, ModelSpec, OutputSpec};
+use super::{Backend, Consume, Fork, InferError, Session, check_frames};
+use crate::model::{Batch, ChannelOrder, DecodeParams, Elem, Family, Input, InputSpec, ModelSpec, OutputSpec};
 use crate::types::{BackendInfo, BackendKind, ModelId, Padding, Size};
 
 /// First value of an input that makes the session fail.
@@ -31,6 +31,7 @@ pub(super) struct Script {
     state: Mutex<(BTreeSet<i64>, bool)>,
     changed: Condvar,
     ran: Mutex<Vec<f32>>,
+    runs: Mutex<Vec<usize>>,
     fault: Mutex<Option<Fault>>,
     /// Sessions that were made by forking.
     pub(super) forks: AtomicUsize,
@@ -68,15 +69,21 @@ impl Script {
         self.changed.notify_all();
     }
 
+    /// Frames of each run.
+    pub(super) fn runs(&self) -> Vec<usize> {
+        self.runs.lock().unwrap().clone()
+    }
+
     pub(super) fn ran(&self) -> Vec<f32> {
         self.ran.lock().unwrap().clone()
     }
 
-    fn enter(&self, value: f32) {
-        self.ran.lock().unwrap().push(value);
+    fn enter(&self, values: &[f32]) {
+        self.ran.lock().unwrap().extend(values);
+        self.runs.lock().unwrap().push(values.len());
         self.changed.notify_all();
         let mut state = self.state.lock().unwrap();
-        while !state.1 && !state.0.contains(&(value as i64)) {
+        while !state.1 && values.iter().any(|value| !state.0.contains(&(*value as i64))) {
             state = self.changed.wait(state).unwrap();
         }
     }
@@ -85,24 +92,41 @@ impl Script {
 pub(super) struct FakeSession {
     pub(super) script: Arc<Script>,
     pub(super) output: Vec<f32>,
+    /// Frames in a run at most.
+    pub(super) batch: usize,
 }
 
 impl FakeSession {
     pub(super) fn new(script: &Arc<Script>) -> Self {
-        Self { script: script.clone(), output: vec![0.0; spec().output.len()] }
+        Self { script: script.clone(), output: vec![0.0; spec().output.len()], batch: 1 }
+    }
+}
+
+impl FakeSession {
+    pub(super) fn boxed(self) -> Box<dyn Session> {
+        Box::new(self)
     }
 }
 
 impl Session for FakeSession {
-    fn run(&mut self, input: &[f32], consume: &mut Consume<'_>) -> Result<(), InferError> {
-        if input.len() != input_len(&spec()) {
-            return Err(InferError::Input { expected: input_len(&spec()), got: input.len() });
-        }
-        self.script.enter(input[0]);
-        if input[0] == FAIL {
+    fn batch(&self) -> usize {
+        self.batch
+    }
+
+    fn run(&mut self, frames: &[Input<'_>], consume: &mut Consume<'_>) -> Result<(), InferError> {
+        check_frames(&spec(), self.batch, frames)?;
+        let firsts: Vec<f32> = frames
+            .iter()
+            .map(|frame| match frame {
+                Input::Planes(planes) => planes[0],
+                Input::Bytes(bytes) => f32::from(bytes[0]),
+            })
+            .collect();
+        self.script.enter(&firsts);
+        if firsts.contains(&FAIL) {
             return Err(InferError::Run { backend: BackendKind::Tract, reason: "told to fail".into() });
         }
-        assert!(input[0] != PANIC, "told to panic");
+        assert!(!firsts.contains(&PANIC), "told to panic");
         let fault = self.script.fault.lock().unwrap().clone();
         match fault {
             None => {}
@@ -112,15 +136,17 @@ impl Session for FakeSession {
             Some(Fault::Output(value)) => self.output.fill(value),
             Some(Fault::Shape) => return Err(InferError::Output { expected: self.output.len(), got: 1 }),
         }
-        consume(&[&self.output]);
+        for frame in 0..frames.len() {
+            consume(frame, &[&self.output]);
+        }
         Ok(())
     }
 
     fn fork(&self) -> Fork {
-        let (script, output) = (self.script.clone(), vec![0.0; self.output.len()]);
+        let (script, output, batch) = (self.script.clone(), vec![0.0; self.output.len()], self.batch);
         Arc::new(move || {
             script.forks.fetch_add(1, Ordering::SeqCst);
-            Ok(Box::new(Self { script: script.clone(), output: output.clone() }))
+            Ok(Box::new(Self { script: script.clone(), output: output.clone(), batch }))
         })
     }
 }
@@ -138,7 +164,7 @@ impl Backend for FakeBackend {
     }
 
     fn load(&self, _spec: &ModelSpec) -> Result<Box<dyn Session>, InferError> {
-        Ok(Box::new(FakeSession { script: Script::open(), output: self.1.clone() }))
+        Ok(Box::new(FakeSession { script: Script::open(), output: self.1.clone(), batch: 1 }))
     }
 }
 
@@ -157,6 +183,7 @@ pub(super) fn spec() -> ModelSpec {
             padding: Padding::Centered,
             pad_value: 114,
             size_input: None,
+            batch: Batch::ONE,
         },
         output: OutputSpec::single("output0", Family::YoloV5, 1, 1),
         strides: vec![2],

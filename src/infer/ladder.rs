@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::build::Builder;
-use super::factory::Factory;
+use super::factory::{Factory, Purpose};
 use super::policy::on_gpu;
-use super::{Backend, InferError, Session, input_len};
+use super::{Backend, InferError, Session};
 use crate::config::{BackendChoice, ModelConfig};
-use crate::model::ModelSpec;
-use crate::types::{BackendInfo, BackendKind};
+use crate::model::{Input, ModelSpec};
+use crate::types::{BackendInfo, BackendKind, Division};
 
 /// Loads the model with what `config.backend` asks for, runs it once, and says what ran it.
 ///
@@ -21,7 +21,7 @@ use crate::types::{BackendInfo, BackendKind};
 /// # Errors
 /// The named backend's error; for `auto` the error of the last rung.
 pub fn load(spec: &ModelSpec, config: &ModelConfig) -> Result<(Box<dyn Session>, BackendInfo), InferError> {
-    climb(spec, &Factory::new(Arc::new(spec.clone()), config, false))
+    climb(spec, &Factory::new(Arc::new(spec.clone()), config, Purpose::Short))
 }
 
 /// The rungs of a ladder and what stands on them.
@@ -53,9 +53,20 @@ pub(super) trait Rungs: Send + Sync {
     /// Proofs that run are called off.
     fn stop(&self) {}
 
-    /// Sessions that are worth having side by side.
+    /// How long the first frame of a batch waits for others.
+    fn batch_wait(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Sessions at most that are worth having side by side.
     fn workers(&self, _kind: BackendKind) -> usize {
         1
+    }
+
+    /// Chooses how the cores are divided between inferences, by a short measurement where that is worth it. What is loaded
+    /// may become another session of the same backend.
+    fn divide(&self, loaded: Loaded) -> Loaded {
+        loaded
     }
 }
 
@@ -64,10 +75,12 @@ pub(super) struct Loaded {
     pub(super) session: Box<dyn Session>,
     pub(super) kind: BackendKind,
     pub(super) version: String,
-    /// Time of the last warm-up inference.
+    /// Time of the last warm-up run, of a whole batch.
     pub(super) warm_up: Duration,
     /// Nodes of the graph by the provider that ran them, where the runtime says so.
     pub(super) nodes: BTreeMap<String, usize>,
+    /// How the cores are divided, best first; empty: as [`Rungs::workers`] says.
+    pub(super) divisions: Vec<Division>,
 }
 
 /// The backends that `choice` tries, in this order. `gpu`: the box has one of [`NVIDIA_DEVICES`](super::NVIDIA_DEVICES).
@@ -119,7 +132,7 @@ pub(super) fn run_on(spec: &ModelSpec, backend: &dyn Backend) -> Result<Loaded, 
         warm_up = run_once(spec, kind, session.as_mut())?;
     }
     let nodes = session.nodes();
-    Ok(Loaded { session, kind, version, warm_up, nodes })
+    Ok(Loaded { session, kind, version, warm_up, nodes, divisions: Vec::new() })
 }
 
 /// Room for a hostile model that a runtime does not refuse but dies of.
@@ -135,10 +148,12 @@ fn guarded<T>(
 
 /// Runs the model on the grey of an empty letterbox, and gives the time that it took.
 fn run_once(spec: &ModelSpec, kind: BackendKind, session: &mut dyn Session) -> Result<Duration, InferError> {
-    let input = vec![f32::from(spec.input.pad_value) / spec.input.scale; input_len(spec)];
+    let input = vec![f32::from(spec.input.pad_value) / spec.input.scale; spec.input.frame_len()];
+    // A whole batch: that is what takes longest.
+    let frames = vec![Input::Planes(&input); session.batch()];
     let mut sane = true;
     let started = Instant::now();
-    session.run(&input, &mut |outputs| sane = outputs.iter().copied().flatten().all(|v| v.is_finite()))?;
+    session.run(&frames, &mut |_, outputs| sane &= outputs.iter().copied().flatten().all(|v| v.is_finite()))?;
     if !sane {
         let reason = "the warm-up put out numbers that are not finite".to_owned();
         return Err(InferError::Run { backend: kind, reason });

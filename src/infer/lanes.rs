@@ -5,22 +5,24 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::InferError;
 use super::crew::Crew;
-use super::{InferError, input_len};
-use crate::model::{Candidate, DecodeParams, ModelSpec};
-use crate::types::BackendKind;
+use crate::model::{Candidate, DecodeParams, InputTensor, ModelSpec};
+use crate::types::{BackendKind, Priority};
 
 /// One frame's inference. Its buffers travel from the camera to the engine and back, and serve the next frame.
 #[derive(Debug)]
 pub struct Job {
-    /// The input tensor, CHW. Empty when an inference that hangs has kept the buffers ([`InferError::Hung`]).
-    pub input: Vec<f32>,
+    /// The input tensor. Empty when an inference that hangs has kept the buffers ([`InferError::Hung`]).
+    pub input: InputTensor,
     /// What the decoder lets through.
     pub params: DecodeParams,
     /// What the decoder found, in pixels of the model's input. Empty after an error.
     pub candidates: Vec<Candidate>,
-    /// Time in the session.
+    /// Time in the session, that of the frames which ran with this one included.
     pub infer: Duration,
+    /// Frames that ran together, this one included.
+    pub batch: usize,
     /// Time in the decoder.
     pub decode: Duration,
     /// Whether it worked.
@@ -33,10 +35,11 @@ impl Job {
     /// A job with an input tensor of the right size, all zeros.
     pub fn new(spec: &ModelSpec, params: DecodeParams) -> Self {
         Self {
-            input: vec![0.0; input_len(spec)],
+            input: InputTensor::new(&spec.input),
             params,
             candidates: Vec::new(),
             infer: Duration::ZERO,
+            batch: 0,
             decode: Duration::ZERO,
             outcome: Ok(()),
             backend: None,
@@ -46,10 +49,11 @@ impl Job {
     /// What comes back in place of a job whose buffers a hanging inference holds.
     fn lost(error: InferError) -> Self {
         Self {
-            input: Vec::new(),
+            input: InputTensor::lost(),
             params: DecodeParams { threshold: 1.0, classes: None },
             candidates: Vec::new(),
             infer: Duration::ZERO,
+            batch: 0,
             decode: Duration::ZERO,
             outcome: Err(error),
             backend: None,
@@ -68,13 +72,21 @@ impl Job {
 pub(super) type Notify = Arc<dyn Fn() + Send + Sync>;
 
 enum Slot {
-    Waiting(Job),
+    /// Since when.
+    Waiting(Job, Instant),
     Running,
     Done(Job),
 }
 
+/// What a job of the lowest priority costs on the clock of [`State::clock`].
+const UNIT: u64 = 64;
+
 struct LaneState {
     id: u64,
+    /// What each of its jobs costs: the more, the less often it has its turn.
+    cost: u64,
+    /// On the engine's clock: when what it had so far is paid.
+    paid: u64,
     /// Jobs in flight, oldest first. The job of ticket `t` is at `t - first`.
     slots: VecDeque<Slot>,
     first: u64,
@@ -94,8 +106,10 @@ pub(super) struct Ticket {
 pub(super) struct State {
     lanes: Vec<LaneState>,
     next_id: u64,
-    /// Index of the lane whose turn it is.
+    /// Index of the lane whose turn it is among equals.
     turn: usize,
+    /// When the last job that was taken began, on a clock that runs by what jobs cost.
+    clock: u64,
     /// Jobs that no worker has taken yet.
     pub(super) waiting: usize,
     /// The threads that work for this engine.
@@ -145,34 +159,70 @@ impl Shared {
     }
 
     /// A camera's way in, with at most `depth` (≥ 1) jobs in flight.
-    pub(super) fn lane(self: &Arc<Self>, name: &str, depth: usize) -> Lane {
+    pub(super) fn lane(self: &Arc<Self>, name: &str, depth: usize, priority: Priority) -> Lane {
         let done = Arc::new(Condvar::new());
         let depth = depth.max(1);
         let mut state = self.lock();
         let id = state.next_id;
         state.next_id += 1;
         let slots = VecDeque::with_capacity(depth);
-        state.lanes.push(LaneState { id, slots, first: 0, done: done.clone(), notify: None });
+        let cost = UNIT / priority.weight();
+        state.lanes.push(LaneState { id, cost, paid: 0, slots, first: 0, done: done.clone(), notify: None });
         drop(state);
         Lane { shared: self.clone(), id, name: name.to_owned(), depth, done }
     }
 }
 
+impl LaneState {
+    /// Which of its jobs has waited longest.
+    fn waits(&self) -> Option<usize> {
+        self.slots.iter().position(|slot| matches!(slot, Slot::Waiting(..)))
+    }
+}
+
 impl State {
-    /// The oldest waiting job of the next lane that has one.
+    /// The oldest waiting job of the lane whose turn it is.
+    ///
+    /// Lanes share the engine by weight: each job has a price, and the lane that will have paid for its next one first has
+    /// its turn. A lane that had nothing to do saves nothing up. Equal ones have their turns in a circle.
     pub(super) fn take(&mut self) -> Option<(Ticket, Job)> {
         let count = self.lanes.len();
+        let (mut next, mut due) = (None, u64::MAX);
         for step in 0..count {
             let index = (self.turn + step) % count;
-            let lane = &mut self.lanes[index];
-            let Some(offset) = lane.slots.iter().position(|slot| matches!(slot, Slot::Waiting(_))) else { continue };
-            if let Slot::Waiting(job) = std::mem::replace(&mut lane.slots[offset], Slot::Running) {
-                self.turn = (index + 1) % count;
-                self.waiting -= 1;
-                return Some((Ticket { lane: lane.id, number: lane.first + offset as u64 }, job));
+            let lane = &self.lanes[index];
+            let Some(offset) = lane.waits() else { continue };
+            let paid = lane.paid.saturating_add(lane.cost);
+            if paid < due {
+                (next, due) = (Some((index, offset)), paid);
             }
         }
-        None
+        let (index, offset) = next?;
+        let lane = &mut self.lanes[index];
+        let Slot::Waiting(job, _) = std::mem::replace(lane.slots.get_mut(offset)?, Slot::Running) else { return None };
+        self.clock = due - lane.cost;
+        lane.paid = due;
+        self.turn = (index + 1) % count;
+        self.waiting -= 1;
+        Some((Ticket { lane: lane.id, number: lane.first + offset as u64 }, job))
+    }
+
+    /// How long a run of up to `batch` frames should be put off at `now` for more of them to come: until the oldest frame
+    /// has waited for `patience`, a batch is full, or every lane waits already.
+    pub(super) fn worth_waiting(&self, batch: usize, patience: Duration, now: Instant) -> Option<Duration> {
+        if self.waiting >= batch || patience.is_zero() || self.closed {
+            return None;
+        }
+        let mut oldest = now;
+        let mut without = 0;
+        for lane in &self.lanes {
+            match lane.waits().and_then(|offset| lane.slots.get(offset)) {
+                Some(Slot::Waiting(_, since)) => oldest = oldest.min(*since),
+                _ => without += 1,
+            }
+        }
+        let left = patience.checked_sub(now.saturating_duration_since(oldest))?;
+        (without > 0 && !left.is_zero()).then_some(left)
     }
 
     fn lane(&mut self, id: u64) -> Option<&mut LaneState> {
@@ -202,7 +252,7 @@ impl State {
         for lane in &mut self.lanes {
             for slot in &mut lane.slots {
                 match std::mem::replace(slot, Slot::Running) {
-                    Slot::Waiting(job) => *slot = Slot::Done(job.refuse(error.clone())),
+                    Slot::Waiting(job, _) => *slot = Slot::Done(job.refuse(error.clone())),
                     other => *slot = other,
                 }
             }
@@ -247,7 +297,7 @@ impl Lane {
         if state.closed {
             return Err(InferError::Stopped);
         }
-        let refusal = state.refusal.clone();
+        let (refusal, clock) = (state.refusal.clone(), state.clock);
         let lane = state.lane(self.id).ok_or(InferError::Stopped)?;
         if lane.slots.len() >= self.depth {
             return Err(InferError::LaneFull { lane: self.name.clone(), depth: self.depth });
@@ -261,7 +311,11 @@ impl Lane {
             }
             return Ok(());
         }
-        lane.slots.push_back(Slot::Waiting(job));
+        if lane.waits().is_none() {
+            // Time in which it wanted nothing is not saved up.
+            lane.paid = lane.paid.max(clock);
+        }
+        lane.slots.push_back(Slot::Waiting(job, Instant::now()));
         state.waiting += 1;
         drop(state);
         self.shared.work.notify_all();
@@ -316,10 +370,61 @@ impl Drop for Lane {
         let mut state = self.shared.lock();
         if let Some(index) = state.lanes.iter().position(|lane| lane.id == self.id) {
             let lane = state.lanes.remove(index);
-            let waiting = lane.slots.iter().filter(|slot| matches!(slot, Slot::Waiting(_))).count();
+            let waiting = lane.slots.iter().filter(|slot| matches!(slot, Slot::Waiting(..))).count();
             state.waiting -= waiting;
             // The turn stays with the lane that had it.
             state.turn -= usize::from(state.turn > index);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::crew::{Patience, Phase};
+    use super::super::fake::{params, spec};
+    use super::*;
+
+    #[test]
+    fn a_frame_waits_for_others_while_that_can_help() {
+        let shared = Shared::new();
+        let (mut first, mut second) = (shared.lane("a", 2, Priority::Normal), shared.lane("b", 2, Priority::Normal));
+        first.submit(Job::new(&spec(), params())).unwrap();
+        let patience = Duration::from_secs(60);
+        let wait = |batch, patience, later| {
+            shared.lock().worth_waiting(batch, patience, Instant::now() + Duration::from_secs(later))
+        };
+        assert!(wait(4, patience, 0).is_some_and(|left| left <= patience && left > patience / 2));
+        assert!(wait(4, patience, 20).is_some_and(|left| left <= Duration::from_secs(40)));
+        assert_eq!(wait(4, patience, 61), None, "it has waited long enough");
+        assert_eq!(wait(4, Duration::ZERO, 0), None);
+        assert_eq!(wait(1, patience, 0), None, "the batch is full");
+        second.submit(Job::new(&spec(), params())).unwrap();
+        assert_eq!(wait(4, patience, 0), None, "nobody else is there");
+    }
+
+    #[test]
+    fn a_hanging_run_gives_up_all_its_jobs() {
+        let shared = Shared::new();
+        let mut lane = shared.lane("a", 3, Priority::Normal);
+        for _ in 0..3 {
+            lane.submit(Job::new(&spec(), params())).unwrap();
+        }
+        let mut state = shared.lock();
+        let id = state.crew.join(0, Phase::Idle);
+        let tickets: Vec<Ticket> = (0..2).map(|_| state.take().unwrap().0).collect();
+        state.crew.busy(id, tickets.iter().copied());
+        let patience = Patience { infer: Duration::from_secs(1), load: Duration::from_secs(1) };
+        let overdue = state.crew.overdue(Instant::now() + Duration::from_secs(2), patience);
+        assert_eq!(overdue[0].tickets, tickets);
+        for ticket in tickets {
+            state.lose(ticket, InferError::Stopped);
+        }
+        drop(state);
+        let mut back = || lane.wait(Duration::ZERO);
+        assert!(back().unwrap().outcome.is_err() && back().unwrap().outcome.is_err());
+        assert!(back().is_none(), "the third one still waits");
+        // It counts as hung for the whole process: it has come back.
+        shared.lock().crew.leave(id);
     }
 }

@@ -32,6 +32,7 @@ mod lanes;
 mod library;
 mod needs;
 mod ort;
+mod parallel;
 mod placement;
 mod places;
 mod policy;
@@ -69,27 +70,38 @@ pub use tract::TractBackend;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::model::ModelSpec;
+use crate::model::{Elem, Input, MAX_OUTPUTS, ModelSpec, TensorSpec};
 use crate::types::BackendKind;
 
 /// Oldest ONNX Runtime that works, as `1.<minor>`.
 pub const OLDEST_ORT: &str = "1.17";
 
-/// Takes a run's output tensors.
-pub type Consume<'a> = dyn FnMut(&[&[f32]]) + 'a;
+/// Takes the output tensors of one frame of a run, and which frame it is.
+pub type Consume<'a> = dyn FnMut(usize, &[&[f32]]) + 'a;
 
 /// One loaded model, ready to run. A session belongs to one thread at a time.
 pub trait Session: Send {
-    /// Runs the model once.
+    /// Runs the model once, on 1 … [`Self::batch`] frames.
     ///
-    /// `input` is CHW, `3·h·w` values in the model's own range (the session converts to the model's type and layout). `consume` is called exactly once on success, with the tensors of
+    /// `consume` is called exactly once for each frame on success, in their order, with the tensors of
     /// [`OutputSpec`](crate::model::OutputSpec) in its order, each whole and borrowed from the runtime (converted first
-    /// when they are no single floats).
+    /// when they are no single floats). A model whose batch is fixed runs whole batches; what is not filled costs time.
     ///
     /// # Errors
-    /// [`InferError::Input`] when `input` has the wrong length, [`InferError::Run`] when the runtime fails, and
-    /// [`InferError::Output`] when an output has not the shape that the model declares. The session stays usable.
-    fn run(&mut self, input: &[f32], consume: &mut Consume<'_>) -> Result<(), InferError>;
+    /// [`InferError::Input`] when an input has the wrong length or form or there are too many of them,
+    /// [`InferError::Run`] when the runtime fails, and [`InferError::Output`] when an output has not the shape that the
+    /// model declares. The session stays usable.
+    fn run(&mut self, frames: &[Input<'_>], consume: &mut Consume<'_>) -> Result<(), InferError>;
+
+    /// Frames that one run takes at most.
+    fn batch(&self) -> usize {
+        1
+    }
+
+    /// [`Self::run`] for one frame.
+    fn run_one(&mut self, frame: Input<'_>, consume: &mut dyn FnMut(&[&[f32]])) -> Result<(), InferError> {
+        self.run(&[frame], &mut |_, outputs| consume(outputs))
+    }
 
     /// Nodes of the graph by the provider that ran them in the first inference, where the runtime says so.
     fn nodes(&self) -> BTreeMap<String, usize> {
@@ -116,9 +128,43 @@ pub trait Backend: Send + Sync {
     fn load(&self, spec: &ModelSpec) -> Result<Box<dyn Session>, InferError>;
 }
 
-/// Number of values that `spec` takes for one frame: `3·h·w`.
-pub(crate) fn input_len(spec: &ModelSpec) -> usize {
-    3 * spec.input.size.w as usize * spec.input.size.h as usize
+/// Refuses frames that a session with `batch` frames of `spec` in a run cannot take.
+fn check_frames(spec: &ModelSpec, batch: usize, frames: &[Input<'_>]) -> Result<(), InferError> {
+    if !(1..=batch).contains(&frames.len()) {
+        return Err(InferError::Batch { most: batch, got: frames.len() });
+    }
+    let expected = spec.input.frame_len();
+    for frame in frames {
+        let form = matches!(frame, Input::Planes(_)) || spec.input.elem == Elem::Uint8;
+        if frame.len() != expected || !form {
+            return Err(InferError::Input { expected, got: if form { frame.len() } else { 0 } });
+        }
+    }
+    Ok(())
+}
+
+/// Gives each of the first `frames` of a run that had `parts` its share of the output tensors.
+fn hand_out(
+    tensors: &[TensorSpec],
+    wholes: &[&[f32]; MAX_OUTPUTS],
+    parts: usize,
+    frames: usize,
+    consume: &mut Consume<'_>,
+) -> Result<(), InferError> {
+    for (tensor, whole) in tensors.iter().zip(wholes) {
+        if !whole.len().is_multiple_of(parts) || !tensor.takes(whole.len() / parts) {
+            return Err(InferError::Output { expected: tensor.len() * parts, got: whole.len() });
+        }
+    }
+    for frame in 0..frames {
+        let mut share: [&[f32]; MAX_OUTPUTS] = [&[]; MAX_OUTPUTS];
+        for (share, whole) in share.iter_mut().zip(wholes) {
+            let each = whole.len() / parts;
+            *share = &whole[frame * each..][..each];
+        }
+        consume(frame, share.get(..tensors.len()).unwrap_or(&share));
+    }
+    Ok(())
 }
 
 /// The bytes that a runtime loads: those that have passed the model's gate.

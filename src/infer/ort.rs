@@ -8,12 +8,14 @@ use half::f16;
 use ort::ep::{self, ExecutionProvider};
 use ort::session::Session as Inner;
 use ort::session::builder::SessionBuilder;
-use ort::value::{DynValue, TensorRef};
+use ort::value::{DynValue, PrimitiveTensorElementType, TensorRef, ValueRef};
 
 use super::convert::{self, Number, arrange};
-use super::{Backend, Consume, Fork, InferError, Session, input_len, library, load_bytes, placement, providers};
+use super::{
+    Backend, Consume, Fork, InferError, Session, check_frames, hand_out, library, load_bytes, placement, providers,
+};
 use crate::config::{CudaConfig, TensorrtConfig};
-use crate::model::{Elem, MAX_OUTPUTS, ModelSpec, TensorSpec};
+use crate::model::{Elem, Input, InputSpec, MAX_OUTPUTS, ModelSpec, TensorSpec};
 use crate::types::BackendKind;
 
 /// The library that this process has opened. ONNX Runtime allows one, and for ever.
@@ -159,9 +161,9 @@ impl Backend for OrtBackend {
     }
 }
 
-/// The input in the model's own type and layout, where that is not ours.
+/// The frames of a run in the model's own type and layout, where they cannot be read where they lie. Grows to what is
+/// needed.
 enum Feed {
-    AsIs,
     Float32(Vec<f32>),
     Float16(Vec<f16>),
     Uint8(Vec<u8>),
@@ -171,8 +173,6 @@ struct OrtSession {
     backend: OrtBackend,
     spec: Arc<ModelSpec>,
     inner: Inner,
-    shape: [i64; 4],
-    input_len: usize,
     feed: Feed,
     /// One for each output tensor; used by those that are no single floats.
     converted: Vec<Vec<f32>>,
@@ -183,17 +183,14 @@ struct OrtSession {
 
 impl OrtSession {
     fn new(backend: OrtBackend, spec: Arc<ModelSpec>, inner: Inner, profiled: bool) -> Self {
-        let input_len = input_len(&spec);
         let feed = match spec.input.elem {
-            _ if convert::as_is(&spec.input) => Feed::AsIs,
-            Elem::Float16 => Feed::Float16(vec![f16::ZERO; input_len]),
-            Elem::Uint8 => Feed::Uint8(vec![0; input_len]),
-            _ => Feed::Float32(vec![0.0; input_len]),
+            Elem::Float16 => Feed::Float16(Vec::new()),
+            Elem::Uint8 => Feed::Uint8(Vec::new()),
+            _ => Feed::Float32(Vec::new()),
         };
-        let shape = spec.input.shape().map(|n| n as i64);
         let converted = spec.output.tensors.iter().map(|_| Vec::new()).collect();
         let nodes = BTreeMap::new();
-        Self { backend, spec, inner, shape, input_len, feed, converted, profiled, nodes }
+        Self { backend, spec, inner, feed, converted, profiled, nodes }
     }
 
     /// Reads back which provider ran the nodes of the first inference, and fails unless ours ran a part of the graph.
@@ -219,9 +216,13 @@ impl OrtSession {
 }
 
 impl Session for OrtSession {
-    fn run(&mut self, input: &[f32], consume: &mut Consume<'_>) -> Result<(), InferError> {
-        self.run_once(input, consume)?;
+    fn run(&mut self, frames: &[Input<'_>], consume: &mut Consume<'_>) -> Result<(), InferError> {
+        self.run_once(frames, consume)?;
         if std::mem::take(&mut self.profiled) { self.read_placement() } else { Ok(()) }
+    }
+
+    fn batch(&self) -> usize {
+        self.spec.input.batch.size
     }
 
     fn nodes(&self) -> BTreeMap<String, usize> {
@@ -236,28 +237,25 @@ impl Session for OrtSession {
 }
 
 impl OrtSession {
-    fn run_once(&mut self, input: &[f32], consume: &mut Consume<'_>) -> Result<(), InferError> {
-        if input.len() != self.input_len {
-            return Err(InferError::Input { expected: self.input_len, got: input.len() });
-        }
+    fn run_once(&mut self, frames: &[Input<'_>], consume: &mut Consume<'_>) -> Result<(), InferError> {
+        check_frames(&self.spec, self.spec.input.batch.size, frames)?;
         let kind = self.backend.provider.kind();
         let failed = |error: ort::Error| InferError::Run { backend: kind, reason: chain(&error) };
-        // The runtime reads our memory in place and we read its output in place: no tensor is copied.
-        let (shape, spec) = (self.shape, &self.spec.input);
-        let tensor = match &mut self.feed {
-            Feed::AsIs => TensorRef::from_array_view((shape, input)).map(TensorRef::into_dyn),
-            Feed::Float32(values) => {
-                arrange(spec, input, values);
-                TensorRef::from_array_view((shape, values.as_slice())).map(TensorRef::into_dyn)
+        // The runtime reads one frame in our memory and we read its output in place: no tensor is copied.
+        let spec = &self.spec.input;
+        // A fixed batch is always run as a whole.
+        let parts = if spec.batch.open { frames.len() } else { spec.batch.size };
+        let shape = spec.shape(parts).map(|n| n as i64);
+        let tensor = match (&mut self.feed, frames) {
+            (Feed::Float32(_), [Input::Planes(planes)]) if parts == 1 && convert::as_is(spec) => {
+                TensorRef::from_array_view((shape, *planes)).map(TensorRef::into_dyn)
             }
-            Feed::Float16(values) => {
-                arrange(spec, input, values);
-                TensorRef::from_array_view((shape, values.as_slice())).map(TensorRef::into_dyn)
+            (Feed::Uint8(_), [Input::Bytes(bytes)]) if parts == 1 => {
+                TensorRef::from_array_view((shape, *bytes)).map(TensorRef::into_dyn)
             }
-            Feed::Uint8(values) => {
-                arrange(spec, input, values);
-                TensorRef::from_array_view((shape, values.as_slice())).map(TensorRef::into_dyn)
-            }
+            (Feed::Float32(values), _) => gather(spec, frames, parts, values),
+            (Feed::Float16(values), _) => gather(spec, frames, parts, values),
+            (Feed::Uint8(values), _) => gather(spec, frames, parts, values),
         };
         let tensor = tensor.map_err(failed)?;
         let outputs = match &spec.size_input {
@@ -278,20 +276,31 @@ impl OrtSession {
                 widen(find(tensor)?, tensor.elem, converted).map_err(failed)?;
             }
         }
-        let mut slices: [&[f32]; MAX_OUTPUTS] = [&[]; MAX_OUTPUTS];
+        let mut wholes: [&[f32]; MAX_OUTPUTS] = [&[]; MAX_OUTPUTS];
         let tensors = &self.spec.output.tensors;
-        for ((tensor, converted), slice) in tensors.iter().zip(&self.converted).zip(&mut slices) {
-            *slice = match tensor.elem {
+        for ((tensor, converted), whole) in tensors.iter().zip(&self.converted).zip(&mut wholes) {
+            *whole = match tensor.elem {
                 Elem::Float32 => find(tensor)?.try_extract_tensor::<f32>().map_err(failed)?.1,
                 _ => converted,
             };
-            if !tensor.takes(slice.len()) {
-                return Err(InferError::Output { expected: tensor.len(), got: slice.len() });
-            }
         }
-        consume(slices.get(..tensors.len()).unwrap_or(&slices));
-        Ok(())
+        hand_out(tensors, &wholes, parts, frames.len(), consume)
     }
+}
+
+/// Brings the frames of a run side by side.
+fn gather<'v, T: Number + PrimitiveTensorElementType + Default + std::fmt::Debug + 'static>(
+    spec: &InputSpec,
+    frames: &[Input<'_>],
+    parts: usize,
+    values: &'v mut Vec<T>,
+) -> ort::Result<ValueRef<'v>> {
+    let (each, shape) = (spec.frame_len(), spec.shape(parts).map(|n| n as i64));
+    values.resize(each * parts, T::default());
+    for (frame, values) in frames.iter().zip(values.chunks_exact_mut(each)) {
+        arrange(spec, *frame, values);
+    }
+    TensorRef::from_array_view((shape, values.as_slice())).map(TensorRef::into_dyn)
 }
 
 /// The numbers of an output as floats.

@@ -67,10 +67,14 @@ pub(super) fn tensorrt(options: &OrtOptions, spec: Option<&ModelSpec>) -> ep::Te
         }
     }
     if let Some(spec) = spec.filter(|spec| spec.dynamic) {
-        // One shape is all that ever comes, so one is what the engine is made for.
-        let shape = format!("{}:{}", spec.input.name, spec.input.shape().map(|n| n.to_string()).join("x"));
+        // Height and width never change, and the batch goes from one frame to what is configured where it is open.
+        let batch = spec.input.batch;
+        let shape = |frames: usize| {
+            format!("{}:{}", spec.input.name, spec.input.shape(frames).map(|n| n.to_string()).join("x"))
+        };
+        let (least, most) = (shape(if batch.open { 1 } else { batch.size }), shape(batch.size));
         tensorrt =
-            tensorrt.with_profile_min_shapes(&shape).with_profile_opt_shapes(&shape).with_profile_max_shapes(&shape);
+            tensorrt.with_profile_min_shapes(least).with_profile_opt_shapes(&most).with_profile_max_shapes(&most);
     }
     tensorrt
 }

@@ -12,9 +12,9 @@ use super::ladder::Rungs;
 use super::policy::Limits;
 use super::starts::Starts;
 use super::{Backend, Engine, InferError, Job, Lane, Session};
-use crate::model::ModelSpec;
+use crate::model::{InputTensor, ModelSpec};
 use crate::types::BackendKind::{self, Tensorrt};
-use crate::types::{EngineState, EngineStatus};
+use crate::types::{EngineState, EngineStatus, Priority};
 
 /// Longest time that a test waits for what must happen.
 pub(super) const LONG: Duration = Duration::from_secs(60);
@@ -181,7 +181,7 @@ pub(super) fn stage_on(ladder: Arc<Ladder>, limits: Limits, starts: Starts) -> S
     let observer: super::Observer = Arc::new(move |status: &EngineStatus| list.lock().unwrap().push(status.clone()));
     let engine = Engine::with_rungs(Arc::new(spec()), ladder.clone(), limits, starts, false).unwrap();
     engine.observe(Some(observer));
-    let lane = engine.lane("gate", 4);
+    let lane = engine.lane("gate", 4, Priority::Normal);
     Stage { ladder, seen, lane, engine }
 }
 
@@ -192,7 +192,7 @@ pub(super) fn stage(kinds: &[BackendKind], limits: Limits) -> Stage {
 impl Stage {
     pub(super) fn run(&mut self) -> Job {
         let mut job = Job::new(&spec(), params());
-        job.input[0] = 1.0;
+        job.input = InputTensor::Planes(vec![1.0; 12]);
         self.lane.submit(job).unwrap();
         self.lane.wait(LONG).expect("a job must come back")
     }

@@ -9,8 +9,8 @@ use tract_onnx::tract_core::plan::SimpleState;
 use tract_onnx::tract_core::transform::get_transform;
 
 use super::convert::{Number, arrange};
-use super::{Backend, Consume, Fork, InferError, Session, input_len, load_bytes};
-use crate::model::{Elem, MAX_OUTPUTS, ModelSpec};
+use super::{Backend, Consume, Fork, InferError, Session, check_frames, hand_out, load_bytes};
+use crate::model::{Elem, Input, InputSpec, MAX_OUTPUTS, ModelSpec};
 use crate::types::BackendKind;
 
 /// Version of the crate that is built in; a test holds it to the lock file.
@@ -51,7 +51,7 @@ fn plan(spec: &ModelSpec, mut bytes: &[u8]) -> TractResult<Arc<TypedRunnableMode
         _ => f32::datum_type(),
     };
     // The fact fixes what a model may leave open: batch, height and width.
-    let fact = element.fact(spec.input.shape()).into();
+    let fact = element.fact(spec.input.shape(parts(spec))).into();
     let mut model = onnx().model_for_read(&mut bytes)?;
     if let Some(name) = &spec.input.size_input {
         // The size never changes, so the second input becomes a constant.
@@ -77,6 +77,11 @@ fn plan(spec: &ModelSpec, mut bytes: &[u8]) -> TractResult<Arc<TypedRunnableMode
     typed.into_optimized()?.into_runnable()
 }
 
+/// Frames in one run: a fixed batch as a whole, and one where it is open, because a CPU gains nothing from a batch.
+fn parts(spec: &ModelSpec) -> usize {
+    if spec.input.batch.open { 1 } else { spec.input.batch.size }
+}
+
 struct TractSession {
     plan: Arc<TypedRunnableModel>,
     state: State,
@@ -97,8 +102,8 @@ impl TractSession {
         Ok(Self { plan, state, input, converted, spec })
     }
 
-    /// Copies `input` into the tensor that tract reads: its tensors own their memory, so one copy cannot be saved.
-    fn fill(&mut self, input: &[f32]) -> TractResult<()> {
+    /// Copies the frames into the tensor that tract reads: its tensors own their memory, so one copy cannot be saved.
+    fn fill(&mut self, frames: &[Input<'_>]) -> TractResult<()> {
         if Arc::get_mut(&mut self.input).is_none() {
             // A run that failed may have left a reference behind.
             self.state.reset_turn()?;
@@ -106,16 +111,19 @@ impl TractSession {
         let (spec, tensor) = (&self.spec.input, Arc::make_mut(&mut self.input));
         // The type is the plan's, not the file's: half floats may have been widened.
         match tensor.datum_type() {
-            DatumType::F16 => write::<f16>(tensor, |out| arrange(spec, input, out)),
-            DatumType::U8 => write::<u8>(tensor, |out| arrange(spec, input, out)),
-            _ => write::<f32>(tensor, |out| arrange(spec, input, out)),
+            DatumType::F16 => write::<f16>(tensor, spec, frames),
+            DatumType::U8 => write::<u8>(tensor, spec, frames),
+            _ => write::<f32>(tensor, spec, frames),
         }
     }
 }
 
-fn write<T: Datum>(tensor: &mut Tensor, fill: impl FnOnce(&mut [T])) -> TractResult<()> {
+fn write<T: Datum + Number>(tensor: &mut Tensor, spec: &InputSpec, frames: &[Input<'_>]) -> TractResult<()> {
     let mut view = tensor.to_plain_array_view_mut::<T>()?;
-    fill(view.as_slice_mut().ok_or_else(not_contiguous)?);
+    let out = view.as_slice_mut().ok_or_else(not_contiguous)?;
+    for (frame, out) in frames.iter().zip(out.chunks_exact_mut(spec.frame_len())) {
+        arrange(spec, *frame, out);
+    }
     Ok(())
 }
 
@@ -135,12 +143,14 @@ fn run_error(error: TractError) -> InferError {
 }
 
 impl Session for TractSession {
-    fn run(&mut self, input: &[f32], consume: &mut Consume<'_>) -> Result<(), InferError> {
-        let expected = input_len(&self.spec);
-        if input.len() != expected || input.len() != self.input.len() {
-            return Err(InferError::Input { expected, got: input.len() });
-        }
-        self.fill(input).map_err(run_error)?;
+    fn batch(&self) -> usize {
+        parts(&self.spec)
+    }
+
+    fn run(&mut self, frames: &[Input<'_>], consume: &mut Consume<'_>) -> Result<(), InferError> {
+        let parts = parts(&self.spec);
+        check_frames(&self.spec, parts, frames)?;
+        self.fill(frames).map_err(run_error)?;
         let outputs = self.state.run(tvec!(self.input.clone().into_tvalue())).map_err(run_error)?;
         for (output, converted) in outputs.iter().zip(&mut self.converted) {
             match output.datum_type() {
@@ -155,7 +165,7 @@ impl Session for TractSession {
         }
         let mut slices: [&[f32]; MAX_OUTPUTS] = [&[]; MAX_OUTPUTS];
         let tensors = &self.spec.output.tensors;
-        for (n, (tensor, slice)) in tensors.iter().zip(&mut slices).enumerate() {
+        for (n, slice) in slices.iter_mut().enumerate().take(tensors.len()) {
             let output = outputs.get(n).ok_or_else(|| run_error(TractError::msg("an output is missing")))?;
             *slice = match output.datum_type() {
                 DatumType::F32 => {
@@ -163,12 +173,8 @@ impl Session for TractSession {
                 }
                 _ => self.converted.get(n).map_or(&[][..], Vec::as_slice),
             };
-            if !tensor.takes(slice.len()) {
-                return Err(InferError::Output { expected: tensor.len(), got: slice.len() });
-            }
         }
-        consume(slices.get(..tensors.len()).unwrap_or(&slices));
-        Ok(())
+        hand_out(tensors, &slices, parts, frames.len(), consume)
     }
 
     fn fork(&self) -> Fork {

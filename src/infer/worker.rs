@@ -1,13 +1,13 @@
 //! A worker: a thread with a session. It takes jobs until its generation is over.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, MutexGuard};
+use std::time::{Duration, Instant};
 
 use super::crew::Phase;
-use super::lanes::{Job, Notify, Shared};
+use super::lanes::{Job, Notify, Shared, State, Ticket};
 use super::{Fork, InferError, Session};
-use crate::model::{ModelSpec, decode};
+use crate::model::{Candidate, DecodeParams, Input, MAX_BATCH, ModelSpec, decode};
 use crate::types::BackendKind;
 
 /// Values of an output that are looked at for being numbers. A backend that computes nonsense does so all over the place,
@@ -21,6 +21,9 @@ pub(super) struct Common {
     pub(super) spec: Arc<ModelSpec>,
     pub(super) backend: BackendKind,
     pub(super) fork: Fork,
+    /// Frames in a run at most, and how long the first one waits for the others.
+    pub(super) batch: usize,
+    pub(super) batch_wait: Duration,
 }
 
 pub(super) struct Worker {
@@ -28,6 +31,8 @@ pub(super) struct Worker {
     pub(super) id: u64,
     /// `None`: it makes one on its own, at once or when it is needed, as its phase says.
     pub(super) session: Option<Box<dyn Session>>,
+    /// The jobs that run; kept for its memory.
+    pub(super) jobs: Vec<(Ticket, Job)>,
 }
 
 /// Starts a worker in the phase `Idle` (with a session), `Loading` (makes one at once) or `Resting` (when needed).
@@ -41,7 +46,7 @@ pub(super) fn start(
     let generation = state.crew.generation;
     let id = state.crew.join(generation, phase);
     drop(state);
-    let worker = Worker { common: common.clone(), id, session };
+    let worker = Worker { common: common.clone(), id, session, jobs: Vec::with_capacity(common.batch) };
     let name = format!("infer-{number}");
     let rests = phase == Phase::Resting;
     let thread = std::thread::Builder::new().name(name.clone()).spawn(move || worker.run(rests));
@@ -65,9 +70,9 @@ impl Worker {
         if has_work && self.session.is_none() {
             self.session = self.make_session(!rests);
         }
-        let notify = if self.session.is_some() { self.serve() } else { None };
+        let heard = if self.session.is_some() { self.serve() } else { Vec::new() };
         shared.lock().crew.phase(self.id, Phase::Leaving { since: Instant::now() });
-        if let Some(notify) = notify {
+        for notify in heard {
             notify();
         }
         // Before it is gone from the crew: nobody may take the process down while a runtime cleans up.
@@ -79,52 +84,89 @@ impl Worker {
         shared.watch.notify_all();
     }
 
-    /// Takes jobs while its generation serves. Gives who has not heard of the last job yet.
-    fn serve(&mut self) -> Option<Notify> {
+    /// Takes jobs while its generation serves. Gives who has not heard of the last ones yet.
+    fn serve(&mut self) -> Vec<Notify> {
         let shared = self.common.shared.clone();
-        let mut notify: Option<Notify> = None;
+        let mut heard: Vec<Notify> = Vec::new();
         let mut state = shared.lock();
         while !state.closed && state.crew.serves(self.id) {
-            // Finishing a job (below) and taking the next one happen under one lock, and an idle worker counts as idle
-            // before anybody hears of the job: else the lane's next job would look like one too many for the workers.
-            let taken = if state.crew.halted { None } else { state.take() };
-            state.crew.phase(
-                self.id,
-                match &taken {
-                    Some((ticket, _)) => Phase::Busy { since: Instant::now(), ticket: *ticket },
-                    None => Phase::Idle,
-                },
-            );
+            // Finishing jobs (below) and taking the next ones happen under one lock, and an idle worker counts as idle
+            // before anybody hears of the jobs: else the lane's next job would look like one too many for the workers.
+            let pause = self.take(&mut state);
             drop(state);
-            if let Some(notify) = notify.take() {
+            for notify in heard.drain(..) {
                 notify();
             }
-            if let Some((ticket, mut job)) = taken {
-                let failure = self.infer_twice(&mut job);
+            if self.jobs.is_empty() {
                 state = shared.lock();
-                if state.crew.serves(self.id) {
-                    state.crew.record.note(failure);
-                    if state.crew.record.unseen.is_some() {
-                        state.crew.halted |= state.crew.stop_on_failure;
-                        shared.watch.notify_all();
-                    }
-                }
-                notify = state.finish(ticket, job);
-            } else {
-                state = shared.lock();
-                while !state.closed && state.crew.serves(self.id) && (state.waiting == 0 || state.crew.halted) {
-                    state = Shared::wait(&shared.work, state);
-                }
+                state = self.rest(&shared, state, pause);
+                continue;
+            }
+            let failure = self.infer_all();
+            state = shared.lock();
+            self.note(&mut state, failure);
+            heard.extend(self.jobs.drain(..).filter_map(|(ticket, job)| state.finish(ticket, job)));
+        }
+        heard
+    }
+
+    /// Takes the jobs of the next run, or none and says how long it waits for more.
+    fn take(&mut self, state: &mut State) -> Option<Duration> {
+        let batch = self.common.batch;
+        let pause = state.worth_waiting(batch, self.common.batch_wait, Instant::now());
+        if !state.crew.halted && pause.is_none() {
+            // Idle workers get their share: side by side they are faster than one with all of it.
+            let share = state.waiting.div_ceil(1 + state.crew.idle_besides(self.id));
+            self.jobs.extend((0..share.min(batch)).map_while(|_| state.take()));
+        }
+        match self.jobs.is_empty() {
+            true => state.crew.phase(self.id, Phase::Idle),
+            false => state.crew.busy(self.id, self.jobs.iter().map(|(ticket, _)| *ticket)),
+        }
+        pause
+    }
+
+    /// Waits until there may be something to do, at most for `pause` when frames wait already.
+    fn rest<'a>(
+        &self,
+        shared: &'a Shared,
+        mut state: MutexGuard<'a, State>,
+        pause: Option<Duration>,
+    ) -> MutexGuard<'a, State> {
+        while !state.closed && state.crew.serves(self.id) {
+            match pause {
+                _ if state.crew.halted || state.waiting == 0 => state = Shared::wait(&shared.work, state),
+                // One look per wake-up: `take` knows whether that was enough.
+                Some(pause) => return Shared::wait_for(&shared.work, state, pause),
+                None => break,
             }
         }
-        notify
+        state
+    }
+
+    /// Tells the supervisor how the jobs of the last run went.
+    fn note(&self, state: &mut State, failure: Option<InferError>) {
+        if !state.crew.serves(self.id) {
+            return;
+        }
+        let worked = self.jobs.iter().filter(|(_, job)| job.outcome.is_ok()).count();
+        for _ in 0..worked {
+            state.crew.record.note(None);
+        }
+        if let Some(failure) = failure {
+            state.crew.record.note(Some(failure));
+        }
+        if state.crew.record.unseen.is_some() {
+            state.crew.halted |= state.crew.stop_on_failure;
+            self.common.shared.watch.notify_all();
+        }
     }
 
     /// Waits until more frames wait than the other workers can take. False: no work for this one.
     fn wait_until_needed(&self) -> bool {
         let shared = &self.common.shared;
         let mut state = shared.lock();
-        while state.waiting <= state.crew.ready() || state.crew.halted {
+        while state.waiting <= state.crew.ready() * self.common.batch || state.crew.halted {
             if state.closed || !state.crew.serves(self.id) {
                 return false;
             }
@@ -160,43 +202,70 @@ impl Worker {
         None
     }
 
-    /// Runs a job, and once more when that fails. Gives the backend's failure.
-    fn infer_twice(&mut self, job: &mut Job) -> Option<InferError> {
-        self.infer(job);
-        match &job.outcome {
-            // The caller's mistake, and the GPU's end, are the same the second time.
-            Ok(()) | Err(InferError::Input { .. }) => return None,
-            Err(error) if error.device_lost() => return Some(error.clone()),
-            Err(error) => tracing::debug!("one more try with this frame: {error}"),
+    /// Runs the jobs, and those that fail once more, each for itself. Gives the backend's failure.
+    fn infer_all(&mut self) -> Option<InferError> {
+        let Self { session: Some(session), jobs, common, .. } = self else { return None };
+        let together = jobs.len();
+        infer(common, session.as_mut(), jobs);
+        let mut failure = None;
+        for job in jobs {
+            match &job.1.outcome {
+                // The caller's mistake, and the GPU's end, are the same the second time.
+                Ok(()) => continue,
+                Err(InferError::Input { .. }) if together == 1 => continue,
+                Err(error) if error.device_lost() => return Some(error.clone()),
+                Err(error) => tracing::debug!("one more try with this frame: {error}"),
+            }
+            infer(common, session.as_mut(), std::slice::from_mut(job));
+            match &job.1.outcome {
+                Ok(()) | Err(InferError::Input { .. }) => {}
+                Err(error) => failure = Some(error.clone()),
+            }
         }
-        self.infer(job);
-        job.outcome.as_ref().err().cloned()
+        failure
     }
+}
 
-    /// Runs the model and decodes its output.
-    fn infer(&mut self, job: &mut Job) {
-        let Some(session) = &mut self.session else { return };
-        let backend = self.common.backend;
-        let Job { input, params, candidates, decode: decode_time, .. } = job;
-        *decode_time = std::time::Duration::ZERO;
-        let mut sane = true;
-        let started = Instant::now();
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
-            session.run(input, &mut |outputs| {
-                let begun = Instant::now();
-                sane = outputs.iter().all(|output| are_numbers(output));
-                decode(&self.common.spec, outputs, params, candidates);
-                *decode_time = begun.elapsed();
-            })
-        }));
-        job.infer = started.elapsed().saturating_sub(job.decode);
-        let failed = |reason: &str| InferError::Run { backend, reason: reason.into() };
-        job.outcome = match outcome {
+/// Where one frame's output goes.
+struct Slot<'a> {
+    params: &'a DecodeParams,
+    candidates: &'a mut Vec<Candidate>,
+    decode: &'a mut Duration,
+    sane: bool,
+}
+
+/// Runs the model on jobs, as many as the session takes at once at most, and decodes its output.
+fn infer(common: &Common, session: &mut dyn Session, jobs: &mut [(Ticket, Job)]) {
+    let (backend, together) = (common.backend, jobs.len());
+    let mut frames = [Input::Planes(&[]); MAX_BATCH];
+    let mut slots = [const { None }; MAX_BATCH];
+    for ((frame, slot), (_, job)) in frames.iter_mut().zip(&mut slots).zip(jobs.iter_mut()) {
+        let Job { input, params, candidates, decode, .. } = job;
+        *decode = Duration::ZERO;
+        *frame = input.view();
+        *slot = Some(Slot { params, candidates, decode, sane: true });
+    }
+    let started = Instant::now();
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        session.run(frames.get(..together).unwrap_or_default(), &mut |frame, outputs| {
+            let Some(Some(slot)) = slots.get_mut(frame) else { return };
+            let begun = Instant::now();
+            slot.sane = outputs.iter().all(|output| are_numbers(output));
+            decode(&common.spec, outputs, slot.params, slot.candidates);
+            *slot.decode = begun.elapsed();
+        })
+    }));
+    let elapsed = started.elapsed();
+    let sane = slots.map(|slot| slot.is_none_or(|slot| slot.sane));
+    let elapsed = elapsed.saturating_sub(jobs.iter().map(|(_, job)| job.decode).sum());
+    let failed = |reason: &str| InferError::Run { backend, reason: reason.into() };
+    for ((_, job), sane) in jobs.iter_mut().zip(sane) {
+        (job.infer, job.batch, job.backend) = (elapsed, together, Some(backend));
+        job.outcome = match &outcome {
             Ok(Ok(())) if !sane => Err(failed("it put out numbers that are not finite")),
-            Ok(outcome) => outcome,
+            Ok(outcome) => outcome.clone(),
             Err(_) => Err(failed("it panicked over this frame")),
         };
-        job.backend = Some(backend);
         if job.outcome.is_err() {
             job.candidates.clear();
         }

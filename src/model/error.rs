@@ -108,6 +108,14 @@ pub enum ModelError {
         /// The size, and the next one that works.
         reason: String,
     },
+    /// The model does not take as many frames at once.
+    #[error("{path}: {reason}")]
+    Batch {
+        /// The file.
+        path: String,
+        /// What was asked for, and what it takes.
+        reason: String,
+    },
     /// The file and its manifest say different things.
     #[error("{path}: {what}: the file says {file}, but {manifest_path} says {manifest}; correct the manifest")]
     Contradiction {
@@ -153,6 +161,7 @@ impl ModelError {
             Self::Layout { .. } => "layout",
             Self::Classes { .. } => "classes",
             Self::Size { .. } => "size",
+            Self::Batch { .. } => "batch",
             Self::Contradiction { .. } => "contradiction",
             Self::Label { .. } => "label",
         }

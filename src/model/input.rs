@@ -3,6 +3,7 @@
 use super::error::ModelError;
 use super::layout::{Facts, contradiction};
 use super::onnx::{Dim, Port};
+use super::tensors::{Batch, MAX_BATCH};
 use crate::types::Size;
 
 /// Input size of models that leave it open, when nobody says another.
@@ -20,6 +21,8 @@ pub(super) struct Input<'a> {
     pub(super) channels_last: bool,
     /// The input that takes the picture's size, if there is one.
     pub(super) size_input: Option<String>,
+    /// Frames in one run, as far as the input says.
+    pub(super) batch: Batch,
 }
 
 /// The input that takes the picture, and what it takes.
@@ -48,14 +51,18 @@ pub(super) fn input<'a>(facts: &Facts<'a>) -> Result<Input<'a>, ModelError> {
             "input {port}: Ocelli needs 3 channels, [1, 3, height, width] or [1, height, width, 3]"
         )));
     }
-    if let Some(batch) = batch.fixed().filter(|b| *b != 1) {
+    let frames = batch.fixed().unwrap_or(1);
+    if !(1..=MAX_BATCH as u64).contains(&frames) || (frames > 1 && size_input.is_some()) {
+        let most = if size_input.is_some() { 1 } else { MAX_BATCH };
         return Err(wrong(format!(
-            "input {port}: the batch is fixed at {batch}, Ocelli needs 1 or a dynamic one; export it with batch 1"
+            "input {port}: the batch is fixed at {frames}, Ocelli takes 1 … {most} or a dynamic one; export it with batch 1"
         )));
     }
+    let open = batch.fixed().is_none() && size_input.is_none();
     let size = Size::new(side(facts, width, "width")?, side(facts, height, "height")?);
     let dynamic = [batch, channels, height, width].iter().any(|d| d.fixed().is_none());
-    Ok(Input { port, size, dynamic, channels_last, size_input })
+    let batch = Batch { size: frames as usize, open };
+    Ok(Input { port, size, dynamic, channels_last, size_input, batch })
 }
 
 /// `[b, 2]` of int64.

@@ -5,9 +5,9 @@ use super::error::ModelError;
 use super::input::{Input, input};
 use super::manifest::Manifest;
 use super::names;
-use super::onnx::{OnnxInfo, Port};
+use super::onnx::{Dim, OnnxInfo, Port};
 use super::recognise::{self, Found};
-use super::tensors::{ChannelOrder, Elem, InputSpec, OutputSpec, TensorSpec};
+use super::tensors::{Batch, ChannelOrder, Elem, InputSpec, OutputSpec, TensorSpec};
 use crate::types::{Padding, Size};
 
 /// Most classes: more is a misread layout.
@@ -45,12 +45,12 @@ struct Shape<'a> {
 
 /// Resolves a model; every failure says what was seen and what to set.
 pub(super) fn resolve(facts: &Facts<'_>) -> Result<Resolved, ModelError> {
-    let Input { port, size, dynamic, channels_last, size_input } = input(facts)?;
+    let Input { port, size, dynamic, channels_last, size_input, batch } = input(facts)?;
     let labels = labels(facts)?;
     let max_stride = max_stride(facts)?;
     let Found { output, strides } = match recognise::find(facts, size, labels.as_deref(), max_stride)? {
         Some(found) => found,
-        None => grid(facts, size, labels.as_deref(), max_stride)?,
+        None => grid(facts, batch.size as u64, size, labels.as_deref(), max_stride)?,
     };
     if size_input.is_some() != (output.family == Family::DetrBoxes) {
         let reason = match size_input {
@@ -65,6 +65,7 @@ pub(super) fn resolve(facts: &Facts<'_>) -> Result<Resolved, ModelError> {
         };
         return Err(ModelError::Input { path: facts.path.clone(), reason });
     }
+    let batch = batch_of(facts, batch, &output)?;
     let said = facts.manifest.map(|m| m.input).unwrap_or_default();
     // YOLOX was trained on OpenCV's own order and range, with the picture in the corner.
     let (order, scale, padding) = match output.family {
@@ -85,6 +86,7 @@ pub(super) fn resolve(facts: &Facts<'_>) -> Result<Resolved, ModelError> {
             padding: said.pad.unwrap_or(padding),
             pad_value: said.pad_value.unwrap_or(114),
             size_input,
+            batch,
         },
         output,
         strides,
@@ -92,14 +94,37 @@ pub(super) fn resolve(facts: &Facts<'_>) -> Result<Resolved, ModelError> {
     })
 }
 
+/// The batch that input and outputs agree on.
+fn batch_of(facts: &Facts<'_>, batch: Batch, output: &OutputSpec) -> Result<Batch, ModelError> {
+    let flat = matches!(output.family, Family::NmsClassScore | Family::NmsScoreClass);
+    let firsts = output.tensors.iter().filter_map(|tensor| {
+        let port = facts.info.outputs.iter().find(|port| port.name == tensor.name)?;
+        port.dims.as_deref()?.first().map(Dim::fixed)
+    });
+    let firsts: Vec<Option<u64>> = firsts.collect();
+    if batch.size > 1 && (flat || firsts.iter().flatten().any(|first| *first != batch.size as u64)) {
+        return Err(unknown(
+            facts,
+            format!(
+                "the input takes {} frames at once, but not all outputs have as many parts; export it with batch 1",
+                batch.size
+            ),
+        ));
+    }
+    // Rows after NMS in the graph belong to any frame, and an output of one part cannot hold two frames.
+    let open = batch.open && !flat && firsts.iter().all(Option::is_none);
+    Ok(Batch { open, ..batch })
+}
+
 /// The families with one output, whose rows are the cells of grids.
 fn grid(
     facts: &Facts<'_>,
+    frames: u64,
     size: Size,
     labels: Option<&[String]>,
     max_stride: Option<u32>,
 ) -> Result<Found, ModelError> {
-    let shape = output(facts)?;
+    let shape = output(facts, frames)?;
     let family = family(facts, &shape, size, labels, max_stride)?;
     let classes = classes(facts, &shape, family, labels)?;
     let strides = strides(facts, &shape, family, size, max_stride)?;
@@ -164,14 +189,14 @@ pub(super) fn unknown(facts: &Facts<'_>, reason: impl Into<String>) -> ModelErro
 }
 
 /// The first output of rank 3. Old exports list their raw heads beside the decoded output.
-fn output<'a>(facts: &Facts<'a>) -> Result<Shape<'a>, ModelError> {
+fn output<'a>(facts: &Facts<'a>, frames: u64) -> Result<Shape<'a>, ModelError> {
     if let Some(task) = facts.info.meta("task").filter(|t| *t != "detect") {
         return Err(unknown(facts, format!("the model's task is `{task}`, Ocelli runs detectors (`detect`)")));
     }
     for port in recognise::ports(facts)? {
         let n = facts.info.outputs.iter().position(|p| p.name == port.name).unwrap_or(0);
         let Some([batch, second, third]) = port.dims.as_deref() else { continue };
-        if batch.fixed().is_some_and(|b| b != 1) {
+        if batch.fixed().is_some_and(|b| b != frames) {
             continue;
         }
         if !matches!(port.elem, 1 | 10) {

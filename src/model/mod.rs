@@ -46,4 +46,6 @@ pub use onnx::{Dim, OnnxError, OnnxInfo, Port, read as read_onnx};
 pub use places::{default_model, model_folders};
 pub use prepare::{Prepare, PrepareError, prepare};
 pub use spec::ModelSpec;
-pub use tensors::{ChannelOrder, Elem, InputSpec, MAX_OUTPUTS, OutputSpec, TensorSpec};
+pub use tensors::{
+    Batch, ChannelOrder, Elem, Input, InputSpec, InputTensor, MAX_BATCH, MAX_OUTPUTS, OutputSpec, TensorSpec,
+};

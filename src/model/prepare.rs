@@ -56,7 +56,7 @@ pub fn prepare(bytes: &[u8], spec: &ModelSpec, how: Prepare) -> Result<Vec<u8>, 
             "input `{}` is {} {:?} already: only planes of floats can be replaced by bytes",
             spec.input.name,
             spec.input.elem.as_str(),
-            spec.input.shape()
+            spec.input.shape(spec.input.batch.size)
         )));
     }
     if how.channels_last && !how.bytes_input {
@@ -213,7 +213,7 @@ fn input_port(input: &InputSpec, how: Prepare) -> Vec<u8> {
         (false, _) => (input.name.clone(), FLOAT),
     };
     let (mut shape, mut tensor, mut kind, mut port) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for axis in taken.shape() {
+    for axis in taken.shape(taken.batch.size) {
         let mut dim = Vec::new();
         put_number(1, axis as u64, &mut dim);
         put_bytes(1, &dim, &mut shape);
@@ -364,7 +364,7 @@ mod tests {
         let out =
             prepare(&bytes, &spec, Prepare { bytes_input: true, channels_last: true, half_weights: false }).unwrap();
         let after = open(&out);
-        assert_eq!((after.input.shape(), after.input.elem), ([1, 640, 640, 3], Elem::Uint8));
+        assert_eq!((after.input.shape(1), after.input.elem), ([1, 640, 640, 3], Elem::Uint8));
         assert_eq!((after.input.scale, after.dynamic, after.input.name.as_str()), (1.0, false, "images_bytes"));
         assert_eq!(after.output, spec.output);
         assert!(contains(&out, "useful") && contains(&out, "Transpose") && contains(&out, "images_scale"));

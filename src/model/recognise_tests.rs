@@ -164,7 +164,7 @@ fn pixels_and_bytes() {
     let model = Tiny::new(&["1", "480", "640", "3"], &[&["1", "18900", "7"]]).elem(1);
     let spec = open(&model, "").unwrap();
     assert!(spec.input.channels_last);
-    assert_eq!((spec.input.size, spec.input.shape()), (Size::new(640, 480), [1, 480, 640, 3]));
+    assert_eq!((spec.input.size, spec.input.shape(1)), (Size::new(640, 480), [1, 480, 640, 3]));
     let model = Tiny::new(&["1", "3", "640", "640"], &[]).elem(2).output("output0", 1, &["1", "25200", "7"]);
     let spec = open(&model, "").unwrap();
     assert_eq!((spec.input.elem, spec.input.scale), (Elem::Uint8, 1.0));

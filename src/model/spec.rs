@@ -12,7 +12,7 @@ use super::file::{self, hex};
 use super::gate::{self, GateError, Policy};
 use super::layout::{self, Facts};
 use super::manifest::{MANIFEST, Manifest};
-use super::tensors::{InputSpec, OutputSpec};
+use super::tensors::{InputSpec, MAX_BATCH, OutputSpec};
 use super::{external, onnx};
 use crate::types::{ModelId, Size};
 
@@ -101,6 +101,28 @@ impl ModelSpec {
     /// Compares the file's SHA-256 with what the configuration expects.
     pub fn check_sha256(&self, expected: &str) -> Result<(), ModelError> {
         same_sha256(&self.path, &self.id.sha256, expected, "the configuration (model.sha256)")
+    }
+
+    /// From now on one run takes up to `frames` frames. `None`: as many as the file says, one where it leaves that open.
+    ///
+    /// # Errors
+    /// [`ModelError::Batch`] when the file does not allow it.
+    pub fn set_batch(&mut self, frames: Option<usize>) -> Result<(), ModelError> {
+        let Some(frames) = frames else { return Ok(()) };
+        let batch = &mut self.input.batch;
+        let refused = |reason: String| ModelError::Batch { path: self.path.display().to_string(), reason };
+        if !(1..=MAX_BATCH).contains(&frames) {
+            return Err(refused(format!("a batch of {frames} is outside of 1 … {MAX_BATCH}")));
+        }
+        if !batch.open && frames != batch.size {
+            return Err(refused(format!(
+                "a batch of {frames} was asked for, but this model takes {} frame(s) at once; remove `batch`, or export \
+                 the model with a dynamic batch",
+                batch.size
+            )));
+        }
+        batch.size = frames;
+        Ok(())
     }
 
     /// Which classes a label filter lets through, by `class_id`. An unknown label is an error with the nearest one.

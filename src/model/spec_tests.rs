@@ -133,6 +133,28 @@ fn dynamic_axes_take_the_configured_size_then_the_manifests_then_640() {
 }
 
 #[test]
+fn a_batch_is_open_fixed_or_one() {
+    let spec = |input: &[&str], output: &[&str]| good(&two(input, output).meta("stride", "32"), "");
+    let batch = |size, open| Batch { size, open };
+    assert_eq!(spec(SQUARE, &["1", "25200", "7"]).input.batch, Batch::ONE);
+    assert_eq!(spec(&["4", "3", "640", "640"], &["4", "25200", "7"]).input.batch, batch(4, false));
+    assert_eq!(spec(DYNAMIC, &["batch", "anchors", "columns"]).input.batch, batch(1, true));
+    // The exporter has fixed the batch of the output, so two frames would not come out of it.
+    let half_open = spec(DYNAMIC, &["1", "25200", "7"]);
+    assert_eq!(half_open.input.batch, Batch::ONE);
+
+    let mut open = spec(DYNAMIC, &["batch", "anchors", "columns"]);
+    open.set_batch(Some(8)).unwrap();
+    assert_eq!(open.input.batch, batch(8, true));
+    open.set_batch(None).unwrap();
+    assert_eq!(open.input.batch.size, 8);
+    says(open.set_batch(Some(65)).map(|()| open), &["65", "1 … 64"]);
+    let mut fixed = spec(&["4", "3", "640", "640"], &["4", "25200", "7"]);
+    fixed.set_batch(Some(4)).unwrap();
+    says(fixed.set_batch(Some(2)).map(|()| fixed), &["batch of 2", "takes 4 frame(s)", "dynamic batch"]);
+}
+
+#[test]
 fn the_name_labels_and_input_of_a_manifest() {
     let folder = Folder::new(
         &Tiny::new(SQUARE, &[&["1", "25200", "7"]]).elem(10).bytes(),
@@ -236,7 +258,8 @@ fn wrong_inputs() {
     bad(&two(&["1", "640", "640", "4"], output), "", &["[1, 640, 640, 4]", "[1, height, width, 3]"]);
     bad(&two(&["1", "1", "640", "640"], output), "", &["3 channels"]);
     bad(&two(&["1", "3", "640"], output), "", &["rank", "[1, 3, height, width]"]);
-    bad(&two(&["4", "3", "640", "640"], &["4", "25200", "7"]), "", &["batch is fixed at 4"]);
+    bad(&two(&["65", "3", "640", "640"], &["65", "25200", "7"]), "", &["batch is fixed at 65", "1 … 64"]);
+    bad(&two(&["4", "3", "640", "640"], output), "", &["[1, 25200, 7]"]);
     bad(&two(SQUARE, output).elem(3), "", &["int8"]);
     let second = bytes_field(11, &bytes_field(1, b"shape"));
     bad(&two(SQUARE, output).extra_graph(second), "", &["one input", "2", "shape"]);

@@ -50,6 +50,23 @@ impl Elem {
     }
 }
 
+/// Most frames in one run.
+pub const MAX_BATCH: usize = 64;
+
+/// How many frames one run of the model takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batch {
+    /// At most this many, 1 … [`MAX_BATCH`].
+    pub size: usize,
+    /// Any number up to that: the batch is an open axis of the input and of every output. Else exactly that many.
+    pub open: bool,
+}
+
+impl Batch {
+    /// One frame, as nearly all exports take.
+    pub const ONE: Self = Self { size: 1, open: false };
+}
+
 /// Order of the colour planes in the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -82,13 +99,82 @@ pub struct InputSpec {
     pub pad_value: u8,
     /// A second input `[1, 2]` of int64, which takes width and height of the first one ([`Family::DetrBoxes`]).
     pub size_input: Option<String>,
+    /// Frames in one run.
+    pub batch: Batch,
 }
 
 impl InputSpec {
-    /// Its shape.
-    pub fn shape(&self) -> [usize; 4] {
+    /// Its shape with `frames` in the batch.
+    pub fn shape(&self, frames: usize) -> [usize; 4] {
         let (h, w) = (self.size.h as usize, self.size.w as usize);
-        if self.channels_last { [1, h, w, 3] } else { [1, 3, h, w] }
+        if self.channels_last { [frames, h, w, 3] } else { [frames, 3, h, w] }
+    }
+
+    /// Numbers that one frame takes: 3·h·w.
+    pub fn frame_len(&self) -> usize {
+        3 * self.size.w as usize * self.size.h as usize
+    }
+}
+
+/// One frame's input tensor, borrowed.
+#[derive(Debug, Clone, Copy)]
+pub enum Input<'a> {
+    /// Planes `[3, h, w]` in the model's range. Every model takes them; its session converts to the model's type and
+    /// layout.
+    Planes(&'a [f32]),
+    /// Bytes in the model's own layout, `[3, h, w]` or `[h, w, 3]`; for models that take bytes ([`Elem::Uint8`]).
+    Bytes(&'a [u8]),
+}
+
+impl Input<'_> {
+    /// How many numbers.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Planes(values) => values.len(),
+            Self::Bytes(values) => values.len(),
+        }
+    }
+
+    /// True without any.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The same, owned: what a frame is preprocessed into.
+#[derive(Debug, Clone, PartialEq)]
+pub enum InputTensor {
+    /// See [`Input::Planes`].
+    Planes(Vec<f32>),
+    /// See [`Input::Bytes`].
+    Bytes(Vec<u8>),
+}
+
+impl InputTensor {
+    /// One frame of zeros, in the form that costs the model's session the least.
+    pub fn new(spec: &InputSpec) -> Self {
+        match spec.elem {
+            Elem::Uint8 => Self::Bytes(vec![0; spec.frame_len()]),
+            _ => Self::Planes(vec![0.0; spec.frame_len()]),
+        }
+    }
+
+    /// Nothing: a buffer that is lost.
+    pub const fn lost() -> Self {
+        Self::Planes(Vec::new())
+    }
+
+    /// Borrowed.
+    pub fn view(&self) -> Input<'_> {
+        match self {
+            Self::Planes(values) => Input::Planes(values),
+            Self::Bytes(values) => Input::Bytes(values),
+        }
+    }
+
+    /// True for a buffer that is lost.
+    pub fn is_empty(&self) -> bool {
+        self.view().is_empty()
     }
 }
 
@@ -97,7 +183,7 @@ impl InputSpec {
 pub struct TensorSpec {
     /// Name in the graph.
     pub name: String,
-    /// Its shape with a batch of one. A leading 0: as many rows as the frame has boxes.
+    /// Its shape for one frame. A leading 0: as many rows as the frame has boxes.
     pub shape: Vec<usize>,
     /// What its numbers are in the file; the session hands out single floats.
     pub elem: Elem,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::protobuf::{put_bytes, put_number};
-use super::{ChannelOrder, Elem, Family, InputSpec, ModelSpec, OutputSpec};
+use super::{Batch, ChannelOrder, Elem, Family, InputSpec, ModelSpec, OutputSpec};
 use crate::types::{ModelId, Padding, Size};
 
 /// A model that is known without a file.
@@ -26,6 +26,7 @@ pub(crate) fn spec(family: Family, size: Size, strides: &[u32], classes: usize) 
             padding: Padding::Centered,
             pad_value: 114,
             size_input: None,
+            batch: Batch::ONE,
         },
         output: OutputSpec::single("output0", family, rows, classes),
         strides: strides.to_vec(),

@@ -65,7 +65,7 @@ impl Detector {
         Ok(Self {
             preprocessor: Preprocessor::new(&spec.input),
             params: decode_params(&spec, name, config)?,
-            lane: engine.lane(name, depth),
+            lane: engine.lane(name, depth, config.priority),
             spare,
             backend: engine.info().kind,
             nms: Nms::new(),
@@ -104,7 +104,7 @@ impl Detector {
         }
         let mut job = self.idle.pop().unwrap_or_else(|| Job::new(&self.spec, self.params.clone()));
         let start = Instant::now();
-        let letterbox = match self.preprocessor.run(image, &mut job.input) {
+        let letterbox = match self.preprocessor.fill(image, &mut job.input) {
             Ok(letterbox) => letterbox,
             Err(error) => {
                 self.idle.push(job);
@@ -132,7 +132,7 @@ impl Detector {
         if outcome.is_ok() {
             self.nms.run(&mut job.candidates, self.iou, self.max_detections, &pending.letterbox, &mut detections);
         }
-        let (infer, postprocess) = (job.infer, job.decode + start.elapsed());
+        let (infer, postprocess, batch) = (job.infer, job.decode + start.elapsed(), job.batch);
         let backend = job.backend.unwrap_or(self.backend);
         // An inference that hangs keeps its tensor, and fewer workers need fewer of them.
         if !job.input.is_empty() && self.idle.len() + self.pending.len() < self.room() {
@@ -148,7 +148,7 @@ impl Detector {
             postprocess,
             total: pending.meta.captured.elapsed(),
         };
-        Some(Ok(FrameResult { meta: pending.meta, model: self.spec.id.clone(), backend, detections, latency }))
+        Some(Ok(FrameResult { meta: pending.meta, model: self.spec.id.clone(), backend, batch, detections, latency }))
     }
 }
 

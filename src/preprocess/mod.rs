@@ -3,6 +3,7 @@
 //! Belongs here: arithmetic on pixels. Does not belong here: where frames come from.
 
 mod axis;
+mod canvas;
 mod planes;
 mod preprocessor;
 mod still;

@@ -1,9 +1,10 @@
 //! The letterbox: planes in, tensor out.
 
 use super::axis::{Axis, LANES, groups};
+use super::canvas::{Bytes, Canvas, Floats, Pixels, fill_border, split};
 use super::planes::{Planes, PreprocessError, Rows};
 use super::still::Still;
-use crate::model::{ChannelOrder, InputSpec};
+use crate::model::{ChannelOrder, InputSpec, InputTensor};
 use crate::types::{ColorMatrix, ColorRange, ColorSpec, ImageView, Letterbox, Padding, Size};
 
 /// Turns pictures into a model's input. Keeps its tables for the last source size; one per camera.
@@ -11,6 +12,7 @@ use crate::types::{ColorMatrix, ColorRange, ColorSpec, ImageView, Letterbox, Pad
 pub struct Preprocessor {
     target: Size,
     order: ChannelOrder,
+    channels_last: bool,
     padding: Padding,
     /// Factor from 0 … 255 to the model's range.
     gain: f32,
@@ -22,11 +24,10 @@ pub struct Preprocessor {
     line: Vec<f32>,
     /// One output line of each plane.
     samples: [Vec<[f32; LANES]>; 3],
+    /// One output line of red, green and blue, for models that take bytes.
+    lines: [Vec<f32>; 3],
     still: Still,
 }
-
-/// The three planes of a tensor, in the order red, green, blue.
-type Rgb<'a> = [&'a mut [f32]; 3];
 
 impl Preprocessor {
     /// A preprocessor for pictures of any size.
@@ -34,6 +35,7 @@ impl Preprocessor {
         Self {
             target: input.size,
             order: input.order,
+            channels_last: input.channels_last,
             padding: input.padding,
             gain: 1.0 / input.scale,
             border: f32::from(input.pad_value) / input.scale,
@@ -42,6 +44,7 @@ impl Preprocessor {
             chroma: Default::default(),
             line: Vec::new(),
             samples: Default::default(),
+            lines: Default::default(),
             still: Still::default(),
         }
     }
@@ -51,27 +54,68 @@ impl Preprocessor {
     /// Scales with two-tap bilinear interpolation at half-pixel centres, each plane for itself, then converts colour per
     /// output pixel by the picture's own matrix and range. Allocates only when the source size changes.
     pub fn run(&mut self, image: &ImageView<'_>, tensor: &mut [f32]) -> Result<Letterbox, PreprocessError> {
-        let need = 3 * self.target.w as usize * self.target.h as usize;
-        if tensor.len() != need {
-            return Err(PreprocessError::Tensor { have: tensor.len(), need });
-        }
+        let need = self.check(tensor.len())?;
         let planes = Planes::new(image)?;
         let letterbox = self.prepare(image.size());
-        let (first, rest) = tensor.split_at_mut(need / 3);
-        let (second, third) = rest.split_at_mut(need / 3);
-        let mut rgb = match self.order {
+        let [first, second, third] = split(tensor, need / 3);
+        let rgb = match self.order {
             ChannelOrder::Rgb => [first, second, third],
             ChannelOrder::Bgr => [third, second, first],
         };
+        let mut canvas = Floats { rgb, letterbox };
         // Buffers rotate between camera and engine, so this one may hold another frame's border or none.
-        fill_border(&mut rgb, &letterbox, self.border);
-        match (planes, image) {
-            (Planes::I420(rows), ImageView::I420 { color, .. }) => self.i420(&rows, *color, &letterbox, &mut rgb),
-            (Planes::Nv12(rows), ImageView::Nv12 { color, .. }) => self.nv12(&rows, *color, &letterbox, &mut rgb),
-            (Planes::Rgb(rows), _) => self.rgb(&rows, &letterbox, &mut rgb),
-            (Planes::I420(_) | Planes::Nv12(_), _) => {}
+        canvas.rgb.iter_mut().for_each(|plane| fill_border(plane, &letterbox, 1, self.border));
+        self.draw(&planes, image, &letterbox, &mut canvas);
+        Ok(letterbox)
+    }
+
+    /// The same into bytes in the model's layout, rounded to the nearest; for models that take bytes.
+    pub fn run_bytes(&mut self, image: &ImageView<'_>, tensor: &mut [u8]) -> Result<Letterbox, PreprocessError> {
+        let need = self.check(tensor.len())?;
+        let planes = Planes::new(image)?;
+        let letterbox = self.prepare(image.size());
+        let border = self.border.round() as u8;
+        let mut lines = std::mem::take(&mut self.lines);
+        lines.iter_mut().for_each(|line| line.resize(letterbox.scaled.w as usize, 0.0));
+        if self.channels_last {
+            fill_border(tensor, &letterbox, 3, border);
+            let mut canvas = Pixels { tensor, order: self.order, lines, letterbox };
+            self.draw(&planes, image, &letterbox, &mut canvas);
+            self.lines = canvas.lines;
+        } else {
+            let [first, second, third] = split(tensor, need / 3);
+            let mut rgb = match self.order {
+                ChannelOrder::Rgb => [first, second, third],
+                ChannelOrder::Bgr => [third, second, first],
+            };
+            rgb.iter_mut().for_each(|plane| fill_border(plane, &letterbox, 1, border));
+            let mut canvas = Bytes { rgb, lines, letterbox };
+            self.draw(&planes, image, &letterbox, &mut canvas);
+            self.lines = canvas.lines;
         }
         Ok(letterbox)
+    }
+
+    /// Whichever of both `tensor` is for.
+    pub fn fill(&mut self, image: &ImageView<'_>, tensor: &mut InputTensor) -> Result<Letterbox, PreprocessError> {
+        match tensor {
+            InputTensor::Planes(planes) => self.run(image, planes),
+            InputTensor::Bytes(bytes) => self.run_bytes(image, bytes),
+        }
+    }
+
+    fn check(&self, have: usize) -> Result<usize, PreprocessError> {
+        let need = 3 * self.target.w as usize * self.target.h as usize;
+        if have == need { Ok(need) } else { Err(PreprocessError::Tensor { have, need }) }
+    }
+
+    fn draw(&mut self, planes: &Planes<'_>, image: &ImageView<'_>, letterbox: &Letterbox, canvas: &mut impl Canvas) {
+        match (planes, image) {
+            (Planes::I420(rows), ImageView::I420 { color, .. }) => self.i420(rows, *color, letterbox, canvas),
+            (Planes::Nv12(rows), ImageView::Nv12 { color, .. }) => self.nv12(rows, *color, letterbox, canvas),
+            (Planes::Rgb(rows), _) => self.rgb(rows, letterbox, canvas),
+            (Planes::I420(_) | Planes::Nv12(_), _) => {}
+        }
     }
 
     fn prepare(&mut self, source: Size) -> Letterbox {
@@ -93,34 +137,35 @@ impl Preprocessor {
         letterbox
     }
 
-    fn i420(&mut self, [y, u, v]: &[Rows<'_>; 3], color: ColorSpec, letterbox: &Letterbox, rgb: &mut Rgb<'_>) {
+    fn i420(&mut self, [y, u, v]: &[Rows<'_>; 3], color: ColorSpec, letterbox: &Letterbox, canvas: &mut impl Canvas) {
         let convert = Convert::new(color, self.gain);
         let [ys, us, vs] = &mut self.samples;
         for n in 0..letterbox.scaled.h as usize {
             plane(y, n, &self.luma, &mut self.line, [ys]);
             plane(u, n, &self.chroma, &mut self.line, [us]);
             plane(v, n, &self.chroma, &mut self.line, [vs]);
-            convert.line(ys, us, vs, output_line(rgb, letterbox, n));
+            canvas.line(n, |rgb| convert.line(ys, us, vs, rgb));
         }
     }
 
-    fn nv12(&mut self, [y, uv]: &[Rows<'_>; 2], color: ColorSpec, letterbox: &Letterbox, rgb: &mut Rgb<'_>) {
+    fn nv12(&mut self, [y, uv]: &[Rows<'_>; 2], color: ColorSpec, letterbox: &Letterbox, canvas: &mut impl Canvas) {
         let convert = Convert::new(color, self.gain);
         let [ys, us, vs] = &mut self.samples;
         for n in 0..letterbox.scaled.h as usize {
             plane(y, n, &self.luma, &mut self.line, [ys]);
             plane(uv, n, &self.chroma, &mut self.line, [us, vs]);
-            convert.line(ys, us, vs, output_line(rgb, letterbox, n));
+            canvas.line(n, |rgb| convert.line(ys, us, vs, rgb));
         }
     }
 
-    fn rgb(&mut self, rows: &Rows<'_>, letterbox: &Letterbox, rgb: &mut Rgb<'_>) {
+    fn rgb(&mut self, rows: &Rows<'_>, letterbox: &Letterbox, canvas: &mut impl Canvas) {
         let gain = self.gain;
         self.still.run(rows, letterbox, |n, line| {
-            let [red, green, blue] = output_line(rgb, letterbox, n);
-            for (((r, g), b), pixel) in red.iter_mut().zip(green).zip(blue).zip(line.chunks_exact(3)) {
-                (*r, *g, *b) = (pixel[0] as f32 * gain, pixel[1] as f32 * gain, pixel[2] as f32 * gain);
-            }
+            canvas.line(n, |[red, green, blue]| {
+                for (((r, g), b), pixel) in red.iter_mut().zip(green).zip(blue).zip(line.chunks_exact(3)) {
+                    (*r, *g, *b) = (pixel[0] as f32 * gain, pixel[1] as f32 * gain, pixel[2] as f32 * gain);
+                }
+            });
         });
     }
 }
@@ -152,28 +197,6 @@ fn plane<const C: usize>(
         }
     }
     out.for_each(|(channel, out)| x.interpolate::<C>(line, channel, out));
-}
-
-/// The part of the tensor's line that shows line `n` of the scaled picture.
-fn output_line<'a>(rgb: &'a mut Rgb<'_>, letterbox: &Letterbox, n: usize) -> [&'a mut [f32]; 3] {
-    let from = (letterbox.top as usize + n) * letterbox.target.w as usize + letterbox.left as usize;
-    rgb.each_mut().map(|plane| &mut plane[from..][..letterbox.scaled.w as usize])
-}
-
-fn fill_border(rgb: &mut Rgb<'_>, letterbox: &Letterbox, value: f32) {
-    let width = letterbox.target.w as usize;
-    let (left, inner) = (letterbox.left as usize, letterbox.scaled.w as usize);
-    let (top, bottom) = (letterbox.top as usize, (letterbox.top + letterbox.scaled.h) as usize);
-    for plane in rgb {
-        plane[..top * width].fill(value);
-        plane[bottom * width..].fill(value);
-        if inner < width {
-            for line in plane[top * width..bottom * width].chunks_exact_mut(width) {
-                line[..left].fill(value);
-                line[left + inner..].fill(value);
-            }
-        }
-    }
 }
 
 /// Y'CbCr to the model's range, one multiplication per coefficient: gain and offsets are folded in.

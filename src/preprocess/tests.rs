@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{ChannelOrder, Elem, InputSpec};
+use crate::model::{Batch, ChannelOrder, Elem, InputSpec, InputTensor};
 use crate::types::{ColorMatrix, ColorRange, ColorSpec, ImageView, Letterbox, Padding, Plane, Size};
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -113,6 +113,7 @@ fn input(size: Size, order: ChannelOrder, scale: f32, padding: Padding) -> Input
         padding,
         pad_value: 114,
         size_input: None,
+        batch: Batch::ONE,
     }
 }
 
@@ -271,5 +272,29 @@ fn what_does_not_fit_is_an_error() {
     for size in [Size::new(0, 8), Size::new(8, 0), Size::new(40_000, 1)] {
         let view = ImageView::Rgb { size, rgb: plane(64, 24) };
         assert_eq!(preprocessor.run(&view, &mut tensor), Err(PreprocessError::Size(size)));
+    }
+}
+
+#[test]
+fn bytes_are_the_rounded_floats_in_the_models_layout() {
+    let target = Size::new(40, 32);
+    let color = ColorSpec { matrix: ColorMatrix::Bt709, range: ColorRange::Limited };
+    for layout in [Layout::I420, Layout::Nv12, Layout::Rgb] {
+        let picture = Picture::noise(layout, Size::new(61, 37), color, 5, 7);
+        for order in [ChannelOrder::Rgb, ChannelOrder::Bgr] {
+            let planes = InputSpec { elem: Elem::Uint8, ..input(target, order, 1.0, Padding::Centered) };
+            let mut floats = vec![0.0; 3 * 40 * 32];
+            let letterbox = Preprocessor::new(&planes).run(&picture.view(), &mut floats).unwrap();
+            for channels_last in [false, true] {
+                let spec = InputSpec { channels_last, ..planes.clone() };
+                let mut tensor = InputTensor::new(&spec);
+                assert_eq!(Preprocessor::new(&spec).fill(&picture.view(), &mut tensor), Ok(letterbox));
+                let InputTensor::Bytes(bytes) = &tensor else { panic!("a model of bytes takes bytes") };
+                for (n, byte) in bytes.iter().enumerate() {
+                    let at = if channels_last { n % 3 * 40 * 32 + n / 3 } else { n };
+                    assert_eq!(*byte, floats[at].round() as u8, "number {n} of {order:?}, {channels_last}");
+                }
+            }
+        }
     }
 }

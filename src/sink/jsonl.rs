@@ -249,6 +249,7 @@ mod tests {
             },
             model: Arc::new(ModelId { name: "m".into(), sha256: String::new(), labels: vec![] }),
             backend: BackendKind::Tract,
+            batch: 1,
             detections: vec![],
             latency: Latency::default(),
         })

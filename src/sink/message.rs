@@ -285,7 +285,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::telemetry::{CameraStats, EngineStats, ModelStats};
+    use crate::telemetry::{CameraStats, DivisionStats, EngineReport, EngineStats, ModelStats};
     use crate::types::EngineState;
     use crate::types::{FrameMeta, PixelBox};
 
@@ -309,6 +309,7 @@ mod tests {
                 labels: vec!["person".into(), "car".into()],
             }),
             backend: BackendKind::Tract,
+            batch: 1,
             detections,
             latency: Latency {
                 wait: Duration::from_micros(11_204),
@@ -383,6 +384,7 @@ mod tests {
             fps: 25.0,
             detect_fps: 9.98,
             infer_ms_p50: Some(68.42),
+            batch_p50: Some(1.0),
             latency_ms_p50: Some(101.5),
             latency_ms_p99: None,
         };
@@ -394,13 +396,23 @@ mod tests {
             fallbacks: vec!["cpu: no ONNX Runtime library found".into()],
             nodes: [("CPUExecutionProvider".to_owned(), 182)].into(),
         };
+        let division = DivisionStats { sessions: 2, threads: 1, frames_per_s: Some(52.1) };
+        let engine = EngineStats {
+            state: EngineState::Serving,
+            reason: None,
+            build: None,
+            division_not_taken: Some(DivisionStats { sessions: 1, threads: 2, frames_per_s: Some(38.4) }),
+            division: Some(division),
+        };
         let stats = StatsSnapshot {
             v: 1,
             node: "node1".into(),
             version: "0.1.0".into(),
             uptime_s: 30,
+            models: [("default".to_owned(), EngineReport { model: Some(model.clone()), engine: engine.clone() })]
+                .into(),
             model: Some(model),
-            engine: EngineStats { state: EngineState::Serving, reason: None, build: None },
+            engine,
             cameras: [("gate".to_owned(), camera)].into(),
             mqtt_connected: Some(true),
             reload: None,

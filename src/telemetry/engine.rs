@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use crate::types::{EngineState, EngineStatus};
+use super::ModelStats;
+use crate::types::{Division, EngineState, EngineStatus};
 
 /// A GPU engine that is being built while something else serves, or nothing does.
 #[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
@@ -17,6 +18,33 @@ pub struct BuildStats {
     pub expected_s: Option<u64>,
 }
 
+/// A way to divide the cores between inferences.
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
+pub struct DivisionStats {
+    /// Sessions side by side, each on its own frames.
+    pub sessions: usize,
+    /// Threads of each.
+    pub threads: usize,
+    /// Rate on this machine, measured when the model was loaded; `null`: not measured.
+    pub frames_per_s: Option<f64>,
+}
+
+impl DivisionStats {
+    fn new(division: &Division) -> Self {
+        let rate = division.per_frame.map(|time| (10.0 / time.as_secs_f64().max(1e-9)).round() / 10.0);
+        Self { sessions: division.sessions, threads: division.threads, frames_per_s: rate }
+    }
+}
+
+/// One of the models, and what its engine does.
+#[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
+pub struct EngineReport {
+    /// The model, once it has run.
+    pub model: Option<ModelStats>,
+    /// What its engine does.
+    pub engine: EngineStats,
+}
+
 /// What the inference engine does.
 #[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct EngineStats {
@@ -26,6 +54,10 @@ pub struct EngineStats {
     pub reason: Option<String>,
     /// The build that goes on meanwhile.
     pub build: Option<BuildStats>,
+    /// How the cores are divided between inferences; `null` before anything runs.
+    pub division: Option<DivisionStats>,
+    /// The other way, where both were measured.
+    pub division_not_taken: Option<DivisionStats>,
 }
 
 impl EngineStats {
@@ -36,7 +68,9 @@ impl EngineStats {
             elapsed_s: build.elapsed.as_secs(),
             expected_s: build.expected.map(|expected| expected.as_secs()),
         });
-        Self { state: status.state, reason: status.reason.clone(), build }
+        let mut divisions = status.divisions.iter().map(DivisionStats::new);
+        let (division, division_not_taken) = (divisions.next(), divisions.next());
+        Self { state: status.state, reason: status.reason.clone(), build, division, division_not_taken }
     }
 
     /// Whether frames are inferred.

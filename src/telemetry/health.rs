@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{EngineStats, ModelStats};
-use crate::types::{CameraState, EngineState};
+use super::{EngineReport, EngineStats, ModelStats};
+use crate::types::{CameraState, DEFAULT_MODEL, EngineState, EngineStatus};
 
 /// The whole program in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
@@ -50,10 +50,12 @@ pub struct Health {
     pub reasons: Vec<String>,
     /// Detects now: the model is loaded, and a camera is online or none is configured.
     pub ready: bool,
-    /// The model and what really runs it; `null` while it is being loaded.
+    /// The model and what really runs it; `null` while it is being loaded. Of several the first one, see `models`.
     pub model: Option<ModelStats>,
-    /// What the inference engine does.
+    /// What its inference engine does.
     pub engine: EngineStats,
+    /// All models that cameras use, by the name that the configuration gives them; `default` is that of `model:`.
+    pub models: BTreeMap<String, EngineReport>,
     /// Cameras by name.
     pub cameras: BTreeMap<String, CameraHealth>,
     /// `null` when no broker is configured.
@@ -64,21 +66,31 @@ impl Health {
     /// The verdict on these parts; `faults` are sentences on what is none of them. A camera that is switched off counts as not configured; a file that has ended is no
     /// fault, but nothing is detected on it any more.
     pub(super) fn new(
-        model: Option<ModelStats>,
-        engine: EngineStats,
+        models: BTreeMap<String, EngineReport>,
         cameras: BTreeMap<String, CameraHealth>,
         mqtt: Option<MqttHealth>,
         mut faults: Vec<String>,
     ) -> Self {
         let mut starting = Vec::new();
-        match engine.trouble() {
-            Some((why, true)) => faults.push(why),
-            Some((why, false)) => starting.push(why),
-            None => {}
+        if models.is_empty() {
+            starting.push("the model is not loaded yet".to_owned());
         }
-        if let Some(model) = &model {
-            faults.extend(model.fallbacks.iter().map(|why| format!("{} runs, because {why}", model.backend)));
+        for (name, EngineReport { model, engine }) in &models {
+            // With one model, nobody needs to be told which.
+            let which = if models.len() > 1 { format!("model {name}: ") } else { String::new() };
+            match engine.trouble() {
+                Some((why, true)) => faults.push(format!("{which}{why}")),
+                Some((why, false)) => starting.push(format!("{which}{why}")),
+                None => {}
+            }
+            if let Some(model) = model {
+                let because = |why: &String| format!("{which}{} runs, because {why}", model.backend);
+                faults.extend(model.fallbacks.iter().map(because));
+            }
         }
+        let loads = |report: &EngineReport| report.model.is_none() && report.engine.state != EngineState::Failed;
+        let loading = models.is_empty() || models.values().any(loads);
+        let serves = !models.is_empty() && models.values().all(|report| report.engine.serves());
         let mut configured = 0;
         let mut online = 0;
         for (name, camera) in &cameras {
@@ -101,24 +113,32 @@ impl Health {
         }
         let status = match (starting.is_empty(), faults.is_empty()) {
             (true, true) => HealthStatus::Ok,
-            _ if model.is_none() && engine.state != EngineState::Failed => HealthStatus::Starting,
+            _ if loading => HealthStatus::Starting,
             (false, true) => HealthStatus::Starting,
             (_, false) => HealthStatus::Degraded,
         };
-        let ready = engine.serves() && (online > 0 || configured == 0);
+        let ready = serves && (online > 0 || configured == 0);
         let mut reasons = starting;
         reasons.append(&mut faults);
-        if engine.serves() && !ready && reasons.is_empty() {
+        if serves && !ready && reasons.is_empty() {
             reasons.push("no camera is online: every video file has come to its end".to_owned());
         }
-        Self { status, reasons, ready, model, engine, cameras, mqtt }
+        let (model, engine) = first(&models);
+        Self { status, reasons, ready, model, engine, models, cameras, mqtt }
+    }
+}
+
+/// The model for those who look at one: `default`, else the first by name.
+pub(super) fn first(models: &BTreeMap<String, EngineReport>) -> (Option<ModelStats>, EngineStats) {
+    match models.get(DEFAULT_MODEL).or_else(|| models.values().next()) {
+        Some(EngineReport { model, engine }) => (model.clone(), engine.clone()),
+        None => (None, EngineStats::new(&EngineStatus::default())),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::EngineStatus;
 
     fn model(fallbacks: &[&str]) -> Option<ModelStats> {
         Some(ModelStats {
@@ -134,7 +154,11 @@ mod tests {
     /// As it is when the engine is in the state that goes with the model.
     fn health(model: Option<ModelStats>, cameras: BTreeMap<String, CameraHealth>, mqtt: Option<MqttHealth>) -> Health {
         let state = if model.is_some() { EngineState::Serving } else { EngineState::Loading };
-        Health::new(model, engine(state, None), cameras, mqtt, vec![])
+        Health::new(one(model, engine(state, None)), cameras, mqtt, vec![])
+    }
+
+    fn one(model: Option<ModelStats>, engine: EngineStats) -> BTreeMap<String, EngineReport> {
+        [(DEFAULT_MODEL.to_owned(), EngineReport { model, engine })].into()
     }
 
     fn engine(state: EngineState, reason: Option<&str>) -> EngineStats {
@@ -193,8 +217,23 @@ mod tests {
         ];
         for (fallbacks, state, reason, status, words) in cases {
             let online = cameras(&[(CameraState::Online, None)]);
-            let health = Health::new(fallbacks.and_then(model), engine(state, reason), online, None, vec![]);
+            let health = Health::new(one(fallbacks.and_then(model), engine(state, reason)), online, None, vec![]);
             check(&health, status, false, words);
         }
+    }
+    #[test]
+    fn of_several_models_each_must_serve_and_is_named() {
+        let online = || cameras(&[(CameraState::Online, None)]);
+        let mut models = one(model(&[]), engine(EngineState::Serving, None));
+        let plates = |fallbacks, state, reason| EngineReport { model: model(fallbacks), engine: engine(state, reason) };
+        models.insert("plates".into(), plates(&[], EngineState::Serving, None));
+        check(&Health::new(models.clone(), online(), None, vec![]), HealthStatus::Ok, true, "");
+        models.insert("plates".into(), plates(&["cpu: no library"], EngineState::Serving, None));
+        let health = Health::new(models.clone(), online(), None, vec![]);
+        check(&health, HealthStatus::Degraded, true, "model plates: tract runs, because cpu: no library");
+        models.insert("plates".into(), plates(&[], EngineState::Degraded, Some("cpu: no memory")));
+        let health = Health::new(models, online(), None, vec![]);
+        check(&health, HealthStatus::Degraded, false, "model plates: inference fails: cpu: no memory");
+        assert_eq!(health.engine.state, EngineState::Serving, "the default one is shown first");
     }
 }

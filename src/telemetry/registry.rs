@@ -6,10 +6,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 
-use super::EngineStats;
-use super::health::{CameraHealth, Health, MqttHealth};
+use super::health::{self, CameraHealth, Health, MqttHealth};
+use super::{EngineReport, EngineStats};
 use crate::types::{
-    BackendInfo, CameraName, CameraState, CameraStatus, EngineState, EngineStatus, FrameResult, ModelId,
+    BackendInfo, CameraName, CameraState, CameraStatus, DEFAULT_MODEL, EngineState, EngineStatus, FrameResult, ModelId,
 };
 
 /// Latency samples kept per camera for the percentiles.
@@ -31,14 +31,30 @@ struct Camera {
     fps: (f64, f64),
     total_ms: Vec<f32>,
     infer_ms: Vec<f32>,
+    /// Frames that ran together with each of the same frames.
+    batches: Vec<f32>,
     cursor: usize,
     /// `None` while no thread detects for this camera.
     beat: Option<Beat>,
 }
 
-struct Inner {
+/// A model and its engine.
+#[derive(Default)]
+struct Engine {
     model: Option<(Arc<ModelId>, BackendInfo)>,
-    engine: EngineStatus,
+    status: EngineStatus,
+}
+
+impl Engine {
+    fn report(&self) -> EngineReport {
+        let model = self.model.as_ref().map(|(model, backend)| ModelStats::new(model, backend));
+        EngineReport { model, engine: EngineStats::new(&self.status) }
+    }
+}
+
+struct Inner {
+    /// By the model's name in the configuration.
+    engines: BTreeMap<String, Engine>,
     cameras: BTreeMap<CameraName, Camera>,
     counters: BTreeMap<&'static str, u64>,
     mqtt_connected: Option<bool>,
@@ -81,8 +97,7 @@ impl Registry {
     pub fn new(node: &str) -> Self {
         Self {
             inner: Arc::new(Mutex::new(Inner {
-                model: None,
-                engine: EngineStatus::default(),
+                engines: BTreeMap::new(),
                 cameras: BTreeMap::new(),
                 counters: BTreeMap::new(),
                 mqtt_connected: None,
@@ -102,16 +117,27 @@ impl Registry {
     /// The model is loaded and `backend` has run it.
     pub fn model_ready(&self, model: Arc<ModelId>, backend: BackendInfo) {
         let state = EngineState::Serving;
-        self.engine_status(&model, &EngineStatus { state, backend: Some(backend), ..EngineStatus::default() });
+        let status = EngineStatus { state, backend: Some(backend), ..EngineStatus::default() };
+        self.engine_status(DEFAULT_MODEL, &model, &status);
     }
 
-    /// The state of the engine that runs `model` has changed.
-    pub fn engine_status(&self, model: &Arc<ModelId>, status: &EngineStatus) {
+    /// These models are used from now on, and no others.
+    pub fn use_models(&self, names: &[String]) {
         let mut inner = self.lock();
-        if let Some(backend) = &status.backend {
-            inner.model = Some((model.clone(), backend.clone()));
+        inner.engines.retain(|name, _| names.contains(name));
+        for name in names {
+            inner.engines.entry(name.clone()).or_default();
         }
-        inner.engine.clone_from(status);
+    }
+
+    /// The state of the engine has changed that runs `model`, which the configuration calls `name`.
+    pub fn engine_status(&self, name: &str, model: &Arc<ModelId>, status: &EngineStatus) {
+        let mut inner = self.lock();
+        let engine = inner.engines.entry(name.to_owned()).or_default();
+        if let Some(backend) = &status.backend {
+            engine.model = Some((model.clone(), backend.clone()));
+        }
+        engine.status.clone_from(status);
     }
 
     /// From now on this box is called `node`.
@@ -151,7 +177,9 @@ impl Registry {
 
     /// True while no frame can be finished for a reason that is known and ends: a backend is being loaded or built.
     pub fn engine_waits(&self) -> bool {
-        matches!(self.lock().engine.state, EngineState::Loading | EngineState::Building)
+        let inner = self.lock();
+        let waits = |engine: &Engine| matches!(engine.status.state, EngineState::Loading | EngineState::Building);
+        inner.engines.is_empty() || inner.engines.values().any(waits)
     }
 
     /// How far the threads of all cameras have come; those without a thread are left out.
@@ -192,13 +220,16 @@ impl Registry {
         camera.results += 1;
         camera.detections += result.detections.len() as u64;
         let (total, infer) = (ms(result.latency.total), ms(result.latency.infer));
+        let batch = result.batch as f32;
         if camera.total_ms.len() < WINDOW {
             camera.total_ms.push(total);
             camera.infer_ms.push(infer);
+            camera.batches.push(batch);
         } else {
             let at = camera.cursor % WINDOW;
             camera.total_ms[at] = total;
             camera.infer_ms[at] = infer;
+            camera.batches[at] = batch;
         }
         camera.cursor = camera.cursor.wrapping_add(1);
     }
@@ -245,8 +276,7 @@ impl Registry {
     pub fn health(&self) -> Health {
         let inner = self.lock();
         Health::new(
-            inner.model.as_ref().map(|(model, backend)| ModelStats::new(model, backend)),
-            EngineStats::new(&inner.engine),
+            inner.reports(),
             inner.cameras.iter().map(|(name, camera)| (name.to_string(), camera.health())).collect(),
             inner.mqtt_connected.map(|connected| MqttHealth { connected, reason: inner.mqtt_error.clone() }),
             inner.faults.values().cloned().collect(),
@@ -258,13 +288,16 @@ impl Registry {
         let mut inner = self.lock();
         let now = Instant::now();
         let cameras = inner.cameras.iter_mut().map(|(name, camera)| (name.to_string(), camera.stats(now))).collect();
+        let models = inner.reports();
+        let (model, engine) = health::first(&models);
         StatsSnapshot {
             v: 1,
             node: inner.node.to_string(),
             version: env!("CARGO_PKG_VERSION").into(),
             uptime_s: self.started.elapsed().as_secs(),
-            model: inner.model.as_ref().map(|(model, backend)| ModelStats::new(model, backend)),
-            engine: EngineStats::new(&inner.engine),
+            model,
+            engine,
+            models,
             cameras,
             mqtt_connected: inner.mqtt_connected,
             reload: inner.reload.clone(),
@@ -274,6 +307,10 @@ impl Registry {
 }
 
 impl Inner {
+    fn reports(&self) -> BTreeMap<String, EngineReport> {
+        self.engines.iter().map(|(name, engine)| (name.clone(), engine.report())).collect()
+    }
+
     fn camera(&mut self, name: &CameraName) -> &mut Camera {
         self.cameras.entry(name.clone()).or_insert_with(Camera::new)
     }
@@ -296,6 +333,7 @@ impl Camera {
             fps: (0.0, 0.0),
             total_ms: Vec::with_capacity(WINDOW),
             infer_ms: Vec::with_capacity(WINDOW),
+            batches: Vec::with_capacity(WINDOW),
             cursor: 0,
             beat: None,
         }
@@ -330,6 +368,7 @@ impl Camera {
             fps: round2(self.fps.0),
             detect_fps: round2(self.fps.1),
             infer_ms_p50: percentile(&self.infer_ms, 0.50),
+            batch_p50: percentile(&self.batches, 0.50),
             latency_ms_p50: percentile(&self.total_ms, 0.50),
             latency_ms_p99: percentile(&self.total_ms, 0.99),
         }
@@ -408,6 +447,8 @@ pub struct CameraStats {
     pub detect_fps: f64,
     /// Median time in the session, ms.
     pub infer_ms_p50: Option<f64>,
+    /// Median number of frames that ran together.
+    pub batch_p50: Option<f64>,
     /// Median time from decoded frame to result, ms.
     pub latency_ms_p50: Option<f64>,
     /// 99th percentile of the same, ms.
@@ -425,10 +466,12 @@ pub struct StatsSnapshot {
     pub version: String,
     /// Seconds since the start.
     pub uptime_s: u64,
-    /// The model, once it has run.
+    /// The model, once it has run. Of several the first one, see `models`.
     pub model: Option<ModelStats>,
-    /// What the inference engine does.
+    /// What its inference engine does.
     pub engine: EngineStats,
+    /// All models that cameras use, by the name that the configuration gives them; `default` is that of `model:`.
+    pub models: BTreeMap<String, EngineReport>,
     /// Cameras by name.
     pub cameras: BTreeMap<String, CameraStats>,
     /// `null` when no broker is configured.
@@ -475,6 +518,7 @@ mod tests {
             },
             model: model.clone(),
             backend: BackendKind::Tract,
+            batch: 1,
             detections: vec![Detection { class_id: 0, score: 0.5, bbox: PixelBox::default() }; 2],
             latency: Latency { total: Duration::from_millis(total_ms), ..Latency::default() },
         }

@@ -47,6 +47,30 @@ pub struct BuildProgress {
     pub expected: Option<Duration>,
 }
 
+/// A way to divide the cores between inferences.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Division {
+    /// Sessions side by side, each on its own frames.
+    pub sessions: usize,
+    /// Threads of each.
+    pub threads: usize,
+    /// Time per frame, where it was measured.
+    pub per_frame: Option<Duration>,
+}
+
+impl std::fmt::Display for Division {
+    /// `2 sessions of 1 thread (52.1 frames/s)`
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let s = |n: usize| if n == 1 { "" } else { "s" };
+        let (sessions, threads) = (self.sessions, self.threads);
+        write!(f, "{sessions} session{} of {threads} thread{}", s(sessions), s(threads))?;
+        match self.per_frame {
+            Some(time) => write!(f, " ({:.1} frames/s)", 1.0 / time.as_secs_f64().max(1e-9)),
+            None => Ok(()),
+        }
+    }
+}
+
 /// The engine's state with its reasons.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct EngineStatus {
@@ -56,8 +80,38 @@ pub struct EngineStatus {
     pub reason: Option<String>,
     /// What runs the model now; the last one that did when the engine has failed.
     pub backend: Option<BackendInfo>,
+    /// How the cores are divided between inferences, and after it the way that was measured to be no better; empty before
+    /// anything runs.
+    pub divisions: Vec<Division>,
     /// The build that goes on meanwhile.
     pub build: Option<BuildProgress>,
     /// The process must end, because only a new one can infer again: the GPU is lost to this one.
     pub fatal: bool,
 }
+
+/// How large a camera's share of a busy engine is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    /// A quarter of the frames of a normal one.
+    Low,
+    /// As many frames as any other.
+    #[default]
+    Normal,
+    /// Four times the frames of a normal one.
+    High,
+}
+
+impl Priority {
+    /// Its share, relative to the others'.
+    pub const fn weight(self) -> u64 {
+        match self {
+            Self::Low => 1,
+            Self::Normal => 4,
+            Self::High => 16,
+        }
+    }
+}
+
+/// Name of the model that cameras use when they name no other: that of `model:`.
+pub const DEFAULT_MODEL: &str = "default";

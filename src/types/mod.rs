@@ -9,7 +9,7 @@ mod geometry;
 mod image;
 mod result;
 
-pub use engine::{BuildProgress, EngineState, EngineStatus};
+pub use engine::{BuildProgress, DEFAULT_MODEL, Division, EngineState, EngineStatus, Priority};
 pub use frame::{CameraName, FrameMeta};
 pub use geometry::{Letterbox, NormBox, Padding, PixelBox, Size};
 pub use image::{ColorMatrix, ColorRange, ColorSpec, ImageView, ImageViewMut, Plane, PlaneMut};

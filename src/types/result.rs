@@ -103,6 +103,8 @@ pub struct FrameResult {
     pub model: Arc<ModelId>,
     /// What ran it.
     pub backend: BackendKind,
+    /// Frames that ran together with this one, itself included.
+    pub batch: usize,
     /// Objects, best score first.
     pub detections: Vec<Detection>,
     /// Stage times.

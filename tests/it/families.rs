@@ -7,7 +7,7 @@ use std::path::Path;
 use half::f16;
 use ocelli::config::BackendChoice;
 use ocelli::infer::load;
-use ocelli::model::{Candidate, DecodeParams, Family, ModelSpec, Nms, decode};
+use ocelli::model::{Candidate, DecodeParams, Family, Input, ModelSpec, Nms, decode};
 use ocelli::types::{Letterbox, Padding, Size};
 
 use crate::runtime::{model_config, ort_library};
@@ -123,9 +123,9 @@ fn on_both(spec: &ModelSpec, input: &[f32], mut look: impl FnMut(&str, &[&[f32]]
     let run = |choice, library: Option<&Path>, look: &mut dyn FnMut(&str, &[&[f32]])| {
         let (mut session, info) = load(spec, &model_config(choice, library)).unwrap_or_else(|e| panic!("{e}"));
         // Twice: a session is for many frames; and once more through a further session.
-        session.run(input, &mut |_| {}).unwrap();
-        session.run(input, &mut |outputs| look(&info.version, outputs)).unwrap();
-        session.fork()().unwrap().run(input, &mut |outputs| look(&info.version, outputs)).unwrap();
+        session.run_one(Input::Planes(input), &mut |_| {}).unwrap();
+        session.run_one(Input::Planes(input), &mut |outputs| look(&info.version, outputs)).unwrap();
+        session.fork()().unwrap().run_one(Input::Planes(input), &mut |outputs| look(&info.version, outputs)).unwrap();
     };
     run(BackendChoice::Tract, None, &mut look);
     if let Some(library) = ort_library() {

@@ -228,6 +228,7 @@ fn result(seq: u64, objects: usize) -> Arc<FrameResult> {
         },
         model: Arc::new(ModelId { name: "m".into(), sha256: "ab".repeat(32), labels: vec!["person".into()] }),
         backend: BackendKind::Tract,
+        batch: 1,
         detections: vec![
             Detection { class_id: 0, score: 0.875, bbox: PixelBox::new(10.5, 20.25, 400.0, 1080.0) };
             objects

@@ -8,7 +8,7 @@ use std::process::Command;
 use image::ImageDecoder;
 use ocelli::config::BackendChoice;
 use ocelli::infer::{Session, load};
-use ocelli::model::{DecodeParams, Family, ModelSpec, Nms, decode};
+use ocelli::model::{DecodeParams, Family, Input, ModelSpec, Nms, decode};
 use ocelli::preprocess::Preprocessor;
 use ocelli::types::{Detection, ImageView, PixelBox, Plane, Size};
 use serde_json::Value;
@@ -79,7 +79,9 @@ impl Detector {
         let params = DecodeParams { threshold: CONFIDENCE, classes: None };
         let (mut candidates, mut detections) = (Vec::new(), Vec::new());
         let spec = &self.spec;
-        self.session.run(&tensor, &mut |outputs| decode(spec, outputs, &params, &mut candidates)).unwrap();
+        self.session
+            .run_one(Input::Planes(&tensor), &mut |outputs| decode(spec, outputs, &params, &mut candidates))
+            .unwrap();
         self.nms.run(&mut candidates, spec.nms_iou(IOU), 300, &letterbox, &mut detections);
         detections
     }
@@ -268,7 +270,7 @@ fn end_to_end(backend: Option<Backend>) {
     let params = DecodeParams { threshold: 0.0, classes: None };
     detector
         .session
-        .run(&tensor, &mut |outputs| {
+        .run_one(Input::Planes(&tensor), &mut |outputs| {
             let rows = outputs[0].as_chunks::<6>().0;
             assert_eq!(rows.len(), 300);
             decode(spec, outputs, &params, &mut candidates);
@@ -344,7 +346,7 @@ fn document(backend: Option<Backend>) {
     let (mut pixels, mut scores) = (0.0_f32, 0.0_f32);
     detector
         .session
-        .run(&input, &mut |outputs| {
+        .run_one(Input::Planes(&input), &mut |outputs| {
             let output = outputs[0];
             assert_eq!(output.len(), wanted.len());
             for (ours, theirs) in output.chunks_exact(columns).zip(wanted.chunks_exact(columns)) {

@@ -83,6 +83,7 @@ fn result(meta: &FrameMeta) -> Arc<FrameResult> {
         meta: meta.clone(),
         model: Arc::new(ModelId { name: "test".into(), sha256: String::new(), labels: vec!["person".into()] }),
         backend: BackendKind::Tract,
+        batch: 1,
         detections: vec![Detection { class_id: 0, score: 0.87, bbox }],
         latency: Latency::default(),
     })

@@ -304,3 +304,89 @@ fn the_service_manager_hears_ready_status_watchdog_reload_and_stop() {
     service.signal("TERM");
     manager.wait("STOPPING=1", |text| text.contains("STOPPING=1"));
 }
+
+#[test]
+fn cameras_choose_among_models_and_a_reload_changes_the_choice() {
+    let place = Place::new();
+    let marker = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/marker.onnx");
+    std::fs::copy(marker, place.path("other.onnx")).unwrap();
+    let models = "models: {other: {file: other.onnx, backend: tract}}\n";
+    let cameras = |model: &str| {
+        format!("{models}cameras:\n  a: {LOOPED}}}\n  b: {LOOPED}, detect: {{model: {model}, priority: high}}}}\n")
+    };
+    place.configure(&cameras("other"));
+    let service = place.run(&[]);
+    let many = |results: &BTreeMap<String, Vec<_>>| {
+        ["a", "b"].iter().all(|name| results.get(*name).is_some_and(|all| all.len() >= 20))
+    };
+    place.wait_for("results of both", many);
+    let health = || -> serde_json::Value {
+        serde_json::from_str(http_get(place.http, "/api/v1/health").split("\r\n\r\n").nth(1).unwrap()).unwrap()
+    };
+    let shown = health();
+    assert_eq!((&shown["status"], &shown["ready"]), (&"ok".into(), &true.into()), "{shown:#}");
+    assert_eq!(shown["models"].as_object().unwrap().len(), 2, "{shown:#}");
+    assert_eq!(shown["models"]["default"]["model"]["name"], "marker");
+    assert_eq!(shown["models"]["other"]["model"]["name"], "other");
+    assert_eq!(shown["models"]["other"]["engine"]["state"], "serving");
+    assert_eq!(shown["model"]["name"], "marker", "who looks at one model sees the default one");
+    let metrics = http_get(place.http, "/metrics");
+    assert!(metrics.contains("ocelli_engine_state{model=\"other\",state=\"serving\"} 1"), "{metrics}");
+    let models_of = |camera: &str| -> Vec<String> {
+        let text = std::fs::read_to_string(place.path("out.jsonl")).unwrap();
+        let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        let json = lines.map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let own = json.filter(|json| json["camera"] == camera);
+        own.map(|json| json["model"]["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert!(models_of("a").iter().all(|name| name == "marker"));
+    assert!(models_of("b").iter().all(|name| name == "other"));
+    assert!(place.results()["b"].iter().any(|(_, objects)| *objects > 0), "it finds something");
+
+    // The other one is not used any more, so it is gone; camera a does not notice.
+    place.configure(&cameras("default"));
+    let line = service.reload("configuration reloaded");
+    assert!(line.contains("model other") && line.contains("camera b (detection)"), "{line}");
+    let before = models_of("b").len();
+    place.wait_for("results of the default model", |results| results["b"].len() > before + 20);
+    assert_eq!(models_of("b").last().unwrap(), "marker");
+    assert_eq!(health()["models"].as_object().unwrap().keys().collect::<Vec<_>>(), ["default"]);
+    let numbers: Vec<u64> = place.results()["a"].iter().map(|(number, _)| *number).collect();
+    assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "camera a lost a frame");
+
+    // A name that is not there changes nothing.
+    place.configure(&cameras("plates"));
+    service.reload("refused");
+    let reasons = health()["reasons"].to_string();
+    assert!(reasons.contains("asks for the model `plates`, which is not among `models`"), "{reasons}");
+    service.stop();
+}
+
+#[test]
+fn how_the_cores_are_divided_is_measured_and_told() {
+    let Some(library) = crate::runtime::ort_library() else { return };
+    let place = Place::new();
+    place.configure(&format!("cameras: {{a: {LOOPED}}}}}\n"));
+    let text = std::fs::read_to_string(place.path("ocelli.yaml")).unwrap();
+    let library = format!("backend: cpu, ort_library: {}", library.display());
+    std::fs::write(place.path("ocelli.yaml"), text.replace("backend: tract", &library)).unwrap();
+    let service = place.run(&[]);
+    place.wait_for("results", |results| results.get("a").is_some_and(|all| all.len() >= 10));
+    let health = http_get(place.http, "/api/v1/health");
+    let health: serde_json::Value = serde_json::from_str(health.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from).min(4) as u64;
+    let division = &health["engine"]["division"];
+    let product =
+        |division: &serde_json::Value| division["sessions"].as_u64().unwrap() * division["threads"].as_u64().unwrap();
+    assert_eq!(product(division), cores, "{health:#}");
+    if cores > 1 {
+        let other = &health["engine"]["division_not_taken"];
+        assert_eq!(product(other), cores, "{health:#}");
+        assert_ne!(division["sessions"], other["sessions"]);
+        for division in [division, other] {
+            assert!(division["frames_per_s"].as_f64().is_some_and(|rate| rate > 0.0), "{health:#}");
+        }
+        service.log.wait("the measurement", 5, |line| line.contains("rather than") && line.contains("frames/s"));
+    }
+    service.stop();
+}

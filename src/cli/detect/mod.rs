@@ -147,11 +147,11 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     };
     let spec = Arc::new(open_model(&model)?);
     let detect = DetectConfig {
-        fps: None,
         threshold: args.conf,
         iou: args.iou,
         max_detections: args.max_detections,
         labels: (!args.label.is_empty()).then(|| args.label.clone()),
+        ..DetectConfig::default()
     };
     let engine = start_engine(spec, &model)?;
     let mut output = Output::create(args.out.as_deref(), args.json.as_deref())?;

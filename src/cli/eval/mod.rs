@@ -100,11 +100,10 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let outputs = Outputs::create(&args)?;
     let engine = start_engine(spec, &model)?;
     let config = DetectConfig {
-        fps: None,
         threshold: args.conf,
         iou: args.iou,
         max_detections: args.max_detections,
-        labels: None,
+        ..DetectConfig::default()
     };
     outputs.begin(&engine, &set)?;
     let measured = measure(&set, &engine, &config)?;
@@ -121,7 +120,7 @@ pub(super) fn mean_average_precision(
     limit: Option<usize>,
 ) -> anyhow::Result<f64> {
     let set = DataSet::open(data, split, engine.spec(), limit)?;
-    let config = DetectConfig { fps: None, threshold: 0.001, iou: 0.6, max_detections: 300, labels: None };
+    let config = DetectConfig { fps: None, threshold: 0.001, iou: 0.6, ..DetectConfig::default() };
     let measured = measure(&set, engine, &config)?;
     let score = eval::score(&measured.images, engine.spec().output.classes, MAX_PER_CLASS);
     Ok(score.map)

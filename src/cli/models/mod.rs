@@ -145,7 +145,8 @@ fn describe(spec: &ModelSpec, info: Option<&BackendInfo>) -> serde_json::Value {
         "family": spec.output.family,
         "input": {
             "name": spec.input.name,
-            "shape": input.shape(),
+            "shape": input.shape(input.batch.size),
+            "open_batch": input.batch.open,
             "type": input.elem,
             "dynamic": spec.dynamic,
             "color": spec.input.order,
@@ -186,8 +187,12 @@ fn page(spec: &ModelSpec, info: Option<&BackendInfo>) -> String {
     line("file", spec.path.display().to_string());
     line("sha256", spec.id.sha256.clone());
     line("family", format!("{} ({})", spec.output.family.as_str(), spec.output.family.models()));
-    let open = if spec.dynamic { ", dynamic in the file" } else { "" };
-    line("input", format!("{} {} {:?}{open}", input.name, input.elem.as_str(), input.shape()));
+    let open = match (spec.dynamic, input.batch.open) {
+        (_, true) => ", dynamic in the file, any batch",
+        (true, false) => ", dynamic in the file",
+        (false, false) => "",
+    };
+    line("input", format!("{} {} {:?}{open}", input.name, input.elem.as_str(), input.shape(input.batch.size)));
     line(
         "pixels",
         format!(

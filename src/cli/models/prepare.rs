@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow, bail};
 use super::super::{Failure, detect};
 use crate::config::{BackendChoice, ModelConfig};
 use crate::infer::{Session, load};
-use crate::model::{DecodeParams, MANIFEST, Manifest, ModelSpec, Nms, Prepare, decode, prepare};
+use crate::model::{DecodeParams, InputTensor, MANIFEST, Manifest, ModelSpec, Nms, Prepare, decode, prepare};
 use crate::preprocess::Preprocessor;
 use crate::types::{Detection, ImageView, Plane, Size};
 
@@ -74,7 +74,7 @@ pub(super) fn run(args: &Args) -> Result<String, Failure> {
         prepared.len(),
         bytes.len(),
         after.input.elem.as_str(),
-        after.input.shape()
+        after.input.shape(after.input.batch.size)
     );
     if before.manifest.is_some() {
         let manifest = folder.join(MANIFEST);
@@ -139,14 +139,13 @@ impl<'a> Side<'a> {
     }
 
     fn run(&mut self, size: Size, rgb: &[u8]) -> anyhow::Result<()> {
-        let (w, h) = (self.spec.input.size.w as usize, self.spec.input.size.h as usize);
-        let mut tensor = vec![0.0; 3 * w * h];
+        let mut tensor = InputTensor::new(&self.spec.input);
         let view = ImageView::Rgb { size, rgb: Plane { data: rgb, stride: size.w as usize * 3 } };
-        let letterbox = self.preprocessor.run(&view, &mut tensor)?;
+        let letterbox = self.preprocessor.fill(&view, &mut tensor)?;
         let params = DecodeParams { threshold: THRESHOLD, classes: None };
         let (spec, outputs) = (self.spec, &mut self.outputs);
         let mut candidates = Vec::new();
-        self.session.run(&tensor, &mut |tensors| {
+        self.session.run_one(tensor.view(), &mut |tensors| {
             *outputs = tensors.iter().map(|tensor| tensor.to_vec()).collect();
             decode(spec, tensors, &params, &mut candidates);
         })?;

@@ -357,13 +357,14 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::infer::{Consume, Fork, InferError};
+    use crate::model::Input;
 
     /// Finds nothing, whatever it sees.
     struct Blind(Arc<ModelSpec>);
 
     impl Session for Blind {
-        fn run(&mut self, _: &[f32], consume: &mut Consume<'_>) -> Result<(), InferError> {
-            consume(&[&vec![0.0; self.0.output.len()]]);
+        fn run(&mut self, _: &[Input<'_>], consume: &mut Consume<'_>) -> Result<(), InferError> {
+            consume(0, &[&vec![0.0; self.0.output.len()]]);
             Ok(())
         }
 

@@ -51,6 +51,20 @@ pub(crate) static MODEL: Section = Section {
             "Width and height of the input, for models that leave them open: `640` or `640x384`. Default: the model's own.",
         ),
         key(
+            "batch",
+            Kind::Integer { min: 1, max: 64 },
+            None,
+            "8",
+            "Frames that run together at most, for models whose batch is open. Default: the model's own, 1 where it is open.",
+        ),
+        key(
+            "batch_wait",
+            Kind::Duration { min: 0, max: 1_000 },
+            Some("0ms"),
+            "5ms",
+            "Longest time that a frame waits for others to run with. At 0 only those that wait anyway run together.",
+        ),
+        key(
             "spinning",
             Kind::Bool,
             Some("false"),

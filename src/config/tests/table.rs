@@ -17,6 +17,7 @@ fn every_key_of_the_table_has_an_effect() {
             check(&inner, key);
             match key.kind {
                 Kind::Section(below) => visit(below, &inner, check),
+                Kind::Named(below) if key.name == "models" => visit(below, "models.other", check),
                 Kind::Named(below) => {
                     visit(below, "cameras.gate", check);
                     visit(below, "cameras.clip", check);
@@ -33,6 +34,8 @@ fn every_key_of_the_table_has_an_effect() {
             "mqtt.url=mqtts://h",
             "mqtt.username=u",
             "model.file=old.onnx",
+            "models.other.file=other.onnx",
+            "models.plates.file=plates.onnx",
             "cameras.gate.url=rtsp://x",
             "cameras.gate.username=u",
             "cameras.clip.file=old.mp4",
@@ -69,6 +72,7 @@ fn the_table_is_sound() {
                 let known = |word: &&&str| {
                     parse_word::<BackendChoice>(word).is_some()
                         || parse_word::<Transport>(word).is_some()
+                        || parse_word::<crate::types::Priority>(word).is_some()
                         || parse_word::<Arena>(word).is_some()
                         || parse_word::<CudnnSearch>(word).is_some()
                 };

@@ -10,6 +10,7 @@ use crate::infer::crew::{NO_WORKER, Phase};
 use crate::infer::ladder::{Loaded, attempt};
 use crate::infer::worker::{self, Common};
 use crate::infer::{Fork, InferError};
+use crate::model::MAX_BATCH;
 use crate::types::{BackendInfo, BuildProgress, EngineState};
 
 /// How often the log says that a build goes on.
@@ -67,7 +68,9 @@ impl Supervisor {
                 Ok(Some(builder)) => Ok(Found::Build(builder)),
                 Ok(None) => {
                     let proven = if purpose == Purpose::Climb { rungs.prove(kind) } else { Ok(()) };
-                    proven.and_then(|()| attempt(&spec, kind, rungs.as_ref())).map(Found::Session)
+                    proven
+                        .and_then(|()| attempt(&spec, kind, rungs.as_ref()))
+                        .map(|loaded| Found::Session(rungs.divide(loaded)))
                 }
                 Err(error) => Err(error),
             };
@@ -241,10 +244,13 @@ impl Supervisor {
     /// Lets a session that has run serve, in the place of what served before: each worker of the older generation ends after
     /// the job that it has.
     pub(super) fn activate(&mut self, rung: usize, loaded: Loaded) -> Result<(), InferError> {
-        let Loaded { session, kind, version, warm_up, nodes } = loaded;
+        let Loaded { session, kind, version, warm_up, nodes, divisions } = loaded;
         let fork: Fork = session.fork();
-        let workers = self.rungs.workers(kind).max(1);
-        let common = Common { shared: self.shared.clone(), spec: self.spec.clone(), backend: kind, fork };
+        let workers = divisions.first().map_or_else(|| self.rungs.workers(kind), |best| best.sessions).max(1);
+        self.divisions = divisions;
+        let (shared, spec) = (self.shared.clone(), self.spec.clone());
+        let (batch, batch_wait) = (session.batch().clamp(1, MAX_BATCH), self.rungs.batch_wait());
+        let common = Common { shared, spec, backend: kind, fork, batch, batch_wait };
         self.policy.activated(rung);
         let mut state = self.shared.lock();
         state.crew.next_generation();

@@ -17,7 +17,7 @@ use super::starts::Starts;
 use super::status::StatusCell;
 use super::worker::Common;
 use crate::model::ModelSpec;
-use crate::types::{BackendInfo, BackendKind, EngineState, EngineStatus};
+use crate::types::{BackendInfo, BackendKind, Division, EngineState, EngineStatus};
 
 pub(super) struct Supervisor {
     pub(super) shared: Arc<Shared>,
@@ -35,6 +35,7 @@ pub(super) struct Supervisor {
     /// The generation that serves.
     common: Option<Common>,
     info: Option<BackendInfo>,
+    divisions: Vec<Division>,
     deadline: Duration,
     activated: Instant,
     told_served: bool,
@@ -71,6 +72,7 @@ impl Supervisor {
             build_news: now,
             common: None,
             info: None,
+            divisions: Vec::new(),
             deadline: limits.load,
             activated: now,
             told_served: false,
@@ -210,6 +212,7 @@ impl Supervisor {
                 let better = self.passed_over.range(..self.policy.current());
                 BackendInfo { fallbacks: better.map(|(_, why)| why.clone()).collect(), ..info }
             }),
+            divisions: self.divisions.clone(),
             build: self.build_progress(),
             fatal: self.fatal,
         });

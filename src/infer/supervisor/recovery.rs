@@ -19,10 +19,10 @@ impl Supervisor {
         let kind = self.kind();
         let mut state = self.shared.lock();
         for overdue in state.crew.overdue(self.looked, patience) {
-            let limit = if overdue.ticket.is_some() { patience.infer } else { patience.load };
+            let limit = if overdue.tickets.is_empty() { patience.load } else { patience.infer };
             let error = InferError::Hung { backend: kind, limit };
-            if let Some(ticket) = overdue.ticket {
-                heard.extend(state.lose(ticket, error));
+            for ticket in overdue.tickets {
+                heard.extend(state.lose(ticket, error.clone()));
             }
             let loads = self.loading.as_ref().is_some_and(|loading| loading.thread == overdue.thread);
             if let (true, Some(loading)) = (loads, &self.loading) {

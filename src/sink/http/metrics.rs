@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::telemetry::{EngineStats, StatsSnapshot};
+use crate::telemetry::{DivisionStats, StatsSnapshot};
 use crate::types::{CameraState, EngineState};
 
 const STATES: [CameraState; 7] = [
@@ -60,25 +60,8 @@ pub(super) fn render(stats: &StatsSnapshot, process: &Process) -> String {
         );
         page.series("ocelli_config_reload_success", &[], f64::from(u8::from(reload.success)));
     }
-    if let Some(model) = &stats.model {
-        page.metric("ocelli_model_info", "gauge", "The model and the backend that really runs it.");
-        let labels = [
-            ("name", model.name.as_str()),
-            ("sha256", &model.sha256),
-            ("backend", &model.backend),
-            ("backend_version", &model.backend_version),
-        ];
-        page.series("ocelli_model_info", &labels, 1.0);
-        page.metric("ocelli_backend_fallbacks", "gauge", "Better backends that were tried and did not work.");
-        page.series("ocelli_backend_fallbacks", &[], model.fallbacks.len() as f64);
-        if !model.nodes.is_empty() {
-            page.metric("ocelli_model_nodes", "gauge", "Nodes of the model by the provider that ran them.");
-        }
-        for (provider, nodes) in &model.nodes {
-            page.series("ocelli_model_nodes", &[("provider", provider)], *nodes as f64);
-        }
-    }
-    engine(&mut page, &stats.engine);
+    models(&mut page, stats);
+    engines(&mut page, stats);
     cameras(&mut page, stats);
     counters(&mut page, stats);
     for (name, help, value) in [
@@ -94,15 +77,69 @@ pub(super) fn render(stats: &StatsSnapshot, process: &Process) -> String {
     page.0
 }
 
-fn engine(page: &mut Page, engine: &EngineStats) {
-    page.metric("ocelli_engine_state", "gauge", "1 for the state that the inference engine is in.");
-    for state in ENGINE_STATES {
-        let value = f64::from(u8::from(engine.state == state));
-        page.series("ocelli_engine_state", &[("state", state.as_str())], value);
+fn models(page: &mut Page, stats: &StatsSnapshot) {
+    let models = || stats.models.iter().filter_map(|(key, report)| Some((key.as_str(), report.model.as_ref()?)));
+    if models().next().is_none() {
+        return;
     }
-    if let Some(build) = &engine.build {
+    page.metric("ocelli_model_info", "gauge", "A model and the backend that really runs it.");
+    for (key, model) in models() {
+        let labels = [
+            ("model", key),
+            ("name", model.name.as_str()),
+            ("sha256", &model.sha256),
+            ("backend", &model.backend),
+            ("backend_version", &model.backend_version),
+        ];
+        page.series("ocelli_model_info", &labels, 1.0);
+    }
+    page.metric("ocelli_backend_fallbacks", "gauge", "Better backends that were tried and did not work.");
+    for (key, model) in models() {
+        page.series("ocelli_backend_fallbacks", &[("model", key)], model.fallbacks.len() as f64);
+    }
+    if models().any(|(_, model)| !model.nodes.is_empty()) {
+        page.metric("ocelli_model_nodes", "gauge", "Nodes of a model by the provider that ran them.");
+    }
+    for (key, model) in models() {
+        for (provider, nodes) in &model.nodes {
+            page.series("ocelli_model_nodes", &[("model", key), ("provider", provider)], *nodes as f64);
+        }
+    }
+}
+
+fn engines(page: &mut Page, stats: &StatsSnapshot) {
+    let engines = || stats.models.iter().map(|(key, report)| (key.as_str(), &report.engine));
+    if engines().next().is_none() {
+        return;
+    }
+    page.metric("ocelli_engine_state", "gauge", "1 for the state that a model's inference engine is in.");
+    for (key, engine) in engines() {
+        for state in ENGINE_STATES {
+            let value = f64::from(u8::from(engine.state == state));
+            page.series("ocelli_engine_state", &[("model", key), ("state", state.as_str())], value);
+        }
+    }
+    type Count = fn(&DivisionStats) -> f64;
+    let divisions: [(&str, &str, Count); 2] = [
+        ("ocelli_engine_sessions", "Sessions side by side at most.", |division| division.sessions as f64),
+        ("ocelli_engine_threads", "Threads of each session.", |division| division.threads as f64),
+    ];
+    for (name, help, value) in divisions {
+        let series: Vec<_> = engines().filter_map(|(key, engine)| Some((key, engine.division.as_ref()?))).collect();
+        if !series.is_empty() {
+            page.metric(name, "gauge", help);
+        }
+        for (key, division) in series {
+            page.series(name, &[("model", key)], value(division));
+        }
+    }
+    let builds: Vec<_> = engines().filter_map(|(key, engine)| Some((key, engine.build.as_ref()?))).collect();
+    if !builds.is_empty() {
         page.metric("ocelli_engine_build_seconds", "gauge", "Time since the build of the GPU engine began.");
-        page.series("ocelli_engine_build_seconds", &[("backend", &build.backend)], build.elapsed_s as f64);
+    }
+    for (key, build) in builds {
+        let labels = [("model", key), ("backend", build.backend.as_str())];
+        page.series("ocelli_engine_build_seconds", &labels, build.elapsed_s as f64);
     }
 }
 
@@ -118,7 +155,7 @@ fn cameras(page: &mut Page, stats: &StatsSnapshot) {
         }
     }
     type Value = fn(&crate::telemetry::CameraStats) -> Option<f64>;
-    let metrics: [(&str, &str, &str, Value); 9] = [
+    let metrics: [(&str, &str, &str, Value); 10] = [
         ("ocelli_camera_up", "gauge", "1 while frames arrive.", |c| {
             Some(f64::from(u8::from(c.state == CameraState::Online)))
         }),
@@ -131,6 +168,7 @@ fn cameras(page: &mut Page, stats: &StatsSnapshot) {
         ("ocelli_infer_seconds_p50", "gauge", "Median time in the session, lately.", |c| {
             c.infer_ms_p50.map(|ms| ms / 1e3)
         }),
+        ("ocelli_infer_batch_p50", "gauge", "Median number of frames that ran together, lately.", |c| c.batch_p50),
         ("ocelli_latency_seconds_p99", "gauge", "99th percentile from decoded frame to result, lately.", |c| {
             c.latency_ms_p99.map(|ms| ms / 1e3)
         }),
@@ -242,7 +280,7 @@ mod tests {
             r#"ocelli_mqtt_dropped_total{reason="queue"} 7"#,
             r#"ocelli_mqtt_dropped_total{reason="oversize"} 0"#,
             "ocelli_jsonl_dropped_total 2",
-            r#"ocelli_model_info{name="my \"best\"\nmodel\\",sha256="ab",backend="cpu",backend_version="ONNX Runtime 1.24"} 1"#,
+            r#"ocelli_model_info{model="default",name="my \"best\"\nmodel\\",sha256="ab",backend="cpu",backend_version="ONNX Runtime 1.24"} 1"#,
         ] {
             assert!(page.lines().any(|have| have == line), "{line} is missing in\n{page}");
         }

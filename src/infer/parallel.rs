@@ -1,0 +1,99 @@
+//! How the cores are divided between inferences: several sessions of one thread side by side, each on its own frame, or
+//! one session whose threads share a frame. Which is faster depends on model and machine, so it is measured.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+use super::{InferError, Session};
+use crate::model::{Input, ModelSpec};
+use crate::types::{BackendKind, Division};
+
+/// Longest warm-up after which it is worth measuring: a service must not start late because of it.
+const TOO_SLOW: Duration = Duration::from_secs(1);
+/// Time that one way is tried for, about.
+const BUDGET: Duration = Duration::from_millis(300);
+/// One session must be faster by this factor: side by side, a slow frame holds up no other, and one live camera costs one
+/// thread.
+const WORTH: f64 = 1.1;
+
+/// Whether a model whose warm-up took `warm_up` is measured.
+pub(super) fn is_worth_measuring(warm_up: Duration) -> bool {
+    warm_up < TOO_SLOW
+}
+
+/// Runs `sessions` side by side and gives the time per frame.
+pub(super) fn measure(
+    spec: &ModelSpec,
+    kind: BackendKind,
+    sessions: &mut [Box<dyn Session>],
+    warm_up: Duration,
+) -> Result<Duration, InferError> {
+    let runs = (BUDGET.as_secs_f64() / warm_up.as_secs_f64().max(1e-4)).round().clamp(2.0, 50.0) as u32;
+    let count = sessions.len();
+    let barrier = Barrier::new(count + 1);
+    let grey = vec![f32::from(spec.input.pad_value) / spec.input.scale; spec.input.frame_len()];
+    let panicked = || InferError::Run { backend: kind, reason: "it panicked while it was measured".into() };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = sessions
+            .iter_mut()
+            .map(|session| {
+                let (barrier, grey) = (&barrier, &grey);
+                scope.spawn(move || {
+                    let mut run = || {
+                        let run = AssertUnwindSafe(|| session.run_one(Input::Planes(grey), &mut |_| {}));
+                        catch_unwind(run).unwrap_or_else(|_| Err(panicked()))
+                    };
+                    // The first run of a session takes its memory.
+                    let first = run();
+                    barrier.wait();
+                    first.and_then(|()| (0..runs).try_for_each(|_| run()))
+                })
+            })
+            .collect();
+        barrier.wait();
+        let begun = Instant::now();
+        for thread in threads {
+            thread.join().unwrap_or_else(|_| Err(panicked()))?;
+        }
+        Ok(begun.elapsed() / runs / count.max(1) as u32)
+    })
+}
+
+/// Puts the better way first.
+pub(super) fn choose(side_by_side: Division, together: Division) -> Vec<Division> {
+    match (side_by_side.per_frame, together.per_frame) {
+        (Some(apart), Some(one)) if one.as_secs_f64() * WORTH < apart.as_secs_f64() => vec![together, side_by_side],
+        _ => vec![side_by_side, together],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::fake::{FakeSession, Fault, Script, spec};
+    use super::*;
+
+    fn way(sessions: usize, threads: usize, ms: u64) -> Division {
+        Division { sessions, threads, per_frame: Some(Duration::from_millis(ms)) }
+    }
+
+    #[test]
+    fn one_session_must_be_clearly_faster() {
+        assert_eq!(choose(way(2, 1, 100), way(1, 2, 60))[0], way(1, 2, 60));
+        assert_eq!(choose(way(2, 1, 100), way(1, 2, 95))[0], way(2, 1, 100));
+        assert_eq!(choose(way(2, 1, 60), way(1, 2, 100)), [way(2, 1, 60), way(1, 2, 100)]);
+    }
+
+    #[test]
+    fn all_sessions_run_and_an_error_is_told() {
+        let script = Script::open();
+        let mut sessions: Vec<Box<dyn Session>> = (0..3).map(|_| FakeSession::new(&script).boxed()).collect();
+        measure(&spec(), BackendKind::Tract, &mut sessions, Duration::from_millis(100)).unwrap();
+        // Three runs of each that count, and one before.
+        assert_eq!(script.ran().len(), 12);
+        script.fault(Some(Fault::Error("no")));
+        let error = measure(&spec(), BackendKind::Tract, &mut sessions, Duration::from_millis(100)).unwrap_err();
+        assert!(matches!(error, InferError::Run { reason, .. } if reason == "no"));
+    }
+}
