@@ -172,12 +172,7 @@ fn lock_state(config: &Config, registry: &Registry) -> Result<Option<StateLock>,
 /// Opens the configured model, else the shipped one, and holds it to the configured checksum.
 pub fn open_model(config: &ModelConfig) -> Result<ModelSpec, AppError> {
     let path = config.file.clone().or_else(crate::model::default_model).ok_or(AppError::NoModel)?;
-    let mut spec = ModelSpec::open(&path, config.input_size)?;
-    spec.set_batch(config.batch)?;
-    if let Some(expected) = &config.sha256 {
-        spec.check_sha256(expected)?;
-    }
-    Ok(spec)
+    Ok(ModelSpec::open(&path, config.input_size)?.held_to(config.batch, config.sha256.as_deref())?)
 }
 
 /// Loads the model and runs it once, or begins to build what it needs. Starts are recorded in the state folder, so that a

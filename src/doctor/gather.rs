@@ -118,11 +118,9 @@ fn models(configs: Vec<ModelConfig>) -> Limited<String> {
 fn model(config: &ModelConfig) -> Limited<String> {
     let file = config.file.clone().or_else(crate::model::default_model);
     let file = file.ok_or("none is configured, and the shipped one was not found")?;
-    let mut spec = ModelSpec::open(&file, config.input_size).map_err(|error| error.to_string())?;
-    spec.set_batch(config.batch).map_err(|error| error.to_string())?;
-    if let Some(expected) = config.sha256.as_deref() {
-        spec.check_sha256(expected).map_err(|error| error.to_string())?;
-    }
+    let spec = ModelSpec::open(&file, config.input_size)
+        .and_then(|spec| spec.held_to(config.batch, config.sha256.as_deref()))
+        .map_err(|error| error.to_string())?;
     let (name, input, classes) = (&spec.id.name, spec.input.size, spec.output.classes);
     Ok(format!("{name}, {input}, {classes} classes ({})", spec.path.display()))
 }

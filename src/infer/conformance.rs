@@ -10,7 +10,7 @@ use crate::model::{Input, ModelSpec};
 /// # Errors
 /// The sentence.
 pub fn check_session(session: &mut dyn Session, spec: &ModelSpec) -> Result<(), String> {
-    let grey = vec![f32::from(spec.input.pad_value) / spec.input.scale; spec.input.frame_len()];
+    let grey = spec.input.empty_frame();
     // No two rows and no two columns alike, all within the range of pixels.
     let pattern: Vec<f32> = (0..grey.len()).map(|n| (n * 7919 % 251) as f32 / spec.input.scale).collect();
     let first = outputs(session, spec, &pattern)?;

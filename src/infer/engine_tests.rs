@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::fake::{FAIL, FakeSession, PANIC, Script, info, params, spec};
+use super::fake::{FAIL, FakeSession, PANIC, Script, first, info, params, spec};
 use super::{Engine, InferError, Job, Lane};
-use crate::model::{Input, InputTensor};
+use crate::model::InputTensor;
 use crate::types::Priority;
 
 /// Longest time that a test waits for what must happen.
@@ -26,10 +26,7 @@ fn job(value: f32) -> Job {
 impl Job {
     /// The first number of its input, by which the script knows it.
     fn first(&self) -> f32 {
-        match self.input.view() {
-            Input::Planes(planes) => planes[0],
-            Input::Bytes(bytes) => f32::from(bytes[0]),
-        }
+        first(self.input.view())
     }
 
     fn address(&self) -> *const f32 {

@@ -181,12 +181,14 @@ impl Rungs for Factory {
         self.config.batch_wait
     }
 
-    fn divide(&self, loaded: Loaded) -> Loaded {
+    fn divide(&self, mut loaded: Loaded) -> Loaded {
         let (kind, sessions) = (loaded.kind, self.workers(loaded.kind));
         let threads = if kind == BackendKind::Tract { 1 } else { self.config.threads.unwrap_or(1) };
         let usual = Division { sessions, threads, per_frame: None };
         let measured = match kind {
-            BackendKind::Cpu if self.purpose == Purpose::Service && sessions > 1 => self.measured(&loaded, sessions),
+            BackendKind::Cpu if self.purpose == Purpose::Service && sessions > 1 => {
+                self.measured(&mut loaded, sessions)
+            }
             _ => Ok(None),
         };
         match measured {
@@ -217,19 +219,22 @@ impl Rungs for Factory {
 type Measured = (Vec<Division>, Box<dyn Session>);
 
 impl Factory {
-    fn measured(&self, loaded: &Loaded, sessions: usize) -> Result<Option<Measured>, InferError> {
+    fn measured(&self, loaded: &mut Loaded, sessions: usize) -> Result<Option<Measured>, InferError> {
         if !parallel::is_worth_measuring(loaded.warm_up) {
             return Ok(None);
         }
         let fork = loaded.session.fork();
-        let mut apart = (0..sessions).map(|_| fork()).collect::<Result<Vec<_>, _>>()?;
+        let mut others = (1..sessions).map(|_| fork()).collect::<Result<Vec<_>, _>>()?;
+        let mut apart: Vec<&mut dyn Session> = vec![loaded.session.as_mut()];
+        for other in &mut others {
+            apart.push(other.as_mut());
+        }
         let per_frame = parallel::measure(&self.spec, loaded.kind, &mut apart, loaded.warm_up)?;
         let side_by_side = Division { sessions, threads: 1, per_frame: Some(per_frame) };
-        drop(apart);
-        let mut one = [self.ort_with(OrtProvider::Cpu, None, sessions)?.load(&self.spec)?];
-        let per_frame = parallel::measure(&self.spec, loaded.kind, &mut one, loaded.warm_up)?;
+        drop(others);
+        let mut one = self.ort_with(OrtProvider::Cpu, None, sessions)?.load(&self.spec)?;
+        let per_frame = parallel::measure(&self.spec, loaded.kind, &mut [one.as_mut()], loaded.warm_up)?;
         let together = Division { sessions: 1, threads: sessions, per_frame: Some(per_frame) };
-        let [one] = one;
         Ok(Some((parallel::choose(side_by_side, together), one)))
     }
 }

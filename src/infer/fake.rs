@@ -102,9 +102,11 @@ impl FakeSession {
     }
 }
 
-impl FakeSession {
-    pub(super) fn boxed(self) -> Box<dyn Session> {
-        Box::new(self)
+/// The first number of an input, by which a script knows it.
+pub(super) fn first(frame: Input<'_>) -> f32 {
+    match frame {
+        Input::Planes(planes) => planes[0],
+        Input::Bytes(bytes) => f32::from(bytes[0]),
     }
 }
 
@@ -115,13 +117,7 @@ impl Session for FakeSession {
 
     fn run(&mut self, frames: &[Input<'_>], consume: &mut Consume<'_>) -> Result<(), InferError> {
         check_frames(&spec(), self.batch, frames)?;
-        let firsts: Vec<f32> = frames
-            .iter()
-            .map(|frame| match frame {
-                Input::Planes(planes) => planes[0],
-                Input::Bytes(bytes) => f32::from(bytes[0]),
-            })
-            .collect();
+        let firsts: Vec<f32> = frames.iter().copied().map(first).collect();
         self.script.enter(&firsts);
         if firsts.contains(&FAIL) {
             return Err(InferError::Run { backend: BackendKind::Tract, reason: "told to fail".into() });

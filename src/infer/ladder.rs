@@ -148,7 +148,7 @@ fn guarded<T>(
 
 /// Runs the model on the grey of an empty letterbox, and gives the time that it took.
 fn run_once(spec: &ModelSpec, kind: BackendKind, session: &mut dyn Session) -> Result<Duration, InferError> {
-    let input = vec![f32::from(spec.input.pad_value) / spec.input.scale; spec.input.frame_len()];
+    let input = spec.input.empty_frame();
     // A whole batch: that is what takes longest.
     let frames = vec![Input::Planes(&input); session.batch()];
     let mut sane = true;

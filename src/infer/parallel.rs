@@ -26,13 +26,13 @@ pub(super) fn is_worth_measuring(warm_up: Duration) -> bool {
 pub(super) fn measure(
     spec: &ModelSpec,
     kind: BackendKind,
-    sessions: &mut [Box<dyn Session>],
+    sessions: &mut [&mut dyn Session],
     warm_up: Duration,
 ) -> Result<Duration, InferError> {
     let runs = (BUDGET.as_secs_f64() / warm_up.as_secs_f64().max(1e-4)).round().clamp(2.0, 50.0) as u32;
     let count = sessions.len();
     let barrier = Barrier::new(count + 1);
-    let grey = vec![f32::from(spec.input.pad_value) / spec.input.scale; spec.input.frame_len()];
+    let grey = spec.input.empty_frame();
     let panicked = || InferError::Run { backend: kind, reason: "it panicked while it was measured".into() };
     std::thread::scope(|scope| {
         let threads: Vec<_> = sessions
@@ -88,7 +88,8 @@ mod tests {
     #[test]
     fn all_sessions_run_and_an_error_is_told() {
         let script = Script::open();
-        let mut sessions: Vec<Box<dyn Session>> = (0..3).map(|_| FakeSession::new(&script).boxed()).collect();
+        let mut fakes = [(); 3].map(|()| FakeSession::new(&script));
+        let mut sessions = fakes.each_mut().map(|session| session as &mut dyn Session);
         measure(&spec(), BackendKind::Tract, &mut sessions, Duration::from_millis(100)).unwrap();
         // Three runs of each that count, and one before.
         assert_eq!(script.ran().len(), 12);

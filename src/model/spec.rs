@@ -103,6 +103,15 @@ impl ModelSpec {
         same_sha256(&self.path, &self.id.sha256, expected, "the configuration (model.sha256)")
     }
 
+    /// The same, held to what the configuration says of it: frames in a run ([`Self::set_batch`]) and the file's SHA-256.
+    pub fn held_to(mut self, batch: Option<usize>, sha256: Option<&str>) -> Result<Self, ModelError> {
+        self.set_batch(batch)?;
+        if let Some(expected) = sha256 {
+            self.check_sha256(expected)?;
+        }
+        Ok(self)
+    }
+
     /// From now on one run takes up to `frames` frames. `None`: as many as the file says, one where it leaves that open.
     ///
     /// # Errors

@@ -110,6 +110,16 @@ impl InputSpec {
         if self.channels_last { [frames, h, w, 3] } else { [frames, 3, h, w] }
     }
 
+    /// The border's grey in the model's range.
+    pub fn border(&self) -> f32 {
+        f32::from(self.pad_value) / self.scale
+    }
+
+    /// The planes of an empty letterbox, for runs that only warm up or measure.
+    pub fn empty_frame(&self) -> Vec<f32> {
+        vec![self.border(); self.frame_len()]
+    }
+
     /// Numbers that one frame takes: 3·h·w.
     pub fn frame_len(&self) -> usize {
         3 * self.size.w as usize * self.size.h as usize

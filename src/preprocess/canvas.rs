@@ -81,11 +81,15 @@ fn place(letterbox: &Letterbox, n: usize) -> (usize, usize) {
     (from, letterbox.scaled.w as usize)
 }
 
-/// Three planes of `len`; the tensor's length was checked.
-pub(super) fn split<T>(tensor: &mut [T], len: usize) -> [&mut [T]; 3] {
+/// The planes of red, green and blue in a tensor of three equal ones.
+pub(super) fn planes<T>(tensor: &mut [T], order: ChannelOrder) -> [&mut [T]; 3] {
+    let len = tensor.len() / 3;
     let (first, rest) = tensor.split_at_mut(len);
     let (second, third) = rest.split_at_mut(len);
-    [first, second, third]
+    match order {
+        ChannelOrder::Rgb => [first, second, third],
+        ChannelOrder::Bgr => [third, second, first],
+    }
 }
 
 /// Fills what the picture does not cover; `samples` values make a pixel.

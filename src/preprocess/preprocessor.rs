@@ -1,7 +1,7 @@
 //! The letterbox: planes in, tensor out.
 
 use super::axis::{Axis, LANES, groups};
-use super::canvas::{Bytes, Canvas, Floats, Pixels, fill_border, split};
+use super::canvas::{Bytes, Canvas, Floats, Pixels, fill_border, planes};
 use super::planes::{Planes, PreprocessError, Rows};
 use super::still::Still;
 use crate::model::{ChannelOrder, InputSpec, InputTensor};
@@ -38,7 +38,7 @@ impl Preprocessor {
             channels_last: input.channels_last,
             padding: input.padding,
             gain: 1.0 / input.scale,
-            border: f32::from(input.pad_value) / input.scale,
+            border: input.border(),
             letterbox: None,
             luma: Default::default(),
             chroma: Default::default(),
@@ -54,25 +54,20 @@ impl Preprocessor {
     /// Scales with two-tap bilinear interpolation at half-pixel centres, each plane for itself, then converts colour per
     /// output pixel by the picture's own matrix and range. Allocates only when the source size changes.
     pub fn run(&mut self, image: &ImageView<'_>, tensor: &mut [f32]) -> Result<Letterbox, PreprocessError> {
-        let need = self.check(tensor.len())?;
-        let planes = Planes::new(image)?;
+        self.check(tensor.len())?;
+        let source = Planes::new(image)?;
         let letterbox = self.prepare(image.size());
-        let [first, second, third] = split(tensor, need / 3);
-        let rgb = match self.order {
-            ChannelOrder::Rgb => [first, second, third],
-            ChannelOrder::Bgr => [third, second, first],
-        };
-        let mut canvas = Floats { rgb, letterbox };
+        let mut canvas = Floats { rgb: planes(tensor, self.order), letterbox };
         // Buffers rotate between camera and engine, so this one may hold another frame's border or none.
         canvas.rgb.iter_mut().for_each(|plane| fill_border(plane, &letterbox, 1, self.border));
-        self.draw(&planes, image, &letterbox, &mut canvas);
+        self.draw(&source, image, &letterbox, &mut canvas);
         Ok(letterbox)
     }
 
     /// The same into bytes in the model's layout, rounded to the nearest; for models that take bytes.
     pub fn run_bytes(&mut self, image: &ImageView<'_>, tensor: &mut [u8]) -> Result<Letterbox, PreprocessError> {
-        let need = self.check(tensor.len())?;
-        let planes = Planes::new(image)?;
+        self.check(tensor.len())?;
+        let source = Planes::new(image)?;
         let letterbox = self.prepare(image.size());
         let border = self.border.round() as u8;
         let mut lines = std::mem::take(&mut self.lines);
@@ -80,17 +75,13 @@ impl Preprocessor {
         if self.channels_last {
             fill_border(tensor, &letterbox, 3, border);
             let mut canvas = Pixels { tensor, order: self.order, lines, letterbox };
-            self.draw(&planes, image, &letterbox, &mut canvas);
+            self.draw(&source, image, &letterbox, &mut canvas);
             self.lines = canvas.lines;
         } else {
-            let [first, second, third] = split(tensor, need / 3);
-            let mut rgb = match self.order {
-                ChannelOrder::Rgb => [first, second, third],
-                ChannelOrder::Bgr => [third, second, first],
-            };
+            let mut rgb = planes(tensor, self.order);
             rgb.iter_mut().for_each(|plane| fill_border(plane, &letterbox, 1, border));
             let mut canvas = Bytes { rgb, lines, letterbox };
-            self.draw(&planes, image, &letterbox, &mut canvas);
+            self.draw(&source, image, &letterbox, &mut canvas);
             self.lines = canvas.lines;
         }
         Ok(letterbox)
@@ -104,9 +95,9 @@ impl Preprocessor {
         }
     }
 
-    fn check(&self, have: usize) -> Result<usize, PreprocessError> {
+    fn check(&self, have: usize) -> Result<(), PreprocessError> {
         let need = 3 * self.target.w as usize * self.target.h as usize;
-        if have == need { Ok(need) } else { Err(PreprocessError::Tensor { have, need }) }
+        if have == need { Ok(()) } else { Err(PreprocessError::Tensor { have, need }) }
     }
 
     fn draw(&mut self, planes: &Planes<'_>, image: &ImageView<'_>, letterbox: &Letterbox, canvas: &mut impl Canvas) {

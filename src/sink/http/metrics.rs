@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::telemetry::{DivisionStats, StatsSnapshot};
+use crate::telemetry::StatsSnapshot;
 use crate::types::{CameraState, EngineState};
 
 const STATES: [CameraState; 7] = [
@@ -79,68 +79,42 @@ pub(super) fn render(stats: &StatsSnapshot, process: &Process) -> String {
 
 fn models(page: &mut Page, stats: &StatsSnapshot) {
     let models = || stats.models.iter().filter_map(|(key, report)| Some((key.as_str(), report.model.as_ref()?)));
-    if models().next().is_none() {
-        return;
-    }
-    page.metric("ocelli_model_info", "gauge", "A model and the backend that really runs it.");
-    for (key, model) in models() {
+    let info = models().map(|(key, model)| {
         let labels = [
             ("model", key),
-            ("name", model.name.as_str()),
+            ("name", &model.name),
             ("sha256", &model.sha256),
             ("backend", &model.backend),
             ("backend_version", &model.backend_version),
         ];
-        page.series("ocelli_model_info", &labels, 1.0);
-    }
-    page.metric("ocelli_backend_fallbacks", "gauge", "Better backends that were tried and did not work.");
-    for (key, model) in models() {
-        page.series("ocelli_backend_fallbacks", &[("model", key)], model.fallbacks.len() as f64);
-    }
-    if models().any(|(_, model)| !model.nodes.is_empty()) {
-        page.metric("ocelli_model_nodes", "gauge", "Nodes of a model by the provider that ran them.");
-    }
-    for (key, model) in models() {
-        for (provider, nodes) in &model.nodes {
-            page.series("ocelli_model_nodes", &[("model", key), ("provider", provider)], *nodes as f64);
-        }
-    }
+        (labels, 1.0)
+    });
+    page.gauge("ocelli_model_info", "A model and the backend that really runs it.", info);
+    let fallbacks = models().map(|(key, model)| ([("model", key)], model.fallbacks.len() as f64));
+    page.gauge("ocelli_backend_fallbacks", "Better backends that were tried and did not work.", fallbacks);
+    let nodes = models().flat_map(|(key, model)| {
+        model.nodes.iter().map(move |(provider, count)| ([("model", key), ("provider", provider)], *count as f64))
+    });
+    page.gauge("ocelli_model_nodes", "Nodes of a model by the provider that ran them.", nodes);
 }
 
 fn engines(page: &mut Page, stats: &StatsSnapshot) {
     let engines = || stats.models.iter().map(|(key, report)| (key.as_str(), &report.engine));
-    if engines().next().is_none() {
-        return;
-    }
-    page.metric("ocelli_engine_state", "gauge", "1 for the state that a model's inference engine is in.");
-    for (key, engine) in engines() {
-        for state in ENGINE_STATES {
-            let value = f64::from(u8::from(engine.state == state));
-            page.series("ocelli_engine_state", &[("model", key), ("state", state.as_str())], value);
-        }
-    }
-    type Count = fn(&DivisionStats) -> f64;
-    let divisions: [(&str, &str, Count); 2] = [
-        ("ocelli_engine_sessions", "Sessions side by side at most.", |division| division.sessions as f64),
-        ("ocelli_engine_threads", "Threads of each session.", |division| division.threads as f64),
-    ];
-    for (name, help, value) in divisions {
-        let series: Vec<_> = engines().filter_map(|(key, engine)| Some((key, engine.division.as_ref()?))).collect();
-        if !series.is_empty() {
-            page.metric(name, "gauge", help);
-        }
-        for (key, division) in series {
-            page.series(name, &[("model", key)], value(division));
-        }
-    }
-    let builds: Vec<_> = engines().filter_map(|(key, engine)| Some((key, engine.build.as_ref()?))).collect();
-    if !builds.is_empty() {
-        page.metric("ocelli_engine_build_seconds", "gauge", "Time since the build of the GPU engine began.");
-    }
-    for (key, build) in builds {
-        let labels = [("model", key), ("backend", build.backend.as_str())];
-        page.series("ocelli_engine_build_seconds", &labels, build.elapsed_s as f64);
-    }
+    let states = engines().flat_map(|(key, engine)| {
+        let value = |state| f64::from(u8::from(engine.state == state));
+        ENGINE_STATES.map(|state| ([("model", key), ("state", state.as_str())], value(state)))
+    });
+    page.gauge("ocelli_engine_state", "1 for the state that a model's inference engine is in.", states);
+    let divisions = || engines().filter_map(|(key, engine)| Some(([("model", key)], engine.division.as_ref()?)));
+    let sessions = divisions().map(|(labels, division)| (labels, division.sessions as f64));
+    page.gauge("ocelli_engine_sessions", "Sessions side by side at most.", sessions);
+    let threads = divisions().map(|(labels, division)| (labels, division.threads as f64));
+    page.gauge("ocelli_engine_threads", "Threads of each session.", threads);
+    let builds = engines().filter_map(|(key, engine)| {
+        let build = engine.build.as_ref()?;
+        Some(([("model", key), ("backend", &build.backend)], build.elapsed_s as f64))
+    });
+    page.gauge("ocelli_engine_build_seconds", "Time since the build of the GPU engine began.", builds);
 }
 
 fn cameras(page: &mut Page, stats: &StatsSnapshot) {
@@ -213,6 +187,21 @@ impl Page {
     fn metric(&mut self, name: &str, kind: &str, help: &str) {
         // Writing into a String cannot fail, here and below.
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    /// A gauge with all its series; nothing without any.
+    fn gauge<'a, const LABELS: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        series: impl Iterator<Item = ([(&'a str, &'a str); LABELS], f64)>,
+    ) {
+        for (n, (labels, value)) in series.enumerate() {
+            if n == 0 {
+                self.metric(name, "gauge", help);
+            }
+            self.series(name, &labels, value);
+        }
     }
 
     fn series(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
