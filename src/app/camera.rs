@@ -69,8 +69,11 @@ impl RunningCamera {
 
     /// The stages for this camera on `engine`; fails when a label is not one of the model's.
     pub(super) fn detector(config: &CameraConfig, engine: &Engine) -> Result<Detector, AppError> {
-        // For files one frame more than workers, so that a tensor is ready when a worker becomes free.
-        let spare = usize::from(matches!(config.source, SourceConfig::File { realtime: false, .. }));
+        // For files a batch more than workers, so that one is ready when a worker becomes free.
+        let spare = match config.source {
+            SourceConfig::File { realtime: false, .. } => engine.spec().input.batch.size,
+            _ => 0,
+        };
         Ok(Detector::new(engine, &config.name, &config.detect, spare)?)
     }
 

@@ -22,7 +22,7 @@ pub(super) fn is_worth_measuring(warm_up: Duration) -> bool {
     warm_up < TOO_SLOW
 }
 
-/// Runs `sessions` side by side and gives the time per frame.
+/// Runs `sessions` side by side, in whole batches, and gives the time per frame.
 pub(super) fn measure(
     spec: &ModelSpec,
     kind: BackendKind,
@@ -31,6 +31,7 @@ pub(super) fn measure(
 ) -> Result<Duration, InferError> {
     let runs = (BUDGET.as_secs_f64() / warm_up.as_secs_f64().max(1e-4)).round().clamp(2.0, 50.0) as u32;
     let count = sessions.len();
+    let batch = sessions.iter().map(|session| session.batch()).max().unwrap_or(1);
     let barrier = Barrier::new(count + 1);
     let grey = spec.input.empty_frame();
     let panicked = || InferError::Run { backend: kind, reason: "it panicked while it was measured".into() };
@@ -40,8 +41,9 @@ pub(super) fn measure(
             .map(|session| {
                 let (barrier, grey) = (&barrier, &grey);
                 scope.spawn(move || {
+                    let frames = vec![Input::Planes(grey); session.batch()];
                     let mut run = || {
-                        let run = AssertUnwindSafe(|| session.run_one(Input::Planes(grey), &mut |_| {}));
+                        let run = AssertUnwindSafe(|| session.run(&frames, &mut |_, _| {}));
                         catch_unwind(run).unwrap_or_else(|_| Err(panicked()))
                     };
                     // The first run of a session takes its memory.
@@ -56,7 +58,7 @@ pub(super) fn measure(
         for thread in threads {
             thread.join().unwrap_or_else(|_| Err(panicked()))?;
         }
-        Ok(begun.elapsed() / runs / count.max(1) as u32)
+        Ok(begun.elapsed() / runs / (count * batch).max(1) as u32)
     })
 }
 
@@ -93,6 +95,10 @@ mod tests {
         measure(&spec(), BackendKind::Tract, &mut sessions, Duration::from_millis(100)).unwrap();
         // Three runs of each that count, and one before.
         assert_eq!(script.ran().len(), 12);
+        // A model with a batch is measured by whole batches, as it will run.
+        let mut batching = FakeSession { batch: 4, ..FakeSession::new(&script) };
+        measure(&spec(), BackendKind::Tract, &mut [&mut batching], Duration::from_millis(100)).unwrap();
+        assert_eq!(script.runs()[12..], [4; 4]);
         script.fault(Some(Fault::Error("no")));
         let error = measure(&spec(), BackendKind::Tract, &mut sessions, Duration::from_millis(100)).unwrap_err();
         assert!(matches!(error, InferError::Run { reason, .. } if reason == "no"));
