@@ -324,7 +324,7 @@ fn verify(folder: &Path, key: &EngineKey) -> Result<Manifest, String> {
 }
 
 /// A file or folder of this user that nobody else can write, and no link to somewhere else.
-fn check_owner(path: &Path) -> Result<(), String> {
+pub(super) fn check_owner(path: &Path) -> Result<(), String> {
     let meta = std::fs::symlink_metadata(path).map_err(|error| error.to_string())?;
     let me = std::fs::metadata("/proc/self").map_err(|error| error.to_string())?.uid();
     if meta.is_symlink() {
@@ -356,7 +356,7 @@ pub(super) fn digest(path: &Path) -> std::io::Result<(u64, String)> {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -369,13 +369,13 @@ fn age(path: &Path) -> Option<Duration> {
     std::fs::symlink_metadata(path).ok()?.modified().ok()?.elapsed().ok()
 }
 
-fn read_text(path: &Path) -> std::io::Result<String> {
+pub(super) fn read_text(path: &Path) -> std::io::Result<String> {
     let mut text = String::new();
     std::fs::File::open(path)?.take(LARGEST_TEXT).read_to_string(&mut text)?;
     Ok(text)
 }
 
-fn write_json(path: &Path, value: &impl Serialize) -> Result<(), CacheError> {
+pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), CacheError> {
     let fresh = path.with_extension(format!("new-{}", std::process::id()));
     let text = serde_json::to_string_pretty(value).map_err(|error| io(path)(error.into()))?;
     std::fs::write(&fresh, text).and_then(|()| std::fs::rename(&fresh, path)).map_err(io(path))

@@ -10,6 +10,7 @@ use super::cache::{EngineCache, EngineKey, Lookup, digest};
 use super::ladder::{Loaded, Rungs, attempt, run_on, rungs};
 use super::ort::OrtOptions;
 use super::policy::on_gpu;
+use super::probe::provider_works;
 use super::{Backend, CacheError, InferError, OrtBackend, OrtProvider, Session, gpu, library, parallel, places};
 use crate::config::{BackendChoice, ModelConfig};
 use crate::model::ModelSpec;
@@ -81,6 +82,12 @@ impl Factory {
         Ok(OrtBackend::proven(provider, path, version, options))
     }
 
+    /// The same for a process that must live: a damaged provider's library kills the one that opens it.
+    fn proven_ort(&self, provider: OrtProvider, engine: Option<PathBuf>) -> Result<OrtBackend, InferError> {
+        provider_works(&self.library()?.0, provider)?;
+        self.ort(provider, engine)
+    }
+
     /// TensorRT's part of ONNX Runtime is a file of its own. Without it there is nothing to build, and no need to try.
     fn tensorrt_provider(&self) -> Result<(), InferError> {
         let provider = self.library()?.0.with_file_name("libonnxruntime_providers_tensorrt.so");
@@ -126,8 +133,8 @@ impl Rungs for Factory {
         Ok(match kind {
             BackendKind::Tract => return tract(),
             BackendKind::Cpu => Box::new(self.ort(OrtProvider::Cpu, None)?),
-            BackendKind::Cuda => Box::new(self.ort(OrtProvider::Cuda, None)?),
-            BackendKind::Tensorrt => Box::new(self.ort(OrtProvider::Tensorrt, Some(self.cached()?))?),
+            BackendKind::Cuda => Box::new(self.proven_ort(OrtProvider::Cuda, None)?),
+            BackendKind::Tensorrt => Box::new(self.proven_ort(OrtProvider::Tensorrt, Some(self.cached()?))?),
         })
     }
 

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 
-use super::probe::probe;
+use super::probe::{probe, probe_or_recall};
 use super::{InferError, OLDEST_ORT};
 
 /// Who named the library.
@@ -64,8 +64,12 @@ impl Survey {
     }
 }
 
-/// Tries the candidates in child processes, up to the first that works.
+/// Tries the candidates in child processes, up to the first that works, whatever earlier probes found.
 pub fn survey(config: Option<&Path>) -> Survey {
+    survey_by(config, probe)
+}
+
+fn survey_by(config: Option<&Path>, probe: impl Fn(&Path) -> Result<String, InferError>) -> Survey {
     let (source, found) = candidates(config);
     let mut tried = Vec::new();
     for path in found {
@@ -79,12 +83,12 @@ pub fn survey(config: Option<&Path>) -> Survey {
     Survey { source, tried }
 }
 
-/// The first candidate that a child process could open, with its version.
+/// The first candidate that a child process could open, now or at an earlier start, with its version.
 ///
 /// # Errors
 /// Those of [`Survey::outcome`].
 pub(super) fn locate(config: Option<&Path>) -> Result<(PathBuf, String), InferError> {
-    let survey = survey(config);
+    let survey = survey_by(config, probe_or_recall);
     if survey.source == LibrarySource::Usual {
         for error in survey.tried.iter().filter_map(|(_, outcome)| outcome.as_ref().err()) {
             tracing::warn!("{error}");

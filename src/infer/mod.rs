@@ -46,6 +46,7 @@ mod supervisor;
 #[cfg(feature = "tract")]
 mod tract;
 mod trial;
+mod verdicts;
 mod worker;
 
 pub use build::{BuildEvent, BuildRequest};

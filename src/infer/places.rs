@@ -5,9 +5,18 @@ use std::path::PathBuf;
 /// Where GPU engines are kept when the configuration names no folder: `engines` in the service manager's
 /// `CACHE_DIRECTORY`, else in the user's cache folder.
 pub(super) fn engine_folder() -> Option<PathBuf> {
+    Some(cache_folder()?.join("engines"))
+}
+
+/// Where verdicts of probing children are kept: `probes` beside that.
+pub(super) fn probe_folder() -> Option<PathBuf> {
+    Some(cache_folder()?.join("probes"))
+}
+
+fn cache_folder() -> Option<PathBuf> {
     let user =
         || given("XDG_CACHE_HOME").or_else(|| Some(given("HOME")?.join(".cache"))).map(|cache| cache.join("ocelli"));
-    given("CACHE_DIRECTORY").or_else(user).map(|cache| cache.join("engines"))
+    given("CACHE_DIRECTORY").or_else(user)
 }
 
 /// The first absolute path in an environment variable, which may hold several with colons between.

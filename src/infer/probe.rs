@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::child::{Answer, ChildError, ask};
+use super::verdicts::Verdicts;
 use super::{InferError, OrtProvider, elf, library, needs, trial};
 use crate::types::BackendKind;
 
@@ -53,11 +54,21 @@ pub fn check_here(path: &Path, provider: Option<OrtProvider>) -> ProbeReport {
     }
 }
 
-/// Tries the library in a child process (`ocelli probe-runtime LIB`) and gives its version.
+/// Tries the library in a child process (`ocelli probe-runtime LIB`) and gives its version. A good verdict is kept for later
+/// starts.
 ///
 /// # Errors
 /// [`InferError::Library`] with what happened, or [`InferError::Prober`] when no child could be started.
 pub fn probe(path: &Path) -> Result<String, InferError> {
+    Verdicts::usual().renew(path, None, || ask_library(path))
+}
+
+/// The same, but the verdict of an earlier start on the same file is enough.
+pub(super) fn probe_or_recall(path: &Path) -> Result<String, InferError> {
+    Verdicts::usual().recall_or(path, None, || ask_library(path))
+}
+
+fn ask_library(path: &Path) -> Result<String, InferError> {
     let unusable = |reason: String| InferError::Library { path: path.to_owned(), reason, hint: library::hint() };
     // Reading the head of a file is harmless, and its verdict is clearer than the loader's.
     elf::check(path).map_err(unusable)?;
@@ -69,23 +80,43 @@ pub fn probe(path: &Path) -> Result<String, InferError> {
 }
 
 /// Tries one execution provider of a library that works, in a child process of its own: registers it as the service
-/// does, runs a tiny model, and looks who ran it.
+/// does, runs a tiny model, and looks who ran it. A good verdict is kept for later starts.
 pub fn probe_provider(path: &Path, provider: OrtProvider) -> ProviderReport {
     let kind = provider.kind();
-    let library = match provider {
-        OrtProvider::Cpu => None,
-        _ => Some(path.canonicalize().unwrap_or_else(|_| path.to_owned()))
-            .map(|real| real.with_file_name(format!("libonnxruntime_providers_{kind}.so"))),
-    };
+    let library = provider_library(path, provider);
     let present = library.as_ref().is_some_and(|library| library.is_file());
     let missing = library.as_ref().filter(|_| present).map(|library| needs::missing(library)).unwrap_or_default();
+    let outcome = Verdicts::usual().renew(path, Some(kind), || ask_provider(path, kind));
+    ProviderReport { kind, library, present, missing, error: outcome.err() }
+}
+
+/// Sees that opening a provider does not kill the process that does it: a child tries it, now or at an earlier start.
+///
+/// # Errors
+/// [`InferError::Provider`]. That there is no such library is none: the runtime itself says so, and dies of nothing.
+pub(super) fn provider_works(path: &Path, provider: OrtProvider) -> Result<(), InferError> {
+    let kind = provider.kind();
+    let Some(library) = provider_library(path, provider).filter(|library| library.is_file()) else { return Ok(()) };
+    let damaged = |reason| format!("{}: {reason}", library.display());
+    let outcome = Verdicts::usual()
+        .recall_or(path, Some(kind), || elf::check(&library).map_err(damaged).and_then(|()| ask_provider(path, kind)));
+    outcome.map(|_| ()).map_err(|reason| InferError::Provider { backend: kind, reason })
+}
+
+/// The provider's own library, beside the runtime's.
+fn provider_library(path: &Path, provider: OrtProvider) -> Option<PathBuf> {
+    let real = || path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let name = || format!("libonnxruntime_providers_{}.so", provider.kind());
+    (provider != OrtProvider::Cpu).then(|| real().with_file_name(name()))
+}
+
+fn ask_provider(path: &Path, kind: BackendKind) -> Result<String, String> {
     let word = kind.to_string();
     let args: [&OsStr; 4] = ["probe-runtime".as_ref(), "--provider".as_ref(), word.as_ref(), path.as_os_str()];
-    let outcome = match ask(&args, PROVIDER_TIMEOUT) {
+    match ask(&args, PROVIDER_TIMEOUT) {
         Ok(answer) => judge(&answer),
         Err(error) => Err(error.to_string()),
-    };
-    ProviderReport { kind, library, present, missing, error: outcome.err() }
+    }
 }
 
 /// Makes a verdict of how the child ended and what it said.

@@ -25,8 +25,6 @@ impl Pretence {
         let pretence = Self { dir: tempfile::tempdir().unwrap() };
         std::fs::write(pretence.path("pretend.c"), include_str!("pretend_ort.c")).unwrap();
         pretence.control(control);
-        // The program looks whether there is one before it tries to build.
-        std::fs::write(pretence.path("libonnxruntime_providers_tensorrt.so"), "").unwrap();
         let compiled = Command::new("cc")
             .args(["-shared", "-fPIC", "-w", "-O1", "-o"])
             .args([pretence.path("libonnxruntime.so"), pretence.path("pretend.c")])
@@ -35,7 +33,15 @@ impl Pretence {
             .arg("-ldl")
             .status();
         match compiled {
-            Ok(status) => assert!(status.success(), "cc failed"),
+            Ok(status) => {
+                assert!(status.success(), "cc failed");
+                // The program looks whether there is one, and a sound one, before it tries to build.
+                std::fs::copy(
+                    pretence.path("libonnxruntime.so"),
+                    pretence.path("libonnxruntime_providers_tensorrt.so"),
+                )
+                .unwrap();
+            }
             Err(error) => {
                 crate::common::skipped(&format!("no C compiler ({error})"));
                 return None;
@@ -160,6 +166,12 @@ fn an_engine_is_built_once_and_a_damaged_one_is_built_anew() {
     let nodes = shown["backend"]["nodes"].as_object().unwrap();
     assert!(nodes["TensorrtExecutionProvider"].as_u64().unwrap() > 0, "{nodes:?}");
     assert_eq!(pretence.builds().len(), 2);
+
+    // Another file where the provider's library was: what was found out of the old one says nothing about it.
+    std::fs::write(pretence.path("libonnxruntime_providers_tensorrt.so"), "\x7fELF").unwrap();
+    let shown = pretence.command(&["models", "show", "--backend", "tensorrt"]).arg(marker()).output().unwrap();
+    assert_eq!(shown.status.code(), Some(69), "{}", text(&shown.stdout));
+    assert!(text(&shown.stderr).contains("providers_tensorrt.so: "), "{}", text(&shown.stderr));
 }
 
 #[test]

@@ -111,11 +111,8 @@ fn a_truncated_library_or_one_for_another_machine_is_refused() {
     refuses(&write(&dir, "other.so", &other), "built for");
 }
 
-#[test]
-fn a_library_whose_code_is_damaged_kills_only_the_child() {
-    let Some(library) = ort_library() else { return };
-    let mut bytes = std::fs::read(library).unwrap();
-    // The executable segment is all zeros: the first call into it is the end of the process that makes it.
+/// Makes the executable segment all zeros: the first call into it is the end of the process that makes it.
+fn zero_code(bytes: &mut [u8]) {
     let number = |at: usize, length: usize| {
         bytes[at..at + length].iter().rev().fold(0_usize, |sum, byte| sum << 8 | usize::from(*byte))
     };
@@ -125,6 +122,13 @@ fn a_library_whose_code_is_damaged_kills_only_the_child() {
         .map(|at| (number(at + 8, 8), number(at + 32, 8)));
     let (offset, length) = segment.expect("a library has an executable segment");
     bytes[offset..offset + length].fill(0);
+}
+
+#[test]
+fn a_library_whose_code_is_damaged_kills_only_the_child() {
+    let Some(library) = ort_library() else { return };
+    let mut bytes = std::fs::read(library).unwrap();
+    zero_code(&mut bytes);
     let dir = tempfile::tempdir().unwrap();
     refuses(&write(&dir, "damaged.so", &bytes), "crashed with SIG");
 }
@@ -194,4 +198,72 @@ fn a_good_library_is_taken_by_auto_and_a_gpu_that_is_not_there_is_an_error() {
         let error = load(&spec, &model_config(choice, Some(&library))).err().expect("there is no GPU");
         assert!(matches!(error, InferError::Provider { backend, .. } if backend == kind), "{error}");
     }
+}
+
+/// A folder with a library, a cache, and a prober that counts the children that it is asked for.
+struct Restarts {
+    dir: tempfile::TempDir,
+}
+
+impl Restarts {
+    fn new(library: &Path) -> Self {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::copy(library, dir.path().join("lib.so")).unwrap();
+        let script = format!(
+            "#!/bin/sh\necho \"$*\" >> '{}/asked'\nexec '{}' \"$@\"\n",
+            dir.path().display(),
+            env!("CARGO_BIN_EXE_ocelli")
+        );
+        let prober = dir.path().join("prober");
+        std::fs::write(&prober, script).unwrap();
+        std::fs::set_permissions(&prober, std::fs::Permissions::from_mode(0o755)).unwrap();
+        Self { dir }
+    }
+
+    fn command(&self) -> Command {
+        let mut command = ocelli();
+        command.env("CACHE_DIRECTORY", self.dir.path()).env("OCELLI_EXE", self.dir.path().join("prober"));
+        command.env("ORT_DYLIB_PATH", self.dir.path().join("lib.so"));
+        command
+    }
+
+    /// Runs a model; true when that works.
+    fn start(&self) -> bool {
+        let marker = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/marker.onnx");
+        let output = self.command().args(["models", "show", "--backend", "cpu"]).arg(marker).output().unwrap();
+        assert!(output.status.code().is_some(), "it died: {output:?}");
+        output.status.success()
+    }
+
+    fn probes(&self) -> usize {
+        let asked = std::fs::read_to_string(self.dir.path().join("asked")).unwrap_or_default();
+        asked.lines().filter(|line| line.starts_with("probe-runtime")).count()
+    }
+}
+
+#[test]
+fn a_restart_asks_no_child_until_the_library_is_another() {
+    let Some(library) = ort_library() else { return };
+    let restarts = Restarts::new(&library);
+    assert!(restarts.start() && restarts.start());
+    assert_eq!(restarts.probes(), 1, "the second start trusts the first one's verdict");
+
+    // `doctor` wants to know how things are now.
+    let before = restarts.probes();
+    let _ = restarts.command().args(["doctor", "--json"]).output().unwrap();
+    assert!(restarts.probes() > before);
+    let before = restarts.probes();
+    assert!(restarts.start());
+    assert_eq!(restarts.probes(), before);
+
+    // Another file of the same size whose first call is its end: only a child may find that out.
+    let mut bytes = std::fs::read(&library).unwrap();
+    let size = bytes.len();
+    zero_code(&mut bytes);
+    std::fs::write(restarts.dir.path().join("new.so"), &bytes).unwrap();
+    std::fs::rename(restarts.dir.path().join("new.so"), restarts.dir.path().join("lib.so")).unwrap();
+    assert_eq!(std::fs::metadata(restarts.dir.path().join("lib.so")).unwrap().len(), size as u64);
+    assert!(!restarts.start() && !restarts.start());
+    assert_eq!(restarts.probes(), before + 2, "a bad verdict is not kept");
 }
