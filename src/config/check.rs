@@ -312,6 +312,7 @@ fn home(section: &Section) -> &'static str {
         "config" => "at the top",
         "model" => "in `model`",
         "tensorrt" => "in `model.tensorrt`",
+        "profile" => "in `model.tensorrt.profile`",
         "cuda" => "in `model.cuda`",
         "mqtt" => "in `mqtt`",
         "rtsp" => "in `rtsp`",

@@ -25,7 +25,7 @@ pub use error::{ConfigErrors, Problem};
 pub use load::{DEFAULT_FILES, Loaded, load, load_all, load_without_secrets};
 pub use reference::reference;
 pub use resolved::{
-    Arena, BackendChoice, CameraConfig, Config, CudaConfig, CudnnSearch, DetectConfig, HttpConfig, JsonlConfig,
-    ModelConfig, MqttConfig, ReconnectConfig, RtspConfig, SourceConfig, TensorrtConfig, Transport,
+    Arena, BackendChoice, BatchProfile, CameraConfig, Config, CudaConfig, CudnnSearch, DetectConfig, HttpConfig,
+    JsonlConfig, ModelConfig, MqttConfig, ReconnectConfig, RtspConfig, SourceConfig, TensorrtConfig, Transport,
 };
 pub use schema::schema;

@@ -45,6 +45,7 @@ fn title(section: &Section) -> String {
         "detect" => "`detect` (in `defaults` and in a camera)".into(),
         "reconnect" => "`reconnect` (in `defaults` and in a camera)".into(),
         name @ ("tensorrt" | "cuda") => format!("`model.{name}`"),
+        "profile" => "`model.tensorrt.profile`".into(),
         name => format!("`{name}`"),
     }
 }

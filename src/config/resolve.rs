@@ -9,7 +9,7 @@ use super::check::{Given, Group};
 use super::error::Problem;
 use super::keys;
 use super::resolved::{
-    Config, CudaConfig, HttpConfig, JsonlConfig, ModelConfig, MqttConfig, RtspConfig, TensorrtConfig,
+    BatchProfile, Config, CudaConfig, HttpConfig, JsonlConfig, ModelConfig, MqttConfig, RtspConfig, TensorrtConfig,
 };
 use super::url::Url;
 use super::value::Value;
@@ -108,6 +108,7 @@ impl Resolver<'_> {
         let Some(group) = group else { return model };
         if let Some(tensorrt) = group.group("tensorrt") {
             self.must_exist(tensorrt, "calibration", "the calibration table", &[PathKind::File]);
+            self.profile(tensorrt, model.tensorrt.profile);
         }
         self.must_exist(group, "file", "the model", &[PathKind::File, PathKind::Folder]);
         self.must_exist(group, "ort_library", "ONNX Runtime's library", &[PathKind::File]);
@@ -119,6 +120,16 @@ impl Resolver<'_> {
             );
         }
         model
+    }
+
+    fn profile(&mut self, tensorrt: &Group, profile: Option<BatchProfile>) {
+        let (Some(group), Some(profile)) = (tensorrt.group("profile"), profile) else { return };
+        let given = [Some(profile.min), profile.opt, profile.max];
+        if !given.iter().flatten().is_sorted() {
+            self.errors.push(
+                Problem::new("`model.tensorrt.profile` does not ascend").at(&group.pos).hint("`min` ≤ `opt` ≤ `max`"),
+            );
+        }
     }
 
     fn mqtt(&mut self, group: &Group) -> Option<MqttConfig> {
@@ -294,6 +305,11 @@ fn tensorrt(group: Option<&Group>) -> TensorrtConfig {
         timing_cache: view.boolean("timing_cache"),
         builder_level: view.integer("builder_level").map(|level| level as u8),
         cuda_graph: view.boolean("cuda_graph"),
+        profile: group.and_then(|group| group.group("profile")).map(|group| {
+            let view = View::new(&keys::PROFILE, [Some(group)]);
+            let frames = |key| view.integer(key).map(|frames| frames as u32);
+            BatchProfile { min: frames("min").unwrap_or(1), opt: frames("opt"), max: frames("max") }
+        }),
     }
 }
 

@@ -146,6 +146,19 @@ pub struct TensorrtConfig {
     pub builder_level: Option<u8>,
     /// Launch all kernels at once.
     pub cuda_graph: bool,
+    /// Batches that the engine is made for; `None`: those that Ocelli uses.
+    pub profile: Option<BatchProfile>,
+}
+
+/// Frames in one run that an engine is made for: 1 ≤ `min` ≤ `opt` ≤ `max`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct BatchProfile {
+    /// Fewest that can come.
+    pub min: u32,
+    /// What it is fastest for; `None`: `max`.
+    pub opt: Option<u32>,
+    /// Most that can come; `None`: what Ocelli uses.
+    pub max: Option<u32>,
 }
 
 impl Default for TensorrtConfig {
@@ -159,6 +172,7 @@ impl Default for TensorrtConfig {
             timing_cache: true,
             builder_level: None,
             cuda_graph: false,
+            profile: None,
         }
     }
 }

@@ -254,6 +254,11 @@ fn values_are_checked() {
             "1:21: `model.input_size` must be a size from 32 to 4096, as `640` or `640x384`, not `31`",
         ),
         ("model: {input_size: 640x}", "1:21: `model.input_size` must be a size"),
+        (
+            "model: {tensorrt: {profile: {min: 1, opt: 9, max: 8}}}",
+            "*`model.tensorrt.profile` does not ascend = `min` ≤",
+        ),
+        ("model: {tensorrt: {profile: {max: 65}}}", "*must be a whole number from 1 to 64, not `65`"),
         ("model: {file: a.onnx, sha256: abc}", "1:31: `model.sha256` must be 64 hexadecimal digits, not `abc`"),
         (
             "mqtt: localhost:1883",

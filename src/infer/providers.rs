@@ -3,7 +3,7 @@
 use ort::ep::{self, ArenaExtendStrategy};
 
 use super::ort::OrtOptions;
-use crate::config::{Arena, CudnnSearch};
+use crate::config::{Arena, BatchProfile, CudnnSearch};
 use crate::model::ModelSpec;
 
 const MB: usize = 1_000_000;
@@ -67,14 +67,54 @@ pub(super) fn tensorrt(options: &OrtOptions, spec: Option<&ModelSpec>) -> ep::Te
         }
     }
     if let Some(spec) = spec.filter(|spec| spec.dynamic) {
-        // Height and width never change, and the batch goes from one frame to what is configured where it is open.
-        let batch = spec.input.batch;
-        let shape = |frames: usize| {
-            format!("{}:{}", spec.input.name, spec.input.shape(frames).map(|n| n.to_string()).join("x"))
-        };
-        let (least, most) = (shape(if batch.open { 1 } else { batch.size }), shape(batch.size));
-        tensorrt =
-            tensorrt.with_profile_min_shapes(least).with_profile_opt_shapes(&most).with_profile_max_shapes(&most);
+        let [min, opt, max] = shapes(spec, config.profile);
+        tensorrt = tensorrt.with_profile_min_shapes(min).with_profile_opt_shapes(opt).with_profile_max_shapes(max);
     }
     tensorrt
+}
+
+/// The smallest, the usual and the largest input, as TensorRT's options say it: `images:1x3x640x640`. Height and width
+/// never change; the batch goes from one frame to what is configured, where the model leaves it open.
+fn shapes(spec: &ModelSpec, profile: Option<BatchProfile>) -> [String; 3] {
+    let batch = spec.input.batch;
+    let size = batch.size as u32;
+    let profile = profile.filter(|_| batch.open);
+    let least = profile.map_or(if batch.open { 1 } else { size }, |profile| profile.min);
+    let usual = profile.and_then(|profile| profile.opt);
+    // What Ocelli hands in must fit, whatever the profile says.
+    let most = profile.and_then(|profile| profile.max).unwrap_or(size).max(usual.unwrap_or(size)).max(least).max(size);
+    [least, usual.unwrap_or(most), most].map(|frames| {
+        let shape = spec.input.shape(frames as usize).map(|n| n.to_string());
+        format!("{}:{}", spec.input.name, shape.join("x"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::spec;
+    use super::*;
+    use crate::model::{Batch, InputSpec};
+    use crate::types::Size;
+
+    #[test]
+    fn a_profile_changes_the_batch_and_nothing_else() {
+        let mut spec = spec();
+        (spec.input.name, spec.input.size) = ("images".into(), Size::new(640, 384));
+        assert_eq!(shapes(&spec, None), ["images:1x3x384x640"; 3]);
+        spec.input.batch = Batch { size: 4, open: true };
+        assert_eq!(shapes(&spec, None)[0], "images:1x3x384x640");
+        assert_eq!(shapes(&spec, None)[1..], ["images:4x3x384x640"; 2]);
+        let profile = BatchProfile { min: 1, opt: Some(4), max: Some(8) };
+        let expected = ["images:1x3x384x640", "images:4x3x384x640", "images:8x3x384x640"];
+        assert_eq!(shapes(&spec, Some(profile)), expected);
+        // What comes must fit, and a batch that the model fixes is the only one.
+        let small = BatchProfile { min: 1, opt: Some(2), max: Some(2) };
+        assert_eq!(shapes(&spec, Some(small))[1..], ["images:2x3x384x640", "images:4x3x384x640"]);
+        let fixed = InputSpec { batch: Batch { size: 4, open: false }, ..spec.input.clone() };
+        let fixed = ModelSpec { input: fixed, ..spec.clone() };
+        assert_eq!(shapes(&fixed, Some(profile)), ["images:4x3x384x640"; 3]);
+        let last = InputSpec { channels_last: true, ..spec.input.clone() };
+        let spec = ModelSpec { input: last, ..spec };
+        assert_eq!(shapes(&spec, Some(profile))[2], "images:8x384x640x3");
+    }
 }

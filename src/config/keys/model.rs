@@ -136,6 +136,31 @@ pub(crate) static TENSORRT: Section = Section {
             "How hard the builder tries: 0 builds fast, 5 runs fast. Default: TensorRT's, 3.",
         ),
         key("cuda_graph", Kind::Bool, Some("false"), "true", "Launch all kernels at once; not every model can."),
+        key(
+            "profile",
+            Kind::Section(&PROFILE),
+            None,
+            "{min: 1, opt: 4, max: 8}",
+            "Batches that the engine is made for, where the model leaves the batch open. Default: the batch that Ocelli uses.",
+        ),
+    ],
+};
+
+/// `model.tensorrt.profile:`
+pub(crate) static PROFILE: Section = Section {
+    name: "profile",
+    doc: "Frames in one run that TensorRT's engine is made for. Height and width are always those of the input.",
+    short: Short::None,
+    keys: &[
+        key("min", Kind::Integer { min: 1, max: 64 }, Some("1"), "1", "Fewest frames that can come."),
+        key("opt", Kind::Integer { min: 1, max: 64 }, None, "4", "Frames that it is fastest for. Default: `max`."),
+        key(
+            "max",
+            Kind::Integer { min: 1, max: 64 },
+            None,
+            "8",
+            "Most frames that can come. Default: what Ocelli uses.",
+        ),
     ],
 };
 
