@@ -19,7 +19,7 @@ use crate::infer::Engine;
 use crate::model::ModelSpec;
 use crate::queue::{self, Receiver, RecvError};
 use crate::telemetry::Registry;
-use crate::types::{CameraName, DEFAULT_MODEL};
+use crate::types::CameraName;
 
 /// Name of the fault that an unusable state folder is.
 const STATE_FAULT: &str = "state_dir";
@@ -194,13 +194,9 @@ pub(super) fn start_engine(
     Ok(engine)
 }
 
-/// Where the starts of this model are recorded: each has a record of its own.
+/// The folder in which the starts of this model are recorded, made.
 fn starts_folder(name: &str, config: &Config) -> Option<PathBuf> {
-    let folder = config.state_dir.as_ref()?;
-    if name == DEFAULT_MODEL {
-        return Some(folder.clone());
-    }
-    let folder = folder.join("models").join(name);
+    let folder = config.starts_folder(name)?;
     // A state folder that cannot be written is told already.
     if let Err(error) = std::fs::create_dir_all(&folder) {
         tracing::debug!("{} cannot be made: {error}", folder.display());

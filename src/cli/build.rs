@@ -1,16 +1,19 @@
 //! `ocelli models build`: a model's GPU engine, ahead of time.
 
 use std::io::{BufRead, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
+
 use super::detect::UNAVAILABLE;
 use super::{Failure, models};
 use crate::app::open_model;
-use crate::config::{self, BackendChoice, ModelConfig};
+use crate::config::{self, BackendChoice, DEFAULT_MODEL, ModelConfig};
 use crate::infer::{self, BuildEvent, BuildRequest, Built, InferError};
+use crate::model::ModelSpec;
 use crate::telemetry;
 use crate::telemetry::log::LogFormat;
 use crate::types::BackendKind;
@@ -60,23 +63,27 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
             return Err(Failure::new(2, anyhow::anyhow!("an engine is built for one backend: name it, not `auto`")));
         }
     };
-    for model in wanted(&args)? {
-        build(&model, backend, args.json)?;
+    for (model, starts) in wanted(&args)? {
+        build(&model, backend, starts.as_deref(), args.json)?;
     }
     Ok(())
 }
 
-/// The models that are built: all that cameras use, unless one is named.
-fn wanted(args: &Args) -> Result<Vec<ModelConfig>, Failure> {
-    let mut models = vec![ModelConfig::default()];
+/// The models that are built: all that cameras use, unless one is named; each with the folder in which the service
+/// records its starts.
+fn wanted(args: &Args) -> Result<Vec<(ModelConfig, Option<PathBuf>)>, Failure> {
+    let mut models = vec![(ModelConfig::default(), None)];
     if !args.config.is_empty() {
         let config = config::load(&args.config, &args.set).map_err(|errors| Failure::new(78, errors))?;
         models = match args.model {
-            Some(_) => vec![config.model],
-            None => config.used_models().into_values().cloned().collect(),
+            Some(_) => vec![(config.model.clone(), config.starts_folder(DEFAULT_MODEL))],
+            None => {
+                let used = config.used_models().into_iter();
+                used.map(|(name, model)| (model.clone(), config.starts_folder(name))).collect()
+            }
         };
     }
-    for model in &mut models {
+    for (model, _) in &mut models {
         if let Some(file) = &args.model {
             (model.file, model.sha256) = (Some(file.clone()), None);
         }
@@ -85,8 +92,12 @@ fn wanted(args: &Args) -> Result<Vec<ModelConfig>, Failure> {
     Ok(models)
 }
 
-fn build(model: &ModelConfig, backend: BackendKind, json: bool) -> Result<(), Failure> {
+fn build(model: &ModelConfig, backend: BackendKind, starts: Option<&Path>, json: bool) -> Result<(), Failure> {
     let spec = Arc::new(open_model(model)?);
+    let forgotten = starts.map(|folder| forget(folder, &spec)).transpose()?.flatten();
+    if let Some(line) = forgotten.filter(|_| !json) {
+        let _ = writeln!(std::io::stdout(), "{line}");
+    }
     let started = Instant::now();
     let built = std::thread::scope(|scope| {
         let (tell, phases) = sync_channel::<String>(16);
@@ -115,6 +126,14 @@ fn build(model: &ModelConfig, backend: BackendKind, json: bool) -> Result<(), Fa
             Err(Failure::new(UNAVAILABLE, error))
         }
     }
+}
+
+/// Who asks for a build has mended something: the service tries all backends of this model again.
+fn forget(state_dir: &Path, spec: &ModelSpec) -> Result<Option<String>, Failure> {
+    let died = infer::forget_deaths(state_dir, spec)
+        .with_context(|| format!("cannot clear the record of starts in {}", state_dir.display()))?;
+    let line = || format!("earlier starts that died on {} do not count any more", died.join(", "));
+    Ok((!died.is_empty()).then(line))
 }
 
 /// What a build says while it goes on.

@@ -44,6 +44,12 @@ impl Config {
         used
     }
 
+    /// Folder in which the starts of the model `name` are recorded: each has a record of its own.
+    pub fn starts_folder(&self, name: &str) -> Option<PathBuf> {
+        let folder = self.state_dir.as_ref()?;
+        Some(if name == DEFAULT_MODEL { folder.clone() } else { folder.join("models").join(name) })
+    }
+
     /// The detector of a camera. `None`: there is none of that name, which no checked configuration has.
     pub fn model_of(&self, camera: &CameraConfig) -> Option<&ModelConfig> {
         match camera.detect.model.as_str() {

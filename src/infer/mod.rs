@@ -129,6 +129,15 @@ pub trait Backend: Send + Sync {
     fn load(&self, spec: &ModelSpec) -> Result<Box<dyn Session>, InferError>;
 }
 
+/// Forgets that starts of this model died (the record in the service's `state_folder`), so that all backends are tried again.
+/// Gives those that were counted.
+///
+/// # Errors
+/// Those of the file system.
+pub fn forget_deaths(state_folder: &std::path::Path, spec: &ModelSpec) -> std::io::Result<Vec<String>> {
+    starts::Starts::forget(state_folder, &spec.id.sha256)
+}
+
 /// Refuses frames that a session with `batch` frames of `spec` in a run cannot take.
 fn check_frames(spec: &ModelSpec, batch: usize, frames: &[Input<'_>]) -> Result<(), InferError> {
     if !(1..=batch).contains(&frames.len()) {

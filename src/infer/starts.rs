@@ -17,6 +17,7 @@ const ENOUGH: u32 = 2;
 const FORGIVEN: Duration = Duration::from_secs(24 * 3600);
 /// Largest file that is read.
 const LARGEST: u64 = 64 * 1024;
+const FILE: &str = "engine-starts.json";
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
@@ -93,17 +94,29 @@ impl Starts {
     }
 
     pub(super) fn open_as(folder: &Path, identity: String, process: &str) -> Self {
-        let file = folder.join("engine-starts.json");
-        let small = std::fs::metadata(&file).is_ok_and(|meta| meta.len() <= LARGEST);
-        let text = if small { std::fs::read_to_string(&file).ok() } else { None };
-        let record: Option<Record> = text.and_then(|text| serde_json::from_str(&text).ok());
-        let mut record = record.filter(|record| record.identity == identity).unwrap_or_default();
+        let file = folder.join(FILE);
+        let mut record = read(&file).filter(|record| record.identity == identity).unwrap_or_default();
         record.identity = identity;
         record.judge(now(), process);
         process.clone_into(&mut record.process);
         let mut starts = Self { file: Some(file), record };
         starts.write();
         starts
+    }
+
+    /// Somebody has mended something: deaths of the model with this SHA-256 do not count any more. Gives the rungs that
+    /// would have been left out or were counted. The service that runs keeps what it knows until it ends.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(super) fn forget(folder: &Path, model: &str) -> std::io::Result<Vec<String>> {
+        let file = folder.join(FILE);
+        let record = read(&file).filter(|record| record.identity.starts_with(model)).unwrap_or_default();
+        let died: Vec<String> = record.died.into_keys().chain(record.starting.map(|kind| kind.to_string())).collect();
+        if !died.is_empty() {
+            std::fs::remove_file(&file)?;
+        }
+        Ok(died)
     }
 
     /// The rung to begin with.
@@ -150,6 +163,12 @@ impl Starts {
             self.file = None;
         }
     }
+}
+
+fn read(file: &Path) -> Option<Record> {
+    let small = std::fs::metadata(file).is_ok_and(|meta| meta.len() <= LARGEST);
+    let text = if small { std::fs::read_to_string(file).ok() } else { None };
+    serde_json::from_str(&text?).ok()
 }
 
 fn now() -> u64 {
@@ -227,6 +246,20 @@ mod tests {
         }
         assert_eq!(start(dir.path()).first(&LADDER), 1);
         std::fs::write(dir.path().join("engine-starts.json"), "{\"identity\":").unwrap();
+        assert_eq!(start(dir.path()).first(&LADDER), 0);
+    }
+
+    #[test]
+    fn what_was_mended_is_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Starts::forget(dir.path(), "model").unwrap(), Vec::<String>::new());
+        for _ in 0..2 {
+            start(dir.path()).starting(Cuda);
+        }
+        assert_eq!(start(dir.path()).first(&LADDER), 1);
+        assert!(Starts::forget(dir.path(), "another").unwrap().is_empty(), "another model's deaths still count");
+        assert_eq!(start(dir.path()).first(&LADDER), 1);
+        assert_eq!(Starts::forget(dir.path(), "model").unwrap(), ["cuda"]);
         assert_eq!(start(dir.path()).first(&LADDER), 0);
     }
 
