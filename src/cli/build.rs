@@ -11,12 +11,12 @@ use anyhow::Context;
 use super::detect::UNAVAILABLE;
 use super::{Failure, models};
 use crate::app::open_model;
-use crate::config::{self, BackendChoice, DEFAULT_MODEL, ModelConfig};
+use crate::config::{self, BackendChoice, ModelConfig};
 use crate::infer::{self, BuildEvent, BuildRequest, Built, InferError};
 use crate::model::ModelSpec;
 use crate::telemetry;
 use crate::telemetry::log::LogFormat;
-use crate::types::BackendKind;
+use crate::types::{BackendKind, DEFAULT_MODEL};
 
 /// How often a build says that it goes on: to scripts, and to people.
 const NEWS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));

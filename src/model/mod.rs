@@ -44,7 +44,7 @@ pub use names::{NamesError, parse as parse_names};
 pub use nms::{MAX_NMS, Nms};
 pub use onnx::{Dim, OnnxError, OnnxInfo, Port, read as read_onnx};
 pub use places::{default_model, model_folders};
-pub use prepare::{Prepare, PrepareError, prepare};
+pub use prepare::{GraphNms, Prepare, PrepareError, prepare};
 pub use spec::ModelSpec;
 pub use tensors::{
     Batch, ChannelOrder, Elem, Input, InputSpec, InputTensor, MAX_BATCH, MAX_OUTPUTS, OutputSpec, TensorSpec,

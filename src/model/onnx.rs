@@ -259,7 +259,7 @@ fn concat(node: Slice<'_>, info: &mut OnnxInfo) -> Result<(), OnnxError> {
 }
 
 /// ValueInfoProto {name = 1, type = 2 {tensor_type = 1 {elem_type = 1, shape = 2 {dim = 1}}}}
-fn port(body: Slice<'_>) -> Result<Port, OnnxError> {
+pub(super) fn port(body: Slice<'_>) -> Result<Port, OnnxError> {
     let mut port = Port { name: String::new(), elem: 0, dims: None };
     let mut fields = body.fields();
     while let Some((field, value)) = fields.next()? {

@@ -178,6 +178,40 @@ fn prepare_proves_what_it_writes() {
     assert!(fs::metadata(&out).unwrap().len() < long * 6 / 10);
 }
 
+/// NMS in the graph keeps what NMS behind it kept, and half floats find the same objects.
+#[test]
+fn prepare_appends_nms_and_computes_in_half_floats() {
+    let (Some(library), Some(bus)) = (crate::runtime::ort_library(), test_data("images/bus.jpg")) else { return };
+    let sized: (&str, &[&str]) = ("families/yolov5n_coco_dynamic.onnx", &["--input-size", "320"]);
+    for (model, size) in [sized, ("families/yolov8n_coco_640.onnx", &[])] {
+        let Some(model) = test_data(model) else { return };
+        let run = |out: &Path, options: &[&str]| {
+            let mut command = ocelli();
+            command
+                .args(["models", "prepare"])
+                .arg(&model)
+                .arg(out)
+                .args(["--backend", "cpu"])
+                .args(size)
+                .args(options);
+            stdout(&command.arg("--pictures").arg(&bus).env("ORT_DYLIB_PATH", &library).output().unwrap())
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let text = run(&folder.path().join("out.onnx"), &["--nms", "--nms-max", "50", "--bytes"]);
+        assert!(text.contains("the same as before") && text.contains("worst overlap"), "{text}");
+        let spec = ModelSpec::open(folder.path(), None).unwrap();
+        assert_eq!((spec.output.family, spec.output.rows, spec.input.elem), (Family::EndToEnd, 50, Elem::Uint8));
+        assert_eq!((spec.output.classes, spec.id.labels.len()), (80, 80));
+
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("out.onnx");
+        let text = run(&out, &["--fp16", "--nms"]);
+        assert!(text.contains("the same as before"), "{text}");
+        let (before, after) = (fs::metadata(&model).unwrap().len(), fs::metadata(&out).unwrap().len());
+        assert!(after * 100 < before * 60, "{after} of {before}");
+    }
+}
+
 #[test]
 fn bad_paths_are_errors_not_panics() {
     let folder = tempfile::tempdir().unwrap();

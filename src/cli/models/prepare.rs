@@ -7,18 +7,26 @@ use anyhow::{Context, anyhow, bail};
 
 use super::super::{Failure, detect};
 use crate::config::{BackendChoice, ModelConfig};
+use crate::eval::{Agreement, Tolerance, Worst};
 use crate::infer::{Session, load};
-use crate::model::{DecodeParams, InputTensor, MANIFEST, Manifest, ModelSpec, Nms, Prepare, decode, prepare};
+use crate::model::{
+    DecodeParams, Family, GraphNms, InputTensor, MANIFEST, Manifest, ManifestInput, ModelSpec, Nms, Prepare, decode,
+    prepare,
+};
 use crate::preprocess::Preprocessor;
 use crate::types::{Detection, ImageView, Plane, Size};
 
 /// Numbers may differ by this, relative to their size: the arithmetic is the same, its order may not be.
 const SAME: f32 = 1e-3;
-/// Boxes of half-sized weights must overlap those of the original by this, and scores may differ by [`SCORE`].
+/// Boxes of half floats must overlap those of the original by this, and scores may differ by [`SCORE`].
 const OVERLAP: f32 = 0.9;
 const SCORE: f32 = 0.03;
+/// The same for boxes that are only chosen elsewhere.
+const SAME_OVERLAP: f32 = 0.99;
+const SAME_SCORE: f32 = 0.001;
 const THRESHOLD: f32 = 0.25;
 const IOU: f32 = 0.45;
+const MAX: usize = 300;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -35,10 +43,26 @@ pub(crate) struct Args {
     /// Store weights as half floats: a file of half the size
     #[arg(long)]
     half_weights: bool,
+    /// Compute in half floats: half the size and, where the hardware has them, faster; input and outputs stay as they are, and
+    /// so does what comes behind the last convolution
+    #[arg(long, conflicts_with = "half_weights")]
+    fp16: bool,
+    /// Append NMS: the model puts out the boxes that are kept, as [1, N, 6] of corners, score and class
+    #[arg(long)]
+    nms: bool,
+    /// With --nms: of two boxes of a class that overlap by more than this, the better one is kept
+    #[arg(long, default_value_t = IOU, value_name = "0..1", requires = "nms")]
+    nms_iou: f32,
+    /// With --nms: boxes of no higher score are dropped; no camera can ask for less afterwards
+    #[arg(long, default_value_t = 0.1, value_name = "0..1", requires = "nms")]
+    nms_score: f32,
+    /// With --nms: boxes at most, 1 … 1000
+    #[arg(long, default_value_t = MAX, value_name = "N", requires = "nms")]
+    nms_max: usize,
     /// Fix the input size of a dynamic model, for example 640 or 640x384
     #[arg(long, value_name = "SIZE", value_parser = detect::parse_size)]
     input_size: Option<Size>,
-    /// Pictures to compare both models on, besides made-up ones; --half-weights needs some with objects on them
+    /// Pictures to compare both models on, besides made-up ones; half floats and NMS need some with objects on them
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pictures: Vec<PathBuf>,
     /// Backend to compare on
@@ -51,7 +75,14 @@ pub(crate) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<String, Failure> {
     let before = ModelSpec::open(&args.input, args.input_size)?;
-    let how = Prepare { bytes_input: args.bytes, channels_last: args.channels_last, half_weights: args.half_weights };
+    let nms = GraphNms { iou: args.nms_iou, score: args.nms_score, max: args.nms_max };
+    let how = Prepare {
+        bytes_input: args.bytes,
+        channels_last: args.channels_last,
+        half_weights: args.half_weights,
+        fp16: args.fp16,
+        nms: args.nms.then_some(nms),
+    };
     let bytes = before.bytes()?;
     let prepared =
         prepare(&bytes, &before, how).with_context(|| format!("cannot prepare {}", before.path.display()))?;
@@ -61,12 +92,13 @@ pub(super) fn run(args: &Args) -> Result<String, Failure> {
     let name = args.output.file_name().context("the output needs a file name")?;
     let candidate = scratch.0.join(name);
     fs::write(&candidate, &prepared).with_context(|| format!("cannot write {}", candidate.display()))?;
-    if let Some(manifest) = &before.manifest {
-        let text = serde_json::to_string_pretty(&manifest_of(manifest, &name.to_string_lossy(), how))?;
+    let manifest = manifest_of(&before, &name.to_string_lossy(), how);
+    if let Some(manifest) = &manifest {
+        let text = serde_json::to_string_pretty(manifest)?;
         fs::write(scratch.0.join(MANIFEST), text + "\n").context("cannot write the manifest")?;
     }
     let after = ModelSpec::open(&candidate, None)?;
-    let verdict = if args.no_verify { "not compared".into() } else { verify(&before, &after, args)? };
+    let verdict = if args.no_verify { "not compared".into() } else { verify(&before, &after, how, args)? };
     fs::rename(&candidate, &args.output).with_context(|| format!("cannot write {}", args.output.display()))?;
     let mut text = format!(
         "{}: {} bytes, was {}; input {} {:?}; {verdict}\n",
@@ -76,7 +108,7 @@ pub(super) fn run(args: &Args) -> Result<String, Failure> {
         after.input.elem.as_str(),
         after.input.shape(after.input.batch.size)
     );
-    if before.manifest.is_some() {
+    if manifest.is_some() {
         let manifest = folder.join(MANIFEST);
         if manifest.exists() {
             text += &format!(
@@ -110,16 +142,35 @@ impl Drop for Scratch {
     }
 }
 
-/// The manifest of the prepared model. JSON is YAML too.
-fn manifest_of(manifest: &Manifest, file: &str, how: Prepare) -> Manifest {
-    let mut manifest = Manifest { file: file.to_owned(), sha256: None, ..manifest.clone() };
+/// The manifest of the prepared model, where the file alone does not say it all. JSON is YAML too.
+fn manifest_of(before: &ModelSpec, file: &str, how: Prepare) -> Option<Manifest> {
+    // Six columns may mean other things too, so the family is written down.
+    let fresh = || how.nms.and_then(|_| Manifest::parse(&format!("file: {file:?}")).ok());
+    let manifest = before.manifest.clone().or_else(fresh)?;
+    let mut manifest = Manifest { file: file.to_owned(), sha256: None, ..manifest };
+    if how.nms.is_some() {
+        manifest.family = Some(Family::EndToEnd);
+        (manifest.strides, manifest.anchors, manifest.outputs) = (None, None, None);
+        let labels = &before.id.labels;
+        manifest.labels = manifest.labels.or_else(|| (!labels.is_empty()).then(|| labels.clone()));
+        // What followed from the old family.
+        let input = &before.input;
+        manifest.input = ManifestInput {
+            width: None,
+            height: None,
+            color: Some(input.order),
+            scale: Some(input.scale),
+            pad: Some(input.padding),
+            pad_value: Some(input.pad_value),
+        };
+    }
     // Measured on another file.
     manifest.accuracy.clear();
     manifest.allow_external_data = false;
     if how.bytes_input {
         manifest.input.scale = None;
     }
-    manifest
+    Some(manifest)
 }
 
 /// A model with all that lies around it.
@@ -138,38 +189,64 @@ impl<'a> Side<'a> {
         Ok((Self { spec, session, preprocessor, outputs: Vec::new(), detections: Vec::new() }, info.version))
     }
 
-    fn run(&mut self, size: Size, rgb: &[u8]) -> anyhow::Result<()> {
+    fn run(&mut self, size: Size, rgb: &[u8], proof: &Proof) -> anyhow::Result<()> {
         let mut tensor = InputTensor::new(&self.spec.input);
         let view = ImageView::Rgb { size, rgb: Plane { data: rgb, stride: size.w as usize * 3 } };
         let letterbox = self.preprocessor.fill(&view, &mut tensor)?;
-        let params = DecodeParams { threshold: THRESHOLD, classes: None };
+        // What is nearly sure is looked at too: at the threshold itself, half floats may fall on either side.
+        let params = DecodeParams { threshold: proof.tolerance.threshold - proof.tolerance.score, classes: None };
         let (spec, outputs) = (self.spec, &mut self.outputs);
         let mut candidates = Vec::new();
         self.session.run_one(tensor.view(), &mut |tensors| {
             *outputs = tensors.iter().map(|tensor| tensor.to_vec()).collect();
             decode(spec, tensors, &params, &mut candidates);
         })?;
-        Nms::new().run(&mut candidates, spec.nms_iou(IOU), 300, &letterbox, &mut self.detections);
+        Nms::new().run(&mut candidates, spec.nms_iou(proof.iou), proof.max, &letterbox, &mut self.detections);
         Ok(())
     }
 }
 
+/// How two models are compared.
+struct Proof {
+    /// By their boxes, not by their numbers.
+    boxes: bool,
+    tolerance: Tolerance,
+    iou: f32,
+    max: usize,
+}
+
+impl Proof {
+    fn of(how: Prepare) -> Self {
+        let half = how.half_weights || how.fp16;
+        let (least, iou, score) = if half { (THRESHOLD, OVERLAP, SCORE) } else { (0.0, SAME_OVERLAP, SAME_SCORE) };
+        let nms = how.nms.unwrap_or(GraphNms { iou: IOU, score: THRESHOLD, max: MAX });
+        // Below its own limit, NMS in the graph has nothing to compare.
+        let threshold = least.max(nms.score + if how.nms.is_some() { 2.0 * score } else { 0.0 });
+        let tolerance = Tolerance { threshold, iou, score };
+        Self { boxes: half || how.nms.is_some(), tolerance, iou: nms.iou, max: nms.max }
+    }
+}
+
 /// Runs both models on the same pictures. An error when they do not agree.
-fn verify(before: &ModelSpec, after: &ModelSpec, args: &Args) -> anyhow::Result<String> {
+fn verify(before: &ModelSpec, after: &ModelSpec, how: Prepare, args: &Args) -> anyhow::Result<String> {
     let config = ModelConfig { backend: args.backend, ..ModelConfig::default() };
-    let (mut old, backend) = Side::new(before, &config).context("the original model")?;
-    let (mut new, _) = Side::new(after, &config).context("the prepared model")?;
+    let proof = Proof::of(how);
+    let (mut old, _) = Side::new(before, &config).context("the original model")?;
+    let (mut new, backend) = Side::new(after, &config).context("the prepared model")?;
     let mut pictures = made_up(before.input.size);
     for path in &args.pictures {
         let picture = image::open(path).with_context(|| format!("cannot read {}", path.display()))?.into_rgb8();
         pictures.push((path.display().to_string(), Size::new(picture.width(), picture.height()), picture.into_raw()));
     }
-    let (mut worst, mut boxes) = (0.0_f32, 0);
+    let (mut worst, mut boxes, mut agreement) = (0.0_f32, 0, Agreement::default());
     for (name, size, rgb) in &pictures {
-        old.run(*size, rgb)?;
-        new.run(*size, rgb)?;
-        if args.half_weights {
-            same_boxes(&old.detections, &new.detections).with_context(|| not_same(name))?;
+        old.run(*size, rgb, &proof)?;
+        new.run(*size, rgb, &proof)?;
+        if proof.boxes {
+            agreement.add(&old.detections, &new.detections, &proof.tolerance);
+            if agreement.agreed < agreement.objects {
+                bail!("{}: {}", not_same(name), words(&agreement));
+            }
         } else {
             worst = worst.max(difference(&old.outputs, &new.outputs).with_context(|| not_same(name))?);
         }
@@ -178,12 +255,28 @@ fn verify(before: &ModelSpec, after: &ModelSpec, args: &Args) -> anyhow::Result<
     if worst > SAME {
         bail!("the prepared model puts out other numbers (off by {worst}, relatively); it is not written");
     }
-    if args.half_weights && boxes == 0 {
+    if proof.boxes && agreement.objects == 0 {
         bail!(
-            "nothing was found on the pictures, so half weights are not proven: give --pictures with objects on them"
+            "nothing was found on the pictures, so the new model is not proven: give --pictures with objects on them"
         );
     }
-    Ok(format!("the same as before on {} pictures ({boxes} boxes) with {backend}", pictures.len()))
+    let count = pictures.len();
+    Ok(if proof.boxes {
+        format!("the same as before on {count} pictures with {backend}: {}", words(&agreement))
+    } else {
+        format!("the same as before on {count} pictures ({boxes} boxes) with {backend}")
+    })
+}
+
+/// What was compared, box by box.
+fn words(agreement: &Agreement) -> String {
+    let Agreement { objects, agreed, worst_iou, worst_score, .. } = agreement;
+    let value = |worst: &Option<Worst>| worst.map_or("none".into(), |worst| format!("{:.4}", worst.value));
+    format!(
+        "{agreed} of {objects} boxes, worst overlap {}, largest difference of scores {}",
+        value(worst_iou),
+        value(worst_score)
+    )
 }
 
 fn not_same(picture: &str) -> String {
@@ -209,21 +302,4 @@ fn difference(old: &[Vec<f32>], new: &[Vec<f32>]) -> anyhow::Result<f32> {
     }
     let pairs = old.iter().flatten().zip(new.iter().flatten());
     Ok(pairs.map(|(a, b)| (a - b).abs() / (1.0 + a.abs())).fold(0.0, f32::max))
-}
-
-/// Each sure box of either model has a partner in the other.
-fn same_boxes(old: &[Detection], new: &[Detection]) -> anyhow::Result<()> {
-    for (these, those) in [(old, new), (new, old)] {
-        for one in these.iter().filter(|d| d.score > THRESHOLD + SCORE) {
-            let partner = |other: &&Detection| {
-                other.class_id == one.class_id
-                    && other.bbox.iou(&one.bbox) >= OVERLAP
-                    && (other.score - one.score).abs() <= SCORE
-            };
-            if !those.iter().any(|other| partner(&other)) {
-                bail!("{one:?} has no partner");
-            }
-        }
-    }
-    Ok(())
 }
