@@ -1,7 +1,9 @@
-//! Memory that is not ours: mapped video planes today, device memory later. The only room that may hold `unsafe`.
+//! Memory that is not ours, and instructions that not every processor has. The only room that may hold `unsafe`.
 //!
-//! Belongs here: turning a GStreamer buffer into the borrowed views of `types`, and giving freed heap back. Does not belong here: pipelines.
+//! Belongs here: turning a GStreamer buffer into the borrowed views of `types`, giving freed heap back, and loops on vectors of the
+//! processor. Does not belong here: pipelines, models.
 
+pub mod conv;
 mod frame;
 mod heap;
 

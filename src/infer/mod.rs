@@ -45,6 +45,8 @@ mod status;
 mod supervisor;
 #[cfg(feature = "tract")]
 mod tract;
+#[cfg(feature = "tract")]
+mod tract_rewrite;
 mod trial;
 mod verdicts;
 mod worker;

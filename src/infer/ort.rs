@@ -96,6 +96,20 @@ impl OrtBackend {
         Self { provider, library, version, options }
     }
 
+    /// The runtime's own session with the options of ours, for measurements beside it.
+    ///
+    /// # Errors
+    /// As [`Backend::load`].
+    pub fn bare(&self, spec: &ModelSpec) -> Result<Inner, InferError> {
+        let bytes = load_bytes(self.provider.kind(), spec)?;
+        let loaded = self.builder(Some(spec))?.commit_from_memory(&bytes);
+        loaded.map_err(|error| InferError::Load {
+            backend: self.provider.kind(),
+            model: spec.path.clone(),
+            reason: chain(&error),
+        })
+    }
+
     /// `spec`: the model that the session is for; `None` for the probe's tiny one.
     pub(super) fn builder(&self, spec: Option<&ModelSpec>) -> Result<SessionBuilder, InferError> {
         let environment = environment(&self.library)?;

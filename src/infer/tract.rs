@@ -9,7 +9,7 @@ use tract_onnx::tract_core::plan::SimpleState;
 use tract_onnx::tract_core::transform::get_transform;
 
 use super::convert::{Number, arrange};
-use super::{Backend, Consume, Fork, InferError, Session, check_frames, hand_out, load_bytes};
+use super::{Backend, Consume, Fork, InferError, Session, check_frames, hand_out, load_bytes, tract_rewrite};
 use crate::model::{Elem, Input, InputSpec, MAX_OUTPUTS, ModelSpec};
 use crate::types::BackendKind;
 
@@ -22,6 +22,22 @@ type State = SimpleState<TypedFact, Box<dyn TypedOp>>;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TractBackend;
 
+impl TractBackend {
+    /// The plan that sessions run, for measurements beside them.
+    ///
+    /// # Errors
+    /// [`InferError::Load`] when the file cannot be read or tract cannot run it.
+    pub fn plan(&self, spec: &ModelSpec) -> Result<Arc<TypedRunnableModel>, InferError> {
+        let bytes = load_bytes(BackendKind::Tract, spec)?;
+        plan(spec, &bytes).map_err(|error| load_error(spec, &error))
+    }
+}
+
+fn load_error(spec: &ModelSpec, error: &TractError) -> InferError {
+    let reason = format!("{error:#}").replace('\n', " ");
+    InferError::Load { backend: BackendKind::Tract, model: spec.path.clone(), reason }
+}
+
 impl Backend for TractBackend {
     fn kind(&self) -> BackendKind {
         BackendKind::Tract
@@ -32,15 +48,8 @@ impl Backend for TractBackend {
     }
 
     fn load(&self, spec: &ModelSpec) -> Result<Box<dyn Session>, InferError> {
-        let failed = |error: TractError| InferError::Load {
-            backend: BackendKind::Tract,
-            model: spec.path.clone(),
-            reason: format!("{error:#}").replace('\n', " "),
-        };
-        let bytes = load_bytes(BackendKind::Tract, spec)?;
-        let plan = plan(spec, &bytes).map_err(failed)?;
-        drop(bytes);
-        Ok(Box::new(TractSession::new(plan, Arc::new(spec.clone())).map_err(failed)?))
+        let session = TractSession::new(self.plan(spec)?, Arc::new(spec.clone()));
+        Ok(Box::new(session.map_err(|error| load_error(spec, &error))?))
     }
 }
 
@@ -74,7 +83,7 @@ fn plan(spec: &ModelSpec, mut bytes: &[u8]) -> TractResult<Arc<TypedRunnableMode
             transform.transform(&mut typed)?;
         }
     }
-    typed.into_optimized()?.into_runnable()
+    tract_rewrite::optimise(typed)?.into_runnable()
 }
 
 /// Frames in one run: a fixed batch as a whole, and one where it is open, because a CPU gains nothing from a batch.
