@@ -21,9 +21,10 @@ build: setup
 setup:
 	@deploy/setup.sh
 
-## CPU per frame and throughput, beside the bare session and a hand-written script
+## CPU per frame and throughput, beside the bare session and a hand-written script; then the backends beside each other
 bench: setup
 	cargo bench --locked --bench pipeline
+	cargo bench --locked --bench inference
 
 lint:
 	cargo fmt --check
