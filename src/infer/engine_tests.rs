@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::factory::{self, Factory};
 use super::fake::{FAIL, FakeSession, PANIC, Script, first, info, params, spec};
+use super::ladder::Rungs;
 use super::{Engine, InferError, Job, Lane};
+use crate::config::ModelConfig;
 use crate::model::InputTensor;
-use crate::types::Priority;
+use crate::types::{BackendKind, Priority};
 
 /// Longest time that a test waits for what must happen.
 const LONG: Duration = Duration::from_secs(30);
@@ -271,4 +274,18 @@ fn a_busy_engine_is_shared_by_priority() {
     assert_eq!([among_first(16.0), among_first(4.0), among_first(1.0)], [32, 8, 2]);
     // The low one is not starved meanwhile.
     assert!(script.ran()[1..22].contains(&1.0));
+}
+
+#[test]
+fn threads_asked_for_are_tracts_sessions_and_one_session_of_onnx_runtime() {
+    let factory = |threads| {
+        let config = ModelConfig { threads, ..ModelConfig::default() };
+        Factory::new(Arc::new(spec()), &config, factory::Purpose::Service)
+    };
+    assert_eq!(factory(Some(3)).workers(BackendKind::Tract), 3);
+    assert_eq!(factory(Some(200)).workers(BackendKind::Tract), 4);
+    assert_eq!(factory(Some(3)).workers(BackendKind::Cpu), 1);
+    assert_eq!(factory(Some(3)).workers(BackendKind::Tensorrt), 1);
+    assert_eq!(factory(None).workers(BackendKind::Tract), factory(None).workers(BackendKind::Cpu));
+    assert_eq!(factory(None).workers(BackendKind::Cuda), 1);
 }

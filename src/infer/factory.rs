@@ -188,12 +188,12 @@ impl Rungs for Factory {
         self.config.batch_wait
     }
 
-    fn divide(&self, mut loaded: Loaded) -> Loaded {
+    fn divide(&self, mut loaded: Loaded, frames_wait: bool) -> Loaded {
         let (kind, sessions) = (loaded.kind, self.workers(loaded.kind));
         let threads = if kind == BackendKind::Tract { 1 } else { self.config.threads.unwrap_or(1) };
         let usual = Division { sessions, threads, per_frame: None };
         let measured = match kind {
-            BackendKind::Cpu if self.purpose == Purpose::Service && sessions > 1 => {
+            BackendKind::Cpu if self.purpose == Purpose::Service && sessions > 1 && !frames_wait => {
                 self.measured(&mut loaded, sessions)
             }
             _ => Ok(None),
@@ -215,8 +215,11 @@ impl Rungs for Factory {
     }
 
     fn workers(&self, kind: BackendKind) -> usize {
-        match (self.config.threads, on_gpu(kind)) {
-            (None, false) => std::thread::available_parallelism().map_or(1, usize::from).clamp(1, MAX_WORKERS),
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        match (kind, self.config.threads) {
+            // A session of tract is one thread: its threads are sessions.
+            (BackendKind::Tract, threads) => threads.unwrap_or_else(cores).clamp(1, MAX_WORKERS),
+            (_, None) if !on_gpu(kind) => cores().clamp(1, MAX_WORKERS),
             _ => 1,
         }
     }

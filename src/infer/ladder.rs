@@ -63,9 +63,9 @@ pub(super) trait Rungs: Send + Sync {
         1
     }
 
-    /// Chooses how the cores are divided between inferences, by a short measurement where that is worth it. What is loaded
-    /// may become another session of the same backend.
-    fn divide(&self, loaded: Loaded) -> Loaded {
+    /// Chooses how the cores are divided between inferences, by a short measurement where that is worth it and no frames
+    /// wait. What is loaded may become another session of the same backend.
+    fn divide(&self, loaded: Loaded, _frames_wait: bool) -> Loaded {
         loaded
     }
 }

@@ -41,7 +41,7 @@ pub(crate) static MODEL: Section = Section {
             Kind::Integer { min: 1, max: 256 },
             None,
             "2",
-            "Threads inside one inference of ONNX Runtime; tract always takes one. Unset: chosen from the machine, several sessions side by side.",
+            "CPU threads: of the one session of ONNX Runtime, or sessions of tract (at most 4), whose inferences take one thread each. Unset: chosen from the machine, several sessions side by side.",
         ),
         key(
             "input_size",

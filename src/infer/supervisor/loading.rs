@@ -63,6 +63,8 @@ impl Supervisor {
         self.starts.starting(kind);
         let outcome: Slot = Arc::default();
         let (spec, rungs, slot) = (self.spec.clone(), self.rungs.clone(), outcome.clone());
+        // What served has failed: cameras stand still until this rung serves.
+        let frames_wait = purpose == Purpose::Down && self.common.is_some();
         let thread = self.spawn("infer-load", Phase::Loading { since: Instant::now() }, move || {
             let found = match rungs.builder(kind) {
                 Ok(Some(builder)) => Ok(Found::Build(builder)),
@@ -70,7 +72,7 @@ impl Supervisor {
                     let proven = if purpose == Purpose::Climb { rungs.prove(kind) } else { Ok(()) };
                     proven
                         .and_then(|()| attempt(&spec, kind, rungs.as_ref()))
-                        .map(|loaded| Found::Session(rungs.divide(loaded)))
+                        .map(|loaded| Found::Session(rungs.divide(loaded, frames_wait)))
                 }
                 Err(error) => Err(error),
             };
