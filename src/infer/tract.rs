@@ -76,8 +76,8 @@ fn plan(spec: &ModelSpec, mut bytes: &[u8]) -> TractResult<Arc<TypedRunnableMode
         model.select_outputs_by_name(names)?;
     }
     let mut typed = model.into_typed()?;
-    let halves = spec.output.tensors.iter().any(|tensor| tensor.elem == Elem::Float16);
-    if spec.input.elem == Elem::Float16 || halves {
+    let halves = |node: &TypedNode| node.outputs.iter().any(|output| output.fact.datum_type == f16::datum_type());
+    if typed.nodes.iter().any(halves) {
         // Half floats are emulated here, a hundred times slower than single ones: widen the whole graph once.
         if let Some(transform) = get_transform("f16_to_f32")? {
             transform.transform(&mut typed)?;

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
-use ocelli::model::{Candidate, DecodeParams, Elem, Family, ModelSpec, Nms, decode};
+use ocelli::model::{Batch, Candidate, DecodeParams, Elem, Family, ModelSpec, Nms, decode};
 use ocelli::preprocess::Preprocessor;
 use ocelli::types::{ColorSpec, ImageView, Plane, Size};
 
@@ -166,6 +166,13 @@ fn prepare_proves_what_it_writes() {
     assert_eq!((spec.input.elem, spec.input.shape(1), spec.dynamic), (Elem::Uint8, [1, 320, 320, 3], false));
     assert_eq!((spec.output.rows, spec.output.classes), (6300, 80));
 
+    let fixed = folder.path().join("fixed.onnx");
+    let batch = ["prepare", model, fixed.to_str().unwrap(), "--batch", "2"];
+    assert!(stdout(&models(&[&batch[..], &common].concat())).contains("the same as before"));
+    let spec = ModelSpec::open(&fixed, None).unwrap();
+    assert_eq!(spec.input.batch, Batch { size: 2, open: false });
+    fs::remove_file(&fixed).unwrap();
+
     let long = fs::metadata(&out).unwrap().len();
     fs::remove_file(&out).unwrap();
     let half = ["prepare", model, path, "--half-weights"];
@@ -210,6 +217,21 @@ fn prepare_appends_nms_and_computes_in_half_floats() {
         let (before, after) = (fs::metadata(&model).unwrap().len(), fs::metadata(&out).unwrap().len());
         assert!(after * 100 < before * 60, "{after} of {before}");
     }
+}
+
+/// tract computes half floats by single ones, so such a model runs there at the speed of the original, not for minutes.
+#[test]
+fn half_floats_are_proven_on_tract_too() {
+    let (Some(model), Some(bus)) = (test_data("families/yolov5n_coco_dynamic.onnx"), test_data("images/bus.jpg"))
+    else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.onnx");
+    let (model, bus, path) = (model.to_str().unwrap(), bus.to_str().unwrap(), out.to_str().unwrap());
+    let options = ["--fp16", "--input-size", "320", "--backend", "tract", "--pictures", bus];
+    let text = stdout(&models(&[&["prepare", model, path], &options[..]].concat()));
+    assert!(text.contains("the same as before") && text.contains("tract"), "{text}");
 }
 
 #[test]

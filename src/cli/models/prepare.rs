@@ -62,6 +62,9 @@ pub(crate) struct Args {
     /// Fix the input size of a dynamic model, for example 640 or 640x384
     #[arg(long, value_name = "SIZE", value_parser = detect::parse_size)]
     input_size: Option<Size>,
+    /// Fix the batch of a model that leaves it open: so many frames in each run, for engines that want it fixed
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
     /// Pictures to compare both models on, besides made-up ones; half floats and NMS need some with objects on them
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pictures: Vec<PathBuf>,
@@ -74,7 +77,7 @@ pub(crate) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<String, Failure> {
-    let before = ModelSpec::open(&args.input, args.input_size)?;
+    let before = ModelSpec::open(&args.input, args.input_size)?.held_to(args.batch, None)?;
     let nms = GraphNms { iou: args.nms_iou, score: args.nms_score, max: args.nms_max };
     let how = Prepare {
         bytes_input: args.bytes,
