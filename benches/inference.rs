@@ -3,8 +3,9 @@
 //! All candidates take turns within one run, in another order each round, and a figure is the median over the rounds of
 //! a quotient of two neighbours in time: a busy machine then shifts both. CPU time is that of the whole process, the threads of the
 //! runtimes included. Environment: `OCELLI_BENCH_MODELS` (files or model folders, separated by `:`; default: the shipped
-//! model, and the document's detector at 640 where it is there), `OCELLI_BENCH_ROUNDS` (15), `ORT_DYLIB_PATH`,
-//! `OCELLI_BENCH_PROFILE=1` (also: tract's time by operator).
+//! model, and the document's detector at 640 and YOLOv5n with an open batch where they are there), `OCELLI_BENCH_ROUNDS`
+//! (15), `ORT_DYLIB_PATH`, `OCELLI_BENCH_PROFILE=1` (also: tract's time by operator). Half floats and bytes are made of each
+//! model; `NAME_int8.onnx` is taken from beside `NAME.onnx`. Batches are run where the model leaves them open.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
 use std::collections::BTreeMap;
@@ -14,7 +15,7 @@ use std::time::Instant;
 
 use ocelli::config::{BackendChoice, ModelConfig};
 use ocelli::infer::{InferError, OrtBackend, OrtProvider, Session, TractBackend, load};
-use ocelli::model::{Elem, Input, ModelSpec};
+use ocelli::model::{Elem, Input, InputTensor, ModelSpec, Prepare, prepare};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core;
 use tract_onnx::tract_core::internal::{EvalContext, OpState};
@@ -37,12 +38,15 @@ fn median(mut values: Vec<f64>) -> f64 {
 struct Candidate {
     name: String,
     run: Box<dyn FnMut()>,
+    /// Frames in one run.
+    frames: usize,
+    /// CPU milliseconds per frame, one for each round.
     ms: Vec<f64>,
 }
 
 impl Candidate {
     fn new(name: impl Into<String>, run: impl FnMut() + 'static) -> Self {
-        Self { name: name.into(), run: Box::new(run), ms: Vec::new() }
+        Self { name: name.into(), run: Box::new(run), frames: 1, ms: Vec::new() }
     }
 }
 
@@ -57,7 +61,7 @@ fn interleave(candidates: &mut [Candidate], rounds: usize) {
             let candidate = &mut candidates[(round + n) % count];
             let before = cpu_ms();
             (candidate.run)();
-            candidate.ms.push(cpu_ms() - before);
+            candidate.ms.push((cpu_ms() - before) / candidate.frames as f64);
         }
     }
 }
@@ -85,47 +89,80 @@ fn session(spec: &ModelSpec, backend: BackendChoice, threads: usize) -> Result<B
 }
 
 /// Noise in the model's own range.
-fn input(spec: &ModelSpec) -> Vec<f32> {
-    let len = 3 * spec.input.size.w as usize * spec.input.size.h as usize;
+fn input(spec: &ModelSpec) -> InputTensor {
     let mut seed = 12345_u32;
     let mut next = || {
         seed ^= seed << 13;
         seed ^= seed >> 17;
         seed ^= seed << 5;
-        (seed >> 24) as f32 / spec.input.scale
+        (seed >> 24) as u8
     };
-    (0..len).map(|_| next()).collect()
+    let mut input = InputTensor::new(&spec.input);
+    match &mut input {
+        InputTensor::Planes(planes) => planes.iter_mut().for_each(|v| *v = f32::from(next()) / spec.input.scale),
+        InputTensor::Bytes(bytes) => bytes.iter_mut().for_each(|v| *v = next()),
+    }
+    input
 }
 
-fn ours(name: &str, mut session: Box<dyn Session>, input: &[f32]) -> Candidate {
-    let input = input.to_vec();
-    Candidate::new(name, move || {
-        session.run_one(Input::Planes(&input), &mut |outputs| assert!(!outputs.is_empty())).unwrap()
-    })
+/// The same for models of single floats.
+fn planes(spec: &ModelSpec) -> Vec<f32> {
+    match input(spec) {
+        InputTensor::Planes(planes) => planes,
+        InputTensor::Bytes(_) => panic!("{} takes bytes", spec.path.display()),
+    }
 }
 
-/// The variants of a model that lie beside it, itself first: `NAME_fp16.onnx`, `NAME_int8.onnx`.
-fn variants(spec: &ModelSpec) -> Vec<(&'static str, PathBuf)> {
-    let file = &spec.path;
-    let stem = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-    let beside = ["fp16", "int8"].map(|kind| (kind, file.with_file_name(format!("{stem}_{kind}.onnx"))));
-    let own = [("fp32", file.clone())];
-    own.into_iter().chain(beside).filter(|(_, path)| path.exists()).collect()
+/// Our session on `frames` frames at once.
+fn ours(name: &str, mut session: Box<dyn Session>, spec: &ModelSpec, frames: usize) -> Candidate {
+    let input = input(spec);
+    let run = move || {
+        let frames = vec![input.view(); frames];
+        session.run(&frames, &mut |_, outputs| assert!(!outputs.is_empty())).unwrap()
+    };
+    Candidate { frames, ..Candidate::new(name, run) }
+}
+
+/// A model in all its forms: as it is, rewritten by `models prepare` into `folder`, and int8 where that lies beside it.
+fn variants(spec: &ModelSpec, folder: &Path) -> Vec<(&'static str, ModelSpec)> {
+    let mut variants = vec![("as it is", spec.clone())];
+    let bytes = spec.bytes().unwrap();
+    let plain = Prepare::default();
+    for (kind, how) in [
+        ("fp16", Prepare { fp16: true, ..plain }),
+        ("u8", Prepare { bytes_input: true, ..plain }),
+        ("u8 pixels", Prepare { bytes_input: true, channels_last: true, ..plain }),
+    ] {
+        let file = folder.join(format!("{}.onnx", kind.replace(' ', "_")));
+        match prepare(&bytes, spec, how) {
+            Ok(model) => {
+                std::fs::write(&file, model).unwrap();
+                variants.push((kind, ModelSpec::open(&file, None).unwrap()));
+            }
+            Err(error) => println!("  {kind} left out: {error}"),
+        }
+    }
+    let stem = spec.path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    let int8 = spec.path.with_file_name(format!("{stem}_int8.onnx"));
+    if int8.exists() {
+        variants.push(("int8", ModelSpec::open(&int8, None).unwrap()));
+    }
+    variants
 }
 
 /// CPU time: tract and ONNX Runtime with one and two threads, in all precisions that are there.
 fn backends(spec: &ModelSpec, rounds: usize) {
+    let folder = tempfile::tempdir().unwrap();
     let mut candidates = Vec::new();
-    for (kind, path) in variants(spec) {
-        let spec = if kind == "fp32" { spec.clone() } else { ModelSpec::open(&path, None).unwrap() };
+    for (kind, spec) in variants(spec, folder.path()) {
         for (name, backend, threads) in [
             ("tract", BackendChoice::Tract, 1),
             ("ORT", BackendChoice::Cpu, 1),
             ("ORT 2 threads", BackendChoice::Cpu, 2),
         ] {
             match session(&spec, backend, threads) {
-                Ok(session) => candidates.push(ours(&format!("{kind} {name}"), session, &input(&spec))),
-                Err(error) => println!("  {kind} {name} left out: {error}"),
+                Ok(session) => candidates.push(ours(&format!("{kind}, {name}"), session, &spec, 1)),
+                Err(error) => println!("  {kind}, {name} left out: {error}"),
             }
         }
     }
@@ -134,14 +171,15 @@ fn backends(spec: &ModelSpec, rounds: usize) {
     for candidate in &candidates {
         println!("  {:<62}{:>7.1}   CPU ms", candidate.name, median(candidate.ms.clone()));
     }
-    line("tract / ORT, one thread each", ratio(&candidates, "fp32 tract", "fp32 ORT"), "bar ≤ 1.30");
-    line("tract without our rewriting / ORT", ratio(&candidates, "tract untouched", "fp32 ORT"), "");
-    line("ORT with two threads / with one, CPU time", ratio(&candidates, "fp32 ORT 2 threads", "fp32 ORT"), "");
-    for kind in ["fp16", "int8"] {
+    let own = |name: &str| format!("as it is, {name}");
+    line("tract / ORT, one thread each", ratio(&candidates, &own("tract"), &own("ORT")), "bar ≤ 1.30");
+    line("tract without our rewriting / ORT", ratio(&candidates, "tract untouched", &own("ORT")), "");
+    line("ORT with two threads / with one", ratio(&candidates, &own("ORT 2 threads"), &own("ORT")), "");
+    for kind in ["fp16", "u8", "u8 pixels", "int8"] {
         let bar = if kind == "int8" { "bar ≤ 0.60 where the processor has VNNI" } else { "" };
         for backend in ["tract", "ORT"] {
-            let (over, under) = (format!("{kind} {backend}"), format!("fp32 {backend}"));
-            line(&format!("{over} / {under}"), ratio(&candidates, &over, &under), bar);
+            let what = format!("{kind} / as it is, {backend}");
+            line(&what, ratio(&candidates, &format!("{kind}, {backend}"), &own(backend)), bar);
         }
     }
 }
@@ -151,11 +189,11 @@ fn untouched_tract(spec: &ModelSpec) -> Option<Candidate> {
     if spec.input.elem != Elem::Float32 || spec.input.size_input.is_some() {
         return None;
     }
-    let model = tract_onnx::onnx().model_for_path(&spec.path).unwrap();
+    let model = onnx().model_for_path(&spec.path).unwrap();
     let fact = f32::fact(spec.input.shape(1)).into();
     let plan = model.with_input_fact(0, fact).unwrap().into_optimized().unwrap().into_runnable().unwrap();
     let mut state = plan.spawn().unwrap();
-    let tensor = Arc::new(Tensor::from_shape(&spec.input.shape(1), &input(spec)).unwrap());
+    let tensor = Arc::new(Tensor::from_shape(&spec.input.shape(1), &planes(spec)).unwrap());
     Some(Candidate::new("tract untouched", move || {
         state.run(tvec!(tensor.clone().into_tvalue())).unwrap();
     }))
@@ -167,13 +205,13 @@ fn overhead(spec: &ModelSpec, rounds: usize) {
         println!("  session over the bare call: only measured where the model takes single floats");
         return;
     }
-    let input = input(spec);
+    let input = planes(spec);
     let mut candidates = Vec::new();
     if let Ok(session) = session(spec, BackendChoice::Tract, 1) {
-        candidates.extend([ours("tract", session, &input), bare_tract(spec, &input)]);
+        candidates.extend([ours("tract", session, spec, 1), bare_tract(spec, &input)]);
     }
     if let Ok(session) = session(spec, BackendChoice::Cpu, 1) {
-        candidates.extend([ours("ORT", session, &input), bare_ort(spec, &input)]);
+        candidates.extend([ours("ORT", session, spec, 1), bare_ort(spec, &input)]);
     }
     interleave(&mut candidates, rounds);
     line("session / plan, tract", ratio(&candidates, "tract", "bare tract"), "bar ≤ 1.01");
@@ -203,13 +241,13 @@ fn bare_ort(spec: &ModelSpec, input: &[f32]) -> Candidate {
 }
 
 /// Frames per second of wall time that sessions reach, one thread each.
-fn rate(sessions: &mut [Box<dyn Session>], input: &[f32], frames: usize) -> f64 {
+fn rate(sessions: &mut [Box<dyn Session>], input: Input<'_>, frames: usize) -> f64 {
     let start = Instant::now();
     std::thread::scope(|scope| {
         for session in sessions.iter_mut() {
             scope.spawn(move || {
                 for _ in 0..frames {
-                    session.run_one(Input::Planes(input), &mut |outputs| assert!(!outputs.is_empty())).unwrap();
+                    session.run_one(input, &mut |outputs| assert!(!outputs.is_empty())).unwrap();
                 }
             });
         }
@@ -235,20 +273,41 @@ fn frame_parallel(spec: &ModelSpec, rounds: usize) {
         };
         let mut narrow = vec![one.fork()().unwrap(), one];
         let mut wide = [wide];
-        rate(&mut narrow, &input, 1); // warm
-        let ratios = (0..rounds).map(|_| rate(&mut narrow, &input, 4) / rate(&mut wide, &input, 8)).collect();
+        rate(&mut narrow, input.view(), 1); // warm
+        let ratios =
+            (0..rounds).map(|_| rate(&mut narrow, input.view(), 4) / rate(&mut wide, input.view(), 8)).collect();
         line(name, Some(median(ratios)), bar);
     }
 }
 
-/// Frames per second and CPU time of batches of 1 to 8 over single pictures: waits for a session that takes batches.
-fn batches() {}
+/// CPU time per frame of batches over single pictures.
+fn batches(spec: &ModelSpec, rounds: usize) {
+    if !spec.input.batch.open {
+        println!("  batches: this model's is fixed");
+        return;
+    }
+    let name = |frames: usize| format!("batch of {frames}");
+    let mut candidates = Vec::new();
+    for frames in [1, 2, 4, 8] {
+        let mut spec = spec.clone();
+        spec.set_batch(Some(frames)).unwrap();
+        match session(&spec, BackendChoice::Cpu, 1) {
+            Ok(session) => candidates.push(ours(&name(frames), session, &spec, frames)),
+            Err(error) => println!("  {} left out: {error}", name(frames)),
+        }
+    }
+    interleave(&mut candidates, rounds);
+    for frames in [2, 4, 8] {
+        let what = format!("ORT: a frame of a batch of {frames} / a frame alone");
+        line(&what, ratio(&candidates, &name(frames), &name(1)), "");
+    }
+}
 
 /// tract's time by operator: wall time, so alone on a core.
 fn profile(spec: &ModelSpec) {
     let plan = TractBackend.plan(spec).unwrap();
     let mut state = plan.spawn().unwrap();
-    let tensor = Arc::new(Tensor::from_shape(&spec.input.shape(1), &input(spec)).unwrap());
+    let tensor = Arc::new(Tensor::from_shape(&spec.input.shape(1), &planes(spec)).unwrap());
     let mut times: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
     for _ in 0..9 {
         let eval = |context: &EvalContext<'_>, state: Option<&mut (dyn OpState + 'static)>, node: &_, inputs| {
@@ -275,9 +334,10 @@ fn models() -> Vec<PathBuf> {
     if let Some(list) = std::env::var_os("OCELLI_BENCH_MODELS") {
         return std::env::split_paths(&list).collect();
     }
-    let document =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/families/yolov5s_efficientnetv2_document_640.onnx");
-    ocelli::model::default_model().into_iter().chain(document.exists().then_some(document)).collect()
+    let families = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/families");
+    let others = ["yolov5s_efficientnetv2_document_640.onnx", "yolov5n_coco_dynamic.onnx"];
+    let others = others.map(|name| families.join(name)).into_iter().filter(|path| path.exists());
+    ocelli::model::default_model().into_iter().chain(others).collect()
 }
 
 fn main() {
@@ -291,7 +351,7 @@ fn main() {
         backends(&spec, rounds);
         overhead(&spec, rounds);
         frame_parallel(&spec, rounds.div_ceil(3));
-        batches();
+        batches(&spec, rounds.div_ceil(3));
         if std::env::var_os("OCELLI_BENCH_PROFILE").is_some() {
             profile(&spec);
         }
