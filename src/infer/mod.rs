@@ -32,6 +32,7 @@ mod lanes;
 mod library;
 mod needs;
 mod ort;
+mod ort_bound;
 mod parallel;
 mod placement;
 mod places;

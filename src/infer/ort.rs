@@ -6,16 +6,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use half::f16;
 use ort::ep::{self, ExecutionProvider};
-use ort::session::Session as Inner;
 use ort::session::builder::SessionBuilder;
-use ort::value::{DynValue, PrimitiveTensorElementType, TensorRef, ValueRef};
+use ort::session::{Session as Inner, SessionOutputs};
+use ort::value::{PrimitiveTensorElementType, TensorRef, ValueRef};
 
 use super::convert::{self, Number, arrange};
+use super::ort_bound::{Binding, Outputs, Places};
 use super::{
     Backend, Consume, Fork, InferError, Session, check_frames, hand_out, library, load_bytes, placement, providers,
 };
 use crate::config::{CudaConfig, TensorrtConfig};
-use crate::model::{Elem, Input, InputSpec, MAX_OUTPUTS, ModelSpec, TensorSpec};
+use crate::model::{Elem, Input, InputSpec, MAX_OUTPUTS, ModelSpec};
 use crate::types::BackendKind;
 
 /// The library that this process has opened. ONNX Runtime allows one, and for ever.
@@ -78,6 +79,8 @@ pub struct OrtBackend {
     library: PathBuf,
     version: String,
     options: OrtOptions,
+    /// Where the tensors of the CPU's sessions lie.
+    host: Option<Places>,
 }
 
 impl OrtBackend {
@@ -93,7 +96,14 @@ impl OrtBackend {
 
     /// A backend on a library that a child process has opened already.
     pub(super) fn proven(provider: OrtProvider, library: PathBuf, version: String, options: OrtOptions) -> Self {
-        Self { provider, library, version, options }
+        Self { provider, library, version, options, host: None }
+    }
+
+    /// The same with its tensors bound as on a GPU, `fixed`: as a CUDA graph needs it; where that does not work it is an
+    /// error. To try on a CPU, where nothing is gained by it, what sessions on a GPU do.
+    #[must_use]
+    pub fn bound(self, fixed: bool) -> Self {
+        Self { host: Some(Places::host(fixed)), ..self }
     }
 
     /// The runtime's own session with the options of ours, for measurements beside it.
@@ -156,7 +166,27 @@ impl OrtBackend {
         }
         let bytes = load_bytes(self.provider.kind(), spec)?;
         let inner = builder.commit_from_memory(&bytes).map_err(failed)?;
-        Ok(OrtSession::new(self.clone(), spec.clone(), inner, first))
+        let binding = match self.places() {
+            None => None,
+            Some(places) if places.strict => Some(Binding::new(&inner, spec, places).map_err(failed)?),
+            Some(places) => Binding::new(&inner, spec, places).inspect_err(|error| self.without_binding(error)).ok(),
+        };
+        Ok(OrtSession::new(self.clone(), spec.clone(), inner, binding, first))
+    }
+
+    /// Where the tensors of a session lie; `None`: in our own memory.
+    fn places(&self) -> Option<Places> {
+        let graph = match self.provider {
+            OrtProvider::Cpu => return self.host.clone(),
+            OrtProvider::Cuda => self.options.cuda.cuda_graph,
+            OrtProvider::Tensorrt => self.options.tensorrt.cuda_graph,
+        };
+        Some(Places::cuda(self.options.device, graph))
+    }
+
+    fn without_binding(&self, error: &ort::Error) {
+        let kind = self.provider.kind();
+        tracing::warn!("{kind}: frames are copied through the host's ordinary memory: {}", chain(error));
     }
 }
 
@@ -187,6 +217,10 @@ struct OrtSession {
     backend: OrtBackend,
     spec: Arc<ModelSpec>,
     inner: Inner,
+    /// What a GPU reads and writes; `None`: the runtime is given the feed.
+    binding: Option<Binding>,
+    /// The binding has not run yet, and where it does not work, the feed will do.
+    untried: bool,
     feed: Feed,
     /// One for each output tensor; used by those that are no single floats.
     converted: Vec<Vec<f32>>,
@@ -196,15 +230,15 @@ struct OrtSession {
 }
 
 impl OrtSession {
-    fn new(backend: OrtBackend, spec: Arc<ModelSpec>, inner: Inner, profiled: bool) -> Self {
+    fn new(backend: OrtBackend, spec: Arc<ModelSpec>, inner: Inner, binding: Option<Binding>, profiled: bool) -> Self {
         let feed = match spec.input.elem {
             Elem::Float16 => Feed::Float16(Vec::new()),
             Elem::Uint8 => Feed::Uint8(Vec::new()),
             _ => Feed::Float32(Vec::new()),
         };
         let converted = spec.output.tensors.iter().map(|_| Vec::new()).collect();
-        let nodes = BTreeMap::new();
-        Self { backend, spec, inner, feed, converted, profiled, nodes }
+        let (untried, nodes) = (binding.as_ref().is_some_and(|binding| !binding.is_strict()), BTreeMap::new());
+        Self { untried, backend, spec, inner, binding, feed, converted, profiled, nodes }
     }
 
     /// Reads back which provider ran the nodes of the first inference, and fails unless ours ran a part of the graph.
@@ -232,7 +266,13 @@ impl OrtSession {
 impl Session for OrtSession {
     fn run(&mut self, frames: &[Input<'_>], consume: &mut Consume<'_>) -> Result<(), InferError> {
         self.run_once(frames, consume)?;
-        if std::mem::take(&mut self.profiled) { self.read_placement() } else { Ok(()) }
+        if std::mem::take(&mut self.profiled) {
+            self.read_placement()?;
+        }
+        if std::mem::take(&mut self.untried) {
+            self.try_binding(frames);
+        }
+        Ok(())
     }
 
     fn batch(&self) -> usize {
@@ -251,54 +291,76 @@ impl Session for OrtSession {
 }
 
 impl OrtSession {
+    /// A runtime that cannot do it costs speed, not the backend.
+    fn try_binding(&mut self, frames: &[Input<'_>]) {
+        let Some(binding) = &mut self.binding else { return };
+        let failed = binding.run(&mut self.inner, &self.spec, frames).err();
+        if let Some(error) = failed {
+            self.backend.without_binding(&error);
+            self.binding = None;
+        }
+    }
+
     fn run_once(&mut self, frames: &[Input<'_>], consume: &mut Consume<'_>) -> Result<(), InferError> {
         check_frames(&self.spec, self.spec.input.batch.size, frames)?;
         let kind = self.backend.provider.kind();
         let failed = |error: ort::Error| InferError::Run { backend: kind, reason: chain(&error) };
-        // The runtime reads one frame in our memory and we read its output in place: no tensor is copied.
         let spec = &self.spec.input;
-        // A fixed batch is always run as a whole.
-        let parts = if spec.batch.open { frames.len() } else { spec.batch.size };
-        let shape = spec.shape(parts).map(|n| n as i64);
-        let tensor = match (&mut self.feed, frames) {
-            (Feed::Float32(_), [Input::Planes(planes)]) if parts == 1 && convert::as_is(spec) => {
-                TensorRef::from_array_view((shape, *planes)).map(TensorRef::into_dyn)
+        let (parts, outputs) = match self.binding.as_mut().filter(|_| !self.untried) {
+            Some(binding) => {
+                (binding.parts(spec, frames.len()), binding.run(&mut self.inner, &self.spec, frames).map_err(failed)?)
             }
-            (Feed::Uint8(_), [Input::Bytes(bytes)]) if parts == 1 => {
-                TensorRef::from_array_view((shape, *bytes)).map(TensorRef::into_dyn)
+            None => {
+                // A fixed batch is always run as a whole.
+                let parts = if spec.batch.open { frames.len() } else { spec.batch.size };
+                let outputs = run_fed(&mut self.inner, spec, frames, parts, &mut self.feed).map_err(failed)?;
+                (parts, Outputs::Given(outputs))
             }
-            (Feed::Float32(values), _) => gather(spec, frames, parts, values),
-            (Feed::Float16(values), _) => gather(spec, frames, parts, values),
-            (Feed::Uint8(values), _) => gather(spec, frames, parts, values),
         };
-        let tensor = tensor.map_err(failed)?;
-        let outputs = match &spec.size_input {
-            None => self.inner.run(ort::inputs![tensor]),
-            Some(name) => {
-                let sides = [i64::from(spec.size.w), i64::from(spec.size.h)];
-                let sides = TensorRef::from_array_view(([1_i64, 2], sides.as_slice())).map_err(failed)?;
-                self.inner.run(ort::inputs![spec.name.as_str() => tensor, name.as_str() => sides])
-            }
-        }
-        .map_err(failed)?;
-        let find = |tensor: &TensorSpec| {
-            let missing = || InferError::Run { backend: kind, reason: format!("there is no output {:?}", tensor.name) };
-            outputs.get(&tensor.name).ok_or_else(missing)
-        };
-        for (tensor, converted) in self.spec.output.tensors.iter().zip(&mut self.converted) {
+        let tensors = &self.spec.output.tensors;
+        for (at, (tensor, converted)) in tensors.iter().zip(&mut self.converted).enumerate() {
             if tensor.elem != Elem::Float32 {
-                widen(find(tensor)?, tensor.elem, converted).map_err(failed)?;
+                outputs.widen(at, &tensor.name, tensor.elem, converted).map_err(failed)?;
             }
         }
         let mut wholes: [&[f32]; MAX_OUTPUTS] = [&[]; MAX_OUTPUTS];
-        let tensors = &self.spec.output.tensors;
-        for ((tensor, converted), whole) in tensors.iter().zip(&self.converted).zip(&mut wholes) {
+        for (at, ((tensor, converted), whole)) in tensors.iter().zip(&self.converted).zip(&mut wholes).enumerate() {
             *whole = match tensor.elem {
-                Elem::Float32 => find(tensor)?.try_extract_tensor::<f32>().map_err(failed)?.1,
+                Elem::Float32 => outputs.floats(at, &tensor.name).map_err(failed)?,
                 _ => converted,
             };
         }
         hand_out(tensors, &wholes, parts, frames.len(), consume)
+    }
+}
+
+/// The runtime reads one frame in our memory and we read its output in place: no tensor is copied.
+fn run_fed<'s>(
+    session: &'s mut Inner,
+    spec: &InputSpec,
+    frames: &[Input<'_>],
+    parts: usize,
+    feed: &mut Feed,
+) -> ort::Result<SessionOutputs<'s>> {
+    let shape = spec.shape(parts).map(|n| n as i64);
+    let tensor = match (feed, frames) {
+        (Feed::Float32(_), [Input::Planes(planes)]) if parts == 1 && convert::as_is(spec) => {
+            TensorRef::from_array_view((shape, *planes)).map(TensorRef::into_dyn)
+        }
+        (Feed::Uint8(_), [Input::Bytes(bytes)]) if parts == 1 => {
+            TensorRef::from_array_view((shape, *bytes)).map(TensorRef::into_dyn)
+        }
+        (Feed::Float32(values), _) => gather(spec, frames, parts, values),
+        (Feed::Float16(values), _) => gather(spec, frames, parts, values),
+        (Feed::Uint8(values), _) => gather(spec, frames, parts, values),
+    }?;
+    match &spec.size_input {
+        None => session.run(ort::inputs![tensor]),
+        Some(name) => {
+            let sides = [i64::from(spec.size.w), i64::from(spec.size.h)];
+            let sides = TensorRef::from_array_view(([1_i64, 2], sides.as_slice()))?;
+            session.run(ort::inputs![spec.name.as_str() => tensor, name.as_str() => sides])
+        }
     }
 }
 
@@ -315,18 +377,6 @@ fn gather<'v, T: Number + PrimitiveTensorElementType + Default + std::fmt::Debug
         arrange(spec, *frame, values);
     }
     TensorRef::from_array_view((shape, values.as_slice())).map(TensorRef::into_dyn)
-}
-
-/// The numbers of an output as floats.
-fn widen(value: &DynValue, elem: Elem, out: &mut Vec<f32>) -> Result<(), ort::Error> {
-    match elem {
-        Elem::Float32 => f32::widen(value.try_extract_tensor()?.1, out),
-        Elem::Float16 => f16::widen(value.try_extract_tensor()?.1, out),
-        Elem::Uint8 => u8::widen(value.try_extract_tensor()?.1, out),
-        Elem::Int32 => i32::widen(value.try_extract_tensor()?.1, out),
-        Elem::Int64 => i64::widen(value.try_extract_tensor()?.1, out),
-    }
-    Ok(())
 }
 
 /// The environment of this process on `library`, made at the first call. The library must have passed

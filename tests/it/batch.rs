@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use ocelli::config::BackendChoice;
-use ocelli::infer::{InferError, Session, load};
+use ocelli::infer::{Backend, InferError, OrtBackend, OrtProvider, Session, load};
 use ocelli::model::{Batch, Input, InputTensor, ModelSpec, Prepare, prepare};
 use ocelli::types::Size;
 
@@ -126,4 +126,45 @@ fn an_open_batch_on_tract_runs_frame_by_frame() {
     let mut session = session(&spec, BackendChoice::Tract, None);
     assert_eq!(session.batch(), 1);
     run(session.as_mut(), &frames(&spec, 1));
+}
+
+/// What a GPU's sessions do with memory, done in the host's: the numbers stay the same, bit by bit.
+#[test]
+fn tensors_bound_as_on_a_gpu_change_nothing() {
+    let (Some(library), Some(model)) = (ort_library(), test_data("families/yolov5n_coco_dynamic.onnx")) else { return };
+    let Some(half) = test_data("models/yolov5n_coco_640_fp16.onnx") else { return };
+    let backend = || OrtBackend::new(OrtProvider::Cpu, Some(&library), 1).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut open = ModelSpec::open(&model, Some(Size::new(160, 128))).unwrap();
+    open.set_batch(Some(3)).unwrap();
+    let prepared = |name: &str, how: Prepare| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, prepare(&open.bytes().unwrap(), &open, how).unwrap()).unwrap();
+        ModelSpec::open(&path, None).unwrap()
+    };
+    let planes = prepared("planes.onnx", Prepare::default());
+    let bytes = prepared("bytes.onnx", Prepare { bytes_input: true, channels_last: true, ..Prepare::default() });
+    let half = ModelSpec::open(&half, None).unwrap();
+    for (spec, fixed) in [
+        (&open, false),
+        (&planes, false),
+        (&planes, true),
+        (&bytes, false),
+        (&bytes, true),
+        (&half, false),
+        (&half, true),
+    ] {
+        let most = spec.input.batch.size;
+        let frames = frames(spec, most);
+        let mut plain = backend().load(spec).unwrap();
+        let mut bound = backend().bound(fixed).load(spec).unwrap();
+        for count in [most, 1, most.min(2), most] {
+            let expected = run(plain.as_mut(), &frames[..count]);
+            assert!(run(bound.as_mut(), &frames[..count]) == expected, "{}, {count}, {fixed}", spec.path.display());
+        }
+        let expected = run(plain.as_mut(), &frames[..1]);
+        assert!(run(bound.fork()().unwrap().as_mut(), &frames[..1]) == expected, "{}", spec.path.display());
+    }
+    let refused = backend().bound(true).load(&open).err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(refused.contains("cuda_graph needs outputs whose size never changes"), "{refused}");
 }

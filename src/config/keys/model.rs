@@ -135,7 +135,13 @@ pub(crate) static TENSORRT: Section = Section {
             "5",
             "How hard the builder tries: 0 builds fast, 5 runs fast. Default: TensorRT's, 3.",
         ),
-        key("cuda_graph", Kind::Bool, Some("false"), "true", "Launch all kernels at once; not every model can."),
+        key(
+            "cuda_graph",
+            Kind::Bool,
+            Some("false"),
+            "true",
+            "Launch all kernels at once, by a recording of them. Not every model can: all nodes on the GPU, sizes that never change.",
+        ),
         key(
             "profile",
             Kind::Section(&PROFILE),
@@ -198,6 +204,12 @@ pub(crate) static CUDA: Section = Section {
             "false",
             "Shorter floats inside matrix products, on GPUs that have them.",
         ),
-        key("cuda_graph", Kind::Bool, Some("false"), "true", "Launch all kernels at once; not every model can."),
+        key(
+            "cuda_graph",
+            Kind::Bool,
+            Some("false"),
+            "true",
+            "Launch all kernels at once, by a recording of them. Not every model can: all nodes on the GPU, sizes that never change.",
+        ),
     ],
 };

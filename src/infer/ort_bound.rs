@@ -1,0 +1,248 @@
+//! Runs of ONNX Runtime on a GPU with everything in its place: frames go into page-locked memory, which the GPU fetches
+//! without a detour, and its outputs come back to such memory.
+//!
+//! With a CUDA graph that is not only faster but needed: a replay reads and writes the addresses of the run that was
+//! recorded, and does not look at what it is given. So the graph's input and outputs stay on the GPU for good, and are
+//! copied to and fro around each run.
+
+use half::f16;
+use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::{IoBinding, Session, SessionOutputs};
+use ort::value::{DynTensor, PrimitiveTensorElementType, Tensor, TensorElementType};
+
+use super::convert::{Number, arrange};
+use crate::model::{Elem, Input, InputSpec, ModelSpec};
+
+/// Where the tensors of a session lie.
+#[derive(Debug, Clone)]
+pub(super) struct Places {
+    /// Memory of the host that the device reaches.
+    near: AllocationDevice<'static>,
+    /// The device's own memory.
+    far: AllocationDevice<'static>,
+    device: i32,
+    /// Addresses must not change from run to run.
+    fixed: bool,
+    /// There is no way round it.
+    pub(super) strict: bool,
+}
+
+impl Places {
+    /// An NVIDIA GPU.
+    pub(super) fn cuda(device: u32, fixed: bool) -> Self {
+        let (near, far) = (AllocationDevice::CUDA_PINNED, AllocationDevice::CUDA);
+        Self { near, far, device: device as i32, fixed, strict: fixed }
+    }
+
+    /// All in one memory, to try without a GPU what a GPU does.
+    pub(super) fn host(fixed: bool) -> Self {
+        Self { near: AllocationDevice::CPU, far: AllocationDevice::CPU, device: 0, fixed, strict: true }
+    }
+
+    fn near(&self, memory: MemoryType) -> ort::Result<MemoryInfo<'static>> {
+        MemoryInfo::new(self.near.clone(), self.device, AllocatorType::Device, memory)
+    }
+
+    fn far(&self) -> ort::Result<MemoryInfo<'static>> {
+        MemoryInfo::new(self.far.clone(), self.device, AllocatorType::Device, MemoryType::Default)
+    }
+}
+
+/// A tensor on the host, and with fixed addresses the one on the device that it is copied to or from.
+pub(super) struct Bound {
+    near: DynTensor,
+    far: Option<DynTensor>,
+}
+
+/// The tensors that are bound to one session.
+pub(super) struct Binding {
+    places: Places,
+    io: IoBinding,
+    near: Allocator,
+    far: Option<Allocator>,
+    input: Bound,
+    /// Frames that the input has room for.
+    parts: usize,
+    /// With fixed addresses: the outputs, in the decoder's order.
+    outputs: Vec<Bound>,
+}
+
+impl Binding {
+    /// Binds the tensors of `spec` to its session.
+    ///
+    /// # Errors
+    /// Those of the runtime, and of outputs whose size changes where `places` are fixed.
+    pub(super) fn new(session: &Session, spec: &ModelSpec, places: Places) -> ort::Result<Self> {
+        let near = Allocator::new(session, places.near(MemoryType::CPUInput)?)?;
+        let far = if places.fixed { Some(Allocator::new(session, places.far()?)?) } else { None };
+        let mut io = session.create_binding()?;
+        let parts = spec.input.batch.size;
+        let input = tensor(&near, far.as_ref(), spec.input.elem, &shape(&spec.input, parts))?;
+        if let Some(name) = &spec.input.size_input {
+            let sides = vec![i64::from(spec.input.size.w), i64::from(spec.input.size.h)];
+            io.bind_input(name, &Tensor::from_array(([1_i64, 2], sides))?)?;
+        }
+        let mut outputs = Vec::new();
+        for output in &spec.output.tensors {
+            if far.is_some() {
+                let shape = shape_of(session, &output.name, parts)?;
+                let mut bound = tensor(&near, far.as_ref(), output.elem, &shape)?;
+                if let Some(far) = &mut bound.far {
+                    io.bind_output(&output.name, far)?;
+                }
+                outputs.push(bound);
+            }
+        }
+        if let Some(far) = &input.far {
+            io.bind_input(&spec.input.name, far)?;
+        }
+        Ok(Self { places, io, near, far, input, parts, outputs })
+    }
+
+    /// There is no way round it.
+    pub(super) fn is_strict(&self) -> bool {
+        self.places.strict
+    }
+
+    /// Frames that the next run of `frames` frames will have: with fixed addresses always the whole batch.
+    pub(super) fn parts(&self, spec: &InputSpec, frames: usize) -> usize {
+        if spec.batch.open && !self.places.fixed { frames } else { spec.batch.size }
+    }
+
+    /// Runs the session on these frames.
+    pub(super) fn run<'a>(
+        &'a mut self,
+        session: &'a mut Session,
+        model: &ModelSpec,
+        frames: &[Input<'_>],
+    ) -> ort::Result<Outputs<'a>> {
+        let spec = &model.input;
+        let parts = self.parts(spec, frames.len());
+        if parts != self.parts {
+            // The arena keeps what was there before, so this costs little.
+            self.input = tensor(&self.near, self.far.as_ref(), spec.elem, &shape(spec, parts))?;
+            self.parts = parts;
+        }
+        match spec.elem {
+            Elem::Float16 => write::<f16>(spec, frames, &mut self.input.near)?,
+            Elem::Uint8 => write::<u8>(spec, frames, &mut self.input.near)?,
+            _ => write::<f32>(spec, frames, &mut self.input.near)?,
+        }
+        match &mut self.input.far {
+            Some(far) => self.input.near.copy_into(far)?,
+            // Binding is what copies it to the device.
+            None => {
+                self.io.bind_input(&spec.name, &self.input.near)?;
+                for output in &model.output.tensors {
+                    // Anew each time: it would be written to where the last one lies, whose shape may be another.
+                    self.io.bind_output_to_device(&output.name, &self.places.near(MemoryType::CPUOutput)?)?;
+                }
+            }
+        }
+        let outputs = session.run_binding(&self.io)?;
+        if !self.places.fixed {
+            return Ok(Outputs::Given(outputs));
+        }
+        drop(outputs);
+        for Bound { near, far } in &mut self.outputs {
+            if let Some(far) = far {
+                far.copy_into(near)?;
+            }
+        }
+        Ok(Outputs::Kept(&self.outputs))
+    }
+}
+
+/// The output tensors of a run.
+pub(super) enum Outputs<'a> {
+    /// The runtime made them.
+    Given(SessionOutputs<'a>),
+    /// In the decoder's order.
+    Kept(&'a [Bound]),
+}
+
+impl Outputs<'_> {
+    /// An output of single floats: the `at`th of the decoder, called `name`.
+    pub(super) fn floats(&self, at: usize, name: &str) -> ort::Result<&[f32]> {
+        self.numbers(at, name)
+    }
+
+    /// An output of other numbers, as floats.
+    pub(super) fn widen(&self, at: usize, name: &str, elem: Elem, out: &mut Vec<f32>) -> ort::Result<()> {
+        match elem {
+            Elem::Float32 => f32::widen(self.numbers(at, name)?, out),
+            Elem::Float16 => f16::widen(self.numbers(at, name)?, out),
+            Elem::Uint8 => u8::widen(self.numbers(at, name)?, out),
+            Elem::Int32 => i32::widen(self.numbers(at, name)?, out),
+            Elem::Int64 => i64::widen(self.numbers(at, name)?, out),
+        }
+        Ok(())
+    }
+
+    fn numbers<T: PrimitiveTensorElementType>(&self, at: usize, name: &str) -> ort::Result<&[T]> {
+        let missing = || ort::Error::new(format!("there is no output {name:?}"));
+        match self {
+            Self::Given(outputs) => Ok(outputs.get(name).ok_or_else(missing)?.try_extract_tensor()?.1),
+            Self::Kept(kept) => Ok(kept.get(at).ok_or_else(missing)?.near.try_extract_tensor()?.1),
+        }
+    }
+}
+
+fn shape(spec: &InputSpec, parts: usize) -> Vec<i64> {
+    spec.shape(parts).iter().map(|n| *n as i64).collect()
+}
+
+/// The shape of an output for `parts` frames, as the runtime knows it.
+fn shape_of(session: &Session, name: &str, parts: usize) -> ort::Result<Vec<i64>> {
+    let outlet = session.outputs().iter().find(|outlet| outlet.name() == name);
+    let mut shape =
+        outlet.and_then(|outlet| outlet.dtype().tensor_shape()).map(|shape| shape.to_vec()).unwrap_or_default();
+    if let Some(first) = shape.first_mut().filter(|first| **first < 0) {
+        *first = parts as i64;
+    }
+    if shape.is_empty() || shape.iter().any(|n| *n < 1) {
+        let reason =
+            format!("cuda_graph needs outputs whose size never changes, and {name:?} is {shape:?}; set it to false");
+        return Err(ort::Error::new(reason));
+    }
+    Ok(shape)
+}
+
+/// A tensor of zeros on the host, and one on the device where that is asked for.
+fn tensor(near: &Allocator, far: Option<&Allocator>, elem: Elem, shape: &[i64]) -> ort::Result<Bound> {
+    let kind = match elem {
+        Elem::Float32 => TensorElementType::Float32,
+        Elem::Float16 => TensorElementType::Float16,
+        Elem::Uint8 => TensorElementType::Uint8,
+        Elem::Int32 => TensorElementType::Int32,
+        Elem::Int64 => TensorElementType::Int64,
+    };
+    let mut near = DynTensor::new(near, kind, shape)?;
+    // The places of frames that a batch has not are read too.
+    match elem {
+        Elem::Float32 => clear::<f32>(&mut near)?,
+        Elem::Float16 => clear::<f16>(&mut near)?,
+        Elem::Uint8 => clear::<u8>(&mut near)?,
+        Elem::Int32 | Elem::Int64 => {}
+    }
+    let far = far.map(|far| DynTensor::new(far, kind, shape)).transpose()?;
+    Ok(Bound { near, far })
+}
+
+fn clear<T: PrimitiveTensorElementType + Default + Clone>(tensor: &mut DynTensor) -> ort::Result<()> {
+    tensor.try_extract_tensor_mut::<T>()?.1.fill(T::default());
+    Ok(())
+}
+
+/// Brings the frames of a run side by side.
+fn write<T: Number + PrimitiveTensorElementType>(
+    spec: &InputSpec,
+    frames: &[Input<'_>],
+    tensor: &mut DynTensor,
+) -> ort::Result<()> {
+    let (_, values) = tensor.try_extract_tensor_mut::<T>()?;
+    for (frame, values) in frames.iter().zip(values.chunks_exact_mut(spec.frame_len())) {
+        arrange(spec, *frame, values);
+    }
+    Ok(())
+}
