@@ -6,7 +6,7 @@ use std::path::Path;
 
 use half::f16;
 use ocelli::config::BackendChoice;
-use ocelli::infer::load;
+use ocelli::infer::{Backend, OrtBackend, OrtProvider, load};
 use ocelli::model::{Candidate, DecodeParams, Family, Input, ModelSpec, Nms, decode};
 use ocelli::types::{Letterbox, Padding, Size};
 
@@ -130,6 +130,17 @@ fn on_both(spec: &ModelSpec, input: &[f32], mut look: impl FnMut(&str, &[&[f32]]
     run(BackendChoice::Tract, None, &mut look);
     if let Some(library) = ort_library() {
         run(BackendChoice::Cpu, Some(&library), &mut look);
+        // With its tensors bound, as sessions on a GPU are.
+        for fixed in [false, true] {
+            let backend = OrtBackend::new(OrtProvider::Cpu, Some(&library), 1).unwrap().bound(fixed);
+            let mut session = match backend.load(spec) {
+                Ok(session) => session,
+                Err(error) if fixed && error.to_string().contains("whose size never changes") => continue,
+                Err(error) => panic!("{error}"),
+            };
+            session.run_one(Input::Planes(&vec![0.0; input.len()]), &mut |_| {}).unwrap();
+            session.run_one(Input::Planes(input), &mut |outputs| look("bound tensors", outputs)).unwrap();
+        }
     }
 }
 
