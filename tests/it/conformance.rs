@@ -1,13 +1,14 @@
 //! One suite over all backends that this machine has: what a session promises, it keeps on each of them.
 
 use std::path::Path;
+use std::time::Instant;
 
-use ocelli::config::BackendChoice;
+use ocelli::config::{BackendChoice, ModelConfig};
 use ocelli::infer::{build_engine, check_session, load};
-use ocelli::model::ModelSpec;
+use ocelli::model::{Input, ModelSpec};
 use ocelli::types::BackendKind;
 
-use crate::common::{skipped, test_data};
+use crate::common::{ocelli, skipped, test_data};
 use crate::runtime::{model_config, ort_library};
 
 /// Models that are there: the tests' own, the shipped one, and one of each family of the test data.
@@ -30,16 +31,50 @@ fn models() -> Vec<ModelSpec> {
 }
 
 fn keeps_its_promises(choice: BackendChoice, kind: BackendKind, library: Option<&Path>) {
-    let mut checked = 0;
-    for spec in models() {
-        let (mut session, info) = load(&spec, &model_config(choice, library)).unwrap();
-        assert_eq!(info.kind, kind);
-        if let Err(broken) = check_session(session.as_mut(), &spec) {
-            panic!("{kind} with {}: {broken}", spec.path.display());
-        }
-        checked += 1;
+    let models = models();
+    assert!(models.len() >= 2, "{} models", models.len());
+    for spec in &models {
+        keeps_them_with(spec, &model_config(choice, library), kind, "");
     }
-    assert!(checked >= 2, "{checked} models");
+}
+
+/// `how`: what is special about it, to be printed.
+fn keeps_them_with(spec: &ModelSpec, config: &ModelConfig, kind: BackendKind, how: &str) {
+    let (mut session, info) = load(spec, config).unwrap();
+    assert_eq!(info.kind, kind);
+    if let Err(broken) = check_session(session.as_mut(), spec) {
+        panic!("{kind}{how} with {}: {broken}", spec.path.display());
+    }
+    // What a run that was recorded gives must be of the frame that it is given.
+    let outputs = [0.0, 0.8].map(|value| {
+        let mut frame = vec![0.0; spec.input.frame_len()];
+        let plane = frame.len() / 3;
+        frame[..plane].fill(value);
+        let mut output = Vec::new();
+        session.run_one(Input::Planes(&frame), &mut |tensors| output = tensors.concat()).unwrap();
+        output
+    });
+    assert!(outputs[0] != outputs[1], "{kind}{how} with {}: black and red give the same", spec.path.display());
+    // For people: nothing is asserted of it.
+    let frame = spec.input.empty_frame();
+    let mut times = [(); 7].map(|()| {
+        let start = Instant::now();
+        session.run_one(Input::Planes(&frame), &mut |_| {}).unwrap();
+        start.elapsed()
+    });
+    times.sort();
+    let ms = times[3].as_secs_f64() * 1e3;
+    println!("{kind}{how}, {}: {ms:.2} ms, {:.1} frames/s", spec.path.display(), 1e3 / ms);
+}
+
+/// Prints how well the boxes of the shipped model agree with tract's.
+fn agrees(backend: &str, library: &Path) {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/yolov5s-efficientnetv2");
+    let mut verify = ocelli();
+    verify.args(["models", "verify", "--backend", backend, "--ort-library"]).arg(library).arg(model);
+    let output = verify.output().unwrap();
+    println!("{}", String::from_utf8_lossy(&output.stdout));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
@@ -51,6 +86,7 @@ fn tract_keeps_its_promises() {
 fn onnx_runtime_keeps_its_promises() {
     let Some(library) = ort_library() else { return };
     keeps_its_promises(BackendChoice::Cpu, BackendKind::Cpu, Some(&library));
+    agrees("cpu", &library);
 }
 
 #[test]
@@ -66,4 +102,15 @@ fn gpus_keep_their_promises() {
         build_engine(spec.into(), &config, BackendKind::Tensorrt, &|_| {}).unwrap();
     }
     keeps_its_promises(BackendChoice::Tensorrt, BackendKind::Tensorrt, Some(&library));
+    agrees("cuda", &library);
+    agrees("tensorrt", &library);
+    let shipped = ModelSpec::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models/yolov5s-efficientnetv2"), None);
+    let shipped = shipped.unwrap();
+    let mut config = model_config(BackendChoice::Cuda, Some(&library));
+    config.cuda.cuda_graph = true;
+    keeps_them_with(&shipped, &config, BackendKind::Cuda, " with cuda_graph");
+    let mut config = model_config(BackendChoice::Tensorrt, Some(&library));
+    config.tensorrt.cuda_graph = true;
+    build_engine(shipped.clone().into(), &config, BackendKind::Tensorrt, &|_| {}).unwrap();
+    keeps_them_with(&shipped, &config, BackendKind::Tensorrt, " with cuda_graph");
 }
