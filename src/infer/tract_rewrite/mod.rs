@@ -3,9 +3,10 @@
 //! tract multiplies matrices well, but pays for it around the product: a second pass for the activation, windows gathered
 //! value by value, a product over concatenated inputs taken apart into slow halves, and a direct convolution that is several times
 //! slower than the product when its stride is two. So where the processor has the vectors for it, convolutions become
-//! [`FusedConv`]: SiLU and a residual are part of it. Everything else stays tract's.
+//! [`FusedConv`]: SiLU and a residual are part of it. A softmax down the columns becomes a [`softmax`] of ours everywhere. Everything else stays tract's.
 
 mod op;
+mod softmax;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +29,7 @@ const MIN_PIXELS: usize = 64;
 
 /// The graph for tract to run.
 pub(super) fn optimise(mut model: TypedModel) -> TractResult<TypedModel> {
+    replace(&mut model, softmax::softmax)?;
     if conv::fast() {
         fuse(&mut model)?;
     }
@@ -38,12 +40,21 @@ pub(super) fn optimise(mut model: TypedModel) -> TractResult<TypedModel> {
 fn fuse(model: &mut TypedModel) -> TractResult<()> {
     // Weights and biases arrive behind casts that change nothing.
     Optimizer::prop_consts().session().optimize(model)?;
+    replace(model, fused)?;
+    model.compact()
+}
+
+/// Applies the patches that `patch` gives for nodes.
+fn replace(
+    model: &mut TypedModel,
+    patch: impl Fn(&TypedModel, usize) -> TractResult<Option<TypedModelPatch>>,
+) -> TractResult<()> {
     for id in model.eval_order()? {
-        if let Some(patch) = fused(model, id)? {
+        if let Some(patch) = patch(model, id)? {
             patch.apply(model)?;
         }
     }
-    model.compact()
+    Ok(())
 }
 
 /// The convolution at a node with what follows it, as one.

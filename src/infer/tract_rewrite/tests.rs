@@ -2,9 +2,9 @@
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::ops::cnn::{Conv, KernelFormat, PaddingSpec, PoolSpec};
 use tract_onnx::tract_core::ops::math::{add, mul};
-use tract_onnx::tract_core::ops::nn::{DataFormat, sigmoid};
+use tract_onnx::tract_core::ops::nn::{DataFormat, Softmax, sigmoid};
 
-use super::fuse;
+use super::{fuse, replace, softmax};
 
 /// Numbers without a pattern, −1 to 1.
 fn noise(shape: &[usize], mut seed: u32) -> Tensor {
@@ -168,4 +168,29 @@ fn what_does_not_fit_is_left_to_tract() {
     let factors = model.add_const("factors", noise(&[1, 6, 1, 1], 5)).unwrap();
     let wire = model.wire_node("scale", mul(), &[wire, factors]).unwrap()[0];
     assert_eq!(rewritten(model, &[wire]), ["Conv", "Mul"], "factors that tract takes into the weights");
+}
+
+#[test]
+fn a_softmax_down_the_columns_gives_the_same() {
+    // Some more columns than a block has; the last axis and a short one are left to tract.
+    for (shape, axis, ours) in [
+        ([2, 16, 4, 100], 1, true),
+        ([1, 3, 5, 16], 2, true),
+        ([2, 4, 3, 20], 0, true),
+        ([1, 4, 5, 300], 3, false),
+        ([1, 4, 16, 15], 2, false),
+    ] {
+        let mut model = TypedModel::default();
+        let input = model.add_source("input", f32::fact(shape)).unwrap();
+        let output = model.wire_node("softmax", Softmax { axes: tvec!(axis), ..Softmax::default() }, &[input]).unwrap();
+        model.select_output_outlets(&output).unwrap();
+        let mut values = noise(&shape, 5).cast_to::<f32>().unwrap().into_owned();
+        values.to_plain_array_view_mut::<f32>().unwrap().mapv_inplace(|value| value * 30.0);
+        let run = |model: TypedModel| model.into_runnable().unwrap().run(tvec!(values.clone().into_tvalue())).unwrap();
+        let expected = run(model.clone());
+        replace(&mut model, softmax::softmax).unwrap();
+        let found = model.nodes().iter().any(|node| node.op.name() == "ColumnSoftmax");
+        assert_eq!(found, ours, "{shape:?}, {axis}");
+        run(model)[0].close_enough(&expected[0], tract_onnx::tract_core::internal::Approximation::Close).unwrap();
+    }
 }
