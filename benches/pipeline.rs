@@ -1,7 +1,7 @@
 //! `make bench`: what Ocelli costs besides the model, and how much of the bare session's rate it keeps.
 //!
 //! Everything runs in one interleaved loop on the same threads, in CPU time where possible, so that a busy machine shifts
-//! all figures alike. Environment: `OCELLI_BENCH_CLIP`, `OCELLI_BENCH_MODEL`, `OCELLI_BENCH_BACKEND` (tract, cpu),
+//! all figures alike. Environment: `OCELLI_BENCH_CLIP`, `OCELLI_BENCH_MODEL`, `OCELLI_BENCH_BACKEND` (tract, cpu, openvino),
 //! `OCELLI_BENCH_ROUNDS` (3), `OCELLI_BENCH_PEER` (a script with the options of `hand.py`), `OCELLI_BENCH_PYTHON`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
@@ -92,6 +92,7 @@ fn setup() -> Setup {
     let file = file.or_else(|| shared("data/models/yolov5n_coco_640.onnx"));
     let backend = match var("OCELLI_BENCH_BACKEND").as_deref() {
         Some("cpu") => BackendChoice::Cpu,
+        Some("openvino") => BackendChoice::Openvino,
         _ => BackendChoice::Tract,
     };
     let model = ModelConfig { file, backend, ..ModelConfig::default() };
@@ -320,7 +321,11 @@ fn service(setup: &Setup) {
     let lines = folder.join("out.jsonl");
     let model = std::path::absolute(setup.model.file.as_ref().unwrap()).unwrap();
     let clip = std::path::absolute(&setup.clip).unwrap();
-    let backend = if setup.model.backend == BackendChoice::Cpu { "cpu" } else { "tract" };
+    let backend = match setup.model.backend {
+        BackendChoice::Cpu => "cpu",
+        BackendChoice::Openvino => "openvino",
+        _ => "tract",
+    };
     std::fs::write(
         &config,
         format!(

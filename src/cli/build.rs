@@ -30,7 +30,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "MODEL")]
     model: Option<PathBuf>,
     /// For which backend; those that need no engine are only tried
-    #[arg(long, default_value = "tensorrt", value_name = "tensorrt|cuda|cpu|tract", value_parser = super::detect::parse_backend)]
+    #[arg(long, default_value = "tensorrt", value_name = "tensorrt|cuda|openvino|cpu|tract", value_parser = super::detect::parse_backend)]
     backend: BackendChoice,
     /// Configuration file whose `model:` holds the options; repeat it to merge several, later ones win
     #[arg(short, long, value_name = "FILE")]
@@ -57,6 +57,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let backend = match args.backend {
         BackendChoice::Tensorrt => BackendKind::Tensorrt,
         BackendChoice::Cuda => BackendKind::Cuda,
+        BackendChoice::Openvino => BackendKind::Openvino,
         BackendChoice::Cpu => BackendKind::Cpu,
         BackendChoice::Tract => BackendKind::Tract,
         BackendChoice::Auto => {

@@ -1,16 +1,16 @@
-//! `ocelli probe-runtime`: open an ONNX Runtime library in a process of its own, which may die of it.
+//! `ocelli probe-runtime`: open a runtime's library in a process of its own, which may die of it.
 
 use std::io::Write;
 use std::path::PathBuf;
 
 use super::Failure;
-use crate::infer::{OrtProvider, check_here};
+use crate::infer::{OrtProvider, check_here, check_openvino_here};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Path of the library
     library: PathBuf,
-    /// Try this execution provider of it
+    /// Try this execution provider of it; `openvino`: the library is OpenVINO's own
     #[arg(long)]
     provider: Option<Provider>,
 }
@@ -20,18 +20,19 @@ enum Provider {
     Cpu,
     Cuda,
     Tensorrt,
+    Openvino,
 }
 
 /// Prints one line of JSON, [`crate::infer::ProbeReport`].
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
-    let report = check_here(
-        &args.library,
-        args.provider.map(|provider| match provider {
-            Provider::Cpu => OrtProvider::Cpu,
-            Provider::Cuda => OrtProvider::Cuda,
-            Provider::Tensorrt => OrtProvider::Tensorrt,
-        }),
-    );
+    let library = &args.library;
+    let report = match args.provider {
+        None => check_here(library, None),
+        Some(Provider::Cpu) => check_here(library, Some(OrtProvider::Cpu)),
+        Some(Provider::Cuda) => check_here(library, Some(OrtProvider::Cuda)),
+        Some(Provider::Tensorrt) => check_here(library, Some(OrtProvider::Tensorrt)),
+        Some(Provider::Openvino) => check_openvino_here(library),
+    };
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "{}", serde_json::to_string(&report)?)?;
     stdout.flush()?;

@@ -314,6 +314,7 @@ fn home(section: &Section) -> &'static str {
         "tensorrt" => "in `model.tensorrt`",
         "profile" => "in `model.tensorrt.profile`",
         "cuda" => "in `model.cuda`",
+        "openvino" => "in `model.openvino`",
         "mqtt" => "in `mqtt`",
         "rtsp" => "in `rtsp`",
         "http" => "in `http`",

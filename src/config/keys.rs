@@ -3,7 +3,7 @@
 
 mod model;
 
-pub(crate) use model::{CUDA, MODEL, PROFILE, TENSORRT};
+pub(crate) use model::{CUDA, MODEL, OPENVINO, PROFILE, TENSORRT};
 
 /// A group of keys.
 #[derive(Debug)]
@@ -395,6 +395,9 @@ impl Section {
 }
 
 /// All sections, the file first, each once.
-pub(crate) fn sections() -> [&'static Section; 13] {
-    [&ROOT, &MODEL, &TENSORRT, &PROFILE, &CUDA, &MQTT, &RTSP, &HTTP, &JSONL, &DEFAULTS, &CAMERA, &DETECT, &RECONNECT]
+pub(crate) fn sections() -> [&'static Section; 14] {
+    [
+        &ROOT, &MODEL, &TENSORRT, &PROFILE, &CUDA, &OPENVINO, &MQTT, &RTSP, &HTTP, &JSONL, &DEFAULTS, &CAMERA, &DETECT,
+        &RECONNECT,
+    ]
 }

@@ -26,6 +26,7 @@ pub use load::{DEFAULT_FILES, Loaded, load, load_all, load_without_secrets};
 pub use reference::reference;
 pub use resolved::{
     Arena, BackendChoice, BatchProfile, CameraConfig, Config, CudaConfig, CudnnSearch, DetectConfig, HttpConfig,
-    JsonlConfig, ModelConfig, MqttConfig, ReconnectConfig, RtspConfig, SourceConfig, TensorrtConfig, Transport,
+    JsonlConfig, ModelConfig, MqttConfig, OpenvinoConfig, Precision, ReconnectConfig, RtspConfig, SourceConfig,
+    TensorrtConfig, Transport,
 };
 pub use schema::schema;

@@ -44,7 +44,7 @@ fn title(section: &Section) -> String {
         "camera" => "`cameras.<name>`".into(),
         "detect" => "`detect` (in `defaults` and in a camera)".into(),
         "reconnect" => "`reconnect` (in `defaults` and in a camera)".into(),
-        name @ ("tensorrt" | "cuda") => format!("`model.{name}`"),
+        name @ ("tensorrt" | "cuda" | "openvino") => format!("`model.{name}`"),
         "profile" => "`model.tensorrt.profile`".into(),
         name => format!("`{name}`"),
     }

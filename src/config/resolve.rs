@@ -9,7 +9,8 @@ use super::check::{Given, Group};
 use super::error::Problem;
 use super::keys;
 use super::resolved::{
-    BatchProfile, Config, CudaConfig, HttpConfig, JsonlConfig, ModelConfig, MqttConfig, RtspConfig, TensorrtConfig,
+    BatchProfile, Config, CudaConfig, HttpConfig, JsonlConfig, ModelConfig, MqttConfig, OpenvinoConfig, RtspConfig,
+    TensorrtConfig,
 };
 use super::url::Url;
 use super::value::Value;
@@ -104,11 +105,15 @@ impl Resolver<'_> {
             min_agreement: view.number("min_agreement").unwrap_or(1.0),
             tensorrt: tensorrt(group.and_then(|group| group.group("tensorrt"))),
             cuda: cuda(group.and_then(|group| group.group("cuda"))),
+            openvino: openvino(group.and_then(|group| group.group("openvino"))),
         };
         let Some(group) = group else { return model };
         if let Some(tensorrt) = group.group("tensorrt") {
             self.must_exist(tensorrt, "calibration", "the calibration table", &[PathKind::File]);
             self.profile(tensorrt, model.tensorrt.profile);
+        }
+        if let Some(openvino) = group.group("openvino") {
+            self.must_exist(openvino, "library", "OpenVINO's library", &[PathKind::File]);
         }
         self.must_exist(group, "file", "the model", &[PathKind::File, PathKind::Folder]);
         self.must_exist(group, "ort_library", "ONNX Runtime's library", &[PathKind::File]);
@@ -322,6 +327,11 @@ fn cuda(group: Option<&Group>) -> CudaConfig {
         tf32: view.boolean("tf32"),
         cuda_graph: view.boolean("cuda_graph"),
     }
+}
+
+fn openvino(group: Option<&Group>) -> OpenvinoConfig {
+    let view = View::new(&keys::OPENVINO, [group]);
+    OpenvinoConfig { library: view.path("library"), precision: view.word("precision") }
 }
 
 /// On by default: an absent section means the section's defaults.

@@ -70,6 +70,8 @@ pub enum BackendChoice {
     Tensorrt,
     /// ONNX Runtime with CUDA, or an error.
     Cuda,
+    /// OpenVINO on the CPU, or an error.
+    Openvino,
     /// ONNX Runtime on the CPU, or an error.
     Cpu,
     /// tract, or an error.
@@ -103,12 +105,15 @@ pub struct ModelConfig {
     pub cache: Option<PathBuf>,
     /// Size of that folder at most, MB.
     pub cache_mb: u64,
-    /// Share of the objects on the model's golden pictures on which a GPU engine must agree with the reference, 0 ..= 1.
+    /// Share of the objects on the model's golden pictures on which what moves boxes (a GPU engine, another
+    /// precision) must agree with the reference, 0 ..= 1.
     pub min_agreement: f64,
     /// Options of TensorRT.
     pub tensorrt: TensorrtConfig,
     /// Options of CUDA.
     pub cuda: CudaConfig,
+    /// Options of OpenVINO.
+    pub openvino: OpenvinoConfig,
 }
 
 impl Default for ModelConfig {
@@ -129,6 +134,7 @@ impl Default for ModelConfig {
             min_agreement: 0.95,
             tensorrt: TensorrtConfig::default(),
             cuda: CudaConfig::default(),
+            openvino: OpenvinoConfig::default(),
         }
     }
 }
@@ -232,6 +238,39 @@ pub enum CudnnSearch {
     Heuristic,
     /// Take the one that always works.
     Default,
+}
+
+/// Options of OpenVINO.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct OpenvinoConfig {
+    /// Path of `libopenvino_c.so`; else below `OPENVINO_INSTALL_DIR` or `INTEL_OPENVINO_DIR`, else the usual places.
+    pub library: Option<PathBuf>,
+    /// What it computes in.
+    pub precision: Precision,
+}
+
+/// What a runtime computes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// Single floats: the boxes of the reference.
+    #[default]
+    F32,
+    /// Half floats.
+    F16,
+    /// Half floats with the range of single ones and 8 bits of precision.
+    Bf16,
+}
+
+impl Precision {
+    /// As the configuration writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }
+    }
 }
 
 /// The MQTT sink.

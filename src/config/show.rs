@@ -47,8 +47,10 @@ impl Writer<'_> {
         let own = group.and_then(|group| group.group(key.name));
         let above = inherited.and_then(|group| group.group(key.name));
         // `mqtt` and its like are off when absent; a camera file has no connection to bring back.
-        let on_by_default =
-            matches!(section.name, "model" | "tensorrt" | "cuda" | "rtsp" | "defaults" | "detect" | "reconnect");
+        let on_by_default = matches!(
+            section.name,
+            "model" | "tensorrt" | "cuda" | "openvino" | "rtsp" | "defaults" | "detect" | "reconnect"
+        );
         let reads = section.name != "reconnect" || group.is_none_or(|group| group.given("file").is_none());
         if own.is_none() && !(self.effective && on_by_default && reads) {
             return;

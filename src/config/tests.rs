@@ -245,7 +245,7 @@ fn values_are_checked() {
         ("model: ''", "1:8: `model.file` must be a path, not `` = it may not be empty"),
         (
             "model: {backend: tensort}",
-            "*must be `auto`, `tensorrt`, `cuda`, `cpu` or `tract`, not `tensort` = did you mean `tensorrt`?",
+            "*must be `auto`, `tensorrt`, `cuda`, `openvino`, `cpu` or `tract`, not `tensort` = did you mean `tensorrt`?",
         ),
         ("model: {threads: 0}", "1:18: `model.threads` must be a whole number from 1 to 256, not `0`"),
         ("model: {threads: 1.5}", "1:18: `model.threads` must be a whole number"),

@@ -41,10 +41,9 @@ pub fn gather(request: &Request) -> Facts {
     let (root, scope) = (request.root.clone(), request.scope.clone());
     let gpu = runtime::gpu(&root);
     let model_config = scope.config.as_ref().map(|config| config.model.clone());
-    let named = model_config.as_ref().and_then(|model| model.ort_library.clone());
-
+    let asked = model_config.clone().unwrap_or_default();
     let ask_gpu = !gpu.is_empty() || matches!(scope.backend(), BackendChoice::Cuda | BackendChoice::Tensorrt);
-    let runtime = Task::start("runtime", RUNTIME, move || runtime::runtime(named.as_deref(), ask_gpu));
+    let runtime = Task::start("runtime", RUNTIME, move || runtime::runtime(&asked, ask_gpu));
     let media = Task::start("media", MEDIA, media::media);
     let broker = broker(&scope);
     let used = scope.config.as_ref().map(|config| config.used_models().into_values().cloned().collect());

@@ -1,9 +1,10 @@
-//! ONNX Runtime and its execution providers, tried in child processes exactly as the service tries them.
+//! ONNX Runtime with its execution providers, and OpenVINO, tried in child processes exactly as the service tries them.
 
 use std::path::{Path, PathBuf};
 
 use super::Root;
 use super::limit::Task;
+use crate::config::ModelConfig;
 use crate::infer::{self, LibrarySource, NVIDIA_DEVICES, OrtProvider, ProviderReport};
 use crate::types::BackendKind;
 
@@ -16,14 +17,42 @@ pub struct Runtime {
     pub tried: Vec<(PathBuf, Result<String, String>)>,
     /// The providers that were asked, best first; none without a library that works.
     pub providers: Vec<ProviderReport>,
+    /// OpenVINO; without libraries where none is, or where the configuration does not use it.
+    pub openvino: Openvino,
     /// `tract 0.23.9`; `None` when it is not part of this build.
     pub tract: Option<String>,
+}
+
+/// OpenVINO's libraries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Openvino {
+    /// Who named the library.
+    pub source: LibrarySource,
+    /// Libraries that were tried: version, or what is wrong.
+    pub tried: Vec<(PathBuf, Result<String, String>)>,
+}
+
+impl Default for Openvino {
+    fn default() -> Self {
+        Self { source: LibrarySource::Usual, tried: Vec::new() }
+    }
+}
+
+impl Openvino {
+    /// The library that works, and its version.
+    pub fn library(&self) -> Option<(&Path, &str)> {
+        works(&self.tried)
+    }
+}
+
+fn works(tried: &[(PathBuf, Result<String, String>)]) -> Option<(&Path, &str)> {
+    tried.iter().find_map(|(path, outcome)| Some((path.as_path(), outcome.as_deref().ok()?)))
 }
 
 impl Runtime {
     /// The library that works, and its version.
     pub fn library(&self) -> Option<(&Path, &str)> {
-        self.tried.iter().find_map(|(path, outcome)| Some((path.as_path(), outcome.as_deref().ok()?)))
+        works(&self.tried)
     }
 
     /// What became of a provider; `None` when it was not asked.
@@ -38,9 +67,14 @@ pub(super) fn gpu(root: &Root) -> Vec<String> {
 }
 
 /// Looks for a library and tries it; then each of its providers when `gpu` says so, or when the provider's own library
-/// lies beside it.
-pub(super) fn runtime(config: Option<&Path>, gpu: bool) -> Runtime {
-    let survey = infer::survey(config);
+/// lies beside it; and OpenVINO, where the configuration uses it.
+pub(super) fn runtime(model: &ModelConfig, gpu: bool) -> Runtime {
+    // At the same time: each tries its libraries in children of its own.
+    let openvino = infer::wants_openvino(model).then(|| {
+        let named = model.openvino.library.clone();
+        Task::start("openvino", super::gather::RUNTIME, move || infer::openvino_survey(named.as_deref()))
+    });
+    let survey = infer::survey(model.ort_library.as_deref());
     let outcome = survey.outcome();
     let providers = match &outcome {
         Ok((library, _)) => providers(library, gpu),
@@ -48,10 +82,18 @@ pub(super) fn runtime(config: Option<&Path>, gpu: bool) -> Runtime {
     };
     Runtime {
         source: survey.source,
-        tried: survey.tried.into_iter().map(|(path, verdict)| (path, verdict.map_err(short))).collect(),
+        tried: shortened(survey.tried),
         providers,
+        openvino: openvino
+            .and_then(|task| task.wait().ok())
+            .map(|survey| Openvino { source: survey.source, tried: shortened(survey.tried) })
+            .unwrap_or_default(),
         tract: tract(),
     }
+}
+
+fn shortened(tried: Vec<(PathBuf, Result<String, infer::InferError>)>) -> Vec<(PathBuf, Result<String, String>)> {
+    tried.into_iter().map(|(path, verdict)| (path, verdict.map_err(short))).collect()
 }
 
 /// Only the reason: path and hint are said elsewhere.

@@ -187,6 +187,32 @@ fn without_any_library_auto_gives_tract_and_cpu_fails() {
 }
 
 #[test]
+fn openvino_is_spoken_of_where_it_is_or_is_asked_for() {
+    let mut facts = orin_nano();
+    facts.gpu.clear();
+    facts.runtime = Ok(runtime(vec![provider(BackendKind::Cpu, None, &[])]));
+    assert!(judge(&facts).iter().all(|check| check.id != "openvino"));
+    let with = |facts: &mut Facts, verdict: Result<&str, &str>| {
+        let tried = vec![("/opt/ov/libopenvino_c.so".into(), verdict.map(str::to_owned).map_err(str::to_owned))];
+        facts.runtime.as_mut().unwrap().openvino.tried = tried;
+    };
+    with(&mut facts, Ok("2026.4.1"));
+    let checks = judge(&facts);
+    assert_eq!(of(&checks, "openvino").status, Status::Ok);
+    assert!(of(&checks, "backend").detail.ends_with("`backend: auto` gives openvino (OpenVINO 2026.4.1)"));
+    with(&mut facts, Err("it is truncated"));
+    let checks = judge(&facts);
+    assert_eq!(of(&checks, "openvino").status, Status::Warning);
+    assert!(of(&checks, "openvino").detail.contains("/opt/ov/libopenvino_c.so: it is truncated"));
+    assert!(of(&checks, "backend").detail.contains("gives cpu (ONNX Runtime 1.23.2), because openvino does not run"));
+    facts.scope.config.as_mut().unwrap().model.backend = BackendChoice::Openvino;
+    let checks = judge(&facts);
+    assert_eq!((of(&checks, "openvino").status, of(&checks, "backend").status), (Status::Failed, Status::Failed));
+    facts.runtime.as_mut().unwrap().openvino.tried.clear();
+    assert!(of(&judge(&facts), "openvino").detail.contains("no library found"));
+}
+
+#[test]
 fn what_is_not_used_does_not_fail() {
     let mut facts = orin_nano();
     let mut media = media();

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{CacheError, OLDEST_ORT};
+use super::{CacheError, OLDEST_OPENVINO, OLDEST_ORT};
 use crate::types::BackendKind;
 
 /// Why a model cannot be run.
@@ -18,9 +18,20 @@ pub enum InferError {
         /// The places, for people.
         searched: String,
     },
+    /// No OpenVINO in any of the usual places.
+    #[error(
+        "no OpenVINO library found (looked in {searched}); install OpenVINO {OLDEST_OPENVINO} or newer, \
+         or set model.openvino.library to its libopenvino_c.so, or use backend: cpu"
+    )]
+    NoOpenvino {
+        /// The places, for people.
+        searched: String,
+    },
     /// A library is there, but it cannot be used.
-    #[error("{} cannot be used as ONNX Runtime: {reason}; {hint}", path.display())]
+    #[error("{} cannot be used as {runtime}: {reason}; {hint}", path.display())]
     Library {
+        /// Which runtime it was to be, `ONNX Runtime`.
+        runtime: &'static str,
         /// The file.
         path: PathBuf,
         /// What happened.

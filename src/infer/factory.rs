@@ -11,8 +11,9 @@ use super::ladder::{Loaded, Rungs, attempt, run_on, rungs};
 use super::ort::OrtOptions;
 use super::policy::on_gpu;
 use super::probe::provider_works;
-use super::{Backend, CacheError, InferError, OrtBackend, OrtProvider, Session, gpu, library, parallel, places};
-use crate::config::{BackendChoice, ModelConfig};
+use super::{Backend, CacheError, InferError, OpenvinoBackend, OrtBackend, OrtProvider, Session};
+use super::{gpu, library, openvino_library, parallel, places};
+use crate::config::{BackendChoice, ModelConfig, Precision};
 use crate::model::ModelSpec;
 use crate::types::{BackendInfo, BackendKind, Division};
 
@@ -27,6 +28,9 @@ pub(super) struct Factory {
     /// For whom it works.
     purpose: Purpose,
     library: Mutex<Option<Result<(PathBuf, String), InferError>>>,
+    openvino: Mutex<Option<Result<(PathBuf, String), InferError>>>,
+    /// OpenVINO's boxes have been compared.
+    agreed: AtomicBool,
     stopped: AtomicBool,
 }
 
@@ -43,13 +47,15 @@ pub(super) enum Purpose {
 
 impl Factory {
     pub(super) fn new(spec: Arc<ModelSpec>, config: &ModelConfig, purpose: Purpose) -> Self {
-        let kinds = rungs(config.backend, gpu::present());
+        let kinds = rungs(config.backend, gpu::present(), openvino_library::is_rung(config));
         Self {
             spec,
             config: config.clone(),
             kinds,
             purpose,
             library: Mutex::default(),
+            openvino: Mutex::default(),
+            agreed: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
         }
     }
@@ -60,8 +66,7 @@ impl Factory {
     }
 
     fn ort(&self, provider: OrtProvider, engine: Option<PathBuf>) -> Result<OrtBackend, InferError> {
-        // One thread per session: several sessions on several frames mostly beat one session on several threads.
-        self.ort_with(provider, engine, self.config.threads.unwrap_or(1))
+        self.ort_with(provider, engine, self.threads())
     }
 
     fn ort_with(
@@ -86,6 +91,31 @@ impl Factory {
     fn proven_ort(&self, provider: OrtProvider, engine: Option<PathBuf>) -> Result<OrtBackend, InferError> {
         provider_works(&self.library()?.0, provider)?;
         self.ort(provider, engine)
+    }
+
+    fn openvino(&self, threads: usize) -> Result<OpenvinoBackend, InferError> {
+        let mut library = self.openvino.lock().unwrap_or_else(PoisonError::into_inner);
+        let options = &self.config.openvino;
+        let found = library.get_or_insert_with(|| openvino_library::locate(options.library.as_deref())).clone();
+        let (path, version) = found?;
+        Ok(OpenvinoBackend::proven(path, version, threads, options.precision))
+    }
+
+    /// The same for a service: what moves boxes has to find what the reference finds, as a GPU engine has.
+    fn agreed_openvino(&self) -> Result<OpenvinoBackend, InferError> {
+        let backend = self.openvino(self.threads())?;
+        let exact = self.config.openvino.precision == Precision::F32;
+        let compared = !exact && self.config.min_agreement > 0.0 && self.spec.golden().is_dir();
+        if compared && self.purpose == Purpose::Service && !self.agreed.load(Ordering::Relaxed) {
+            self.prove(BackendKind::Openvino)?;
+        }
+        Ok(backend)
+    }
+
+    /// Threads inside one inference. One per session: several sessions on several frames mostly beat one session on several
+    /// threads.
+    fn threads(&self) -> usize {
+        self.config.threads.unwrap_or(1)
     }
 
     /// TensorRT's part of ONNX Runtime is a file of its own. Without it there is nothing to build, and no need to try.
@@ -132,6 +162,7 @@ impl Rungs for Factory {
     fn backend(&self, kind: BackendKind) -> Result<Box<dyn Backend>, InferError> {
         Ok(match kind {
             BackendKind::Tract => return tract(),
+            BackendKind::Openvino => Box::new(self.agreed_openvino()?),
             BackendKind::Cpu => Box::new(self.ort(OrtProvider::Cpu, None)?),
             BackendKind::Cuda => Box::new(self.proven_ort(OrtProvider::Cuda, None)?),
             BackendKind::Tensorrt => Box::new(self.proven_ort(OrtProvider::Tensorrt, Some(self.cached()?))?),
@@ -140,9 +171,13 @@ impl Rungs for Factory {
 
     fn prove(&self, kind: BackendKind) -> Result<(), InferError> {
         match kind {
-            BackendKind::Tract => Ok(()),
-            _ => build::prove(&self.request(kind), &self.stopped),
+            BackendKind::Tract => return Ok(()),
+            _ => build::prove(&self.request(kind), &self.stopped)?,
         }
+        if kind == BackendKind::Openvino {
+            self.agreed.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     fn builder(&self, kind: BackendKind) -> Result<Option<Arc<dyn Builder>>, InferError> {
@@ -190,11 +225,13 @@ impl Rungs for Factory {
 
     fn divide(&self, mut loaded: Loaded, frames_wait: bool) -> Loaded {
         let (kind, sessions) = (loaded.kind, self.workers(loaded.kind));
-        let threads = if kind == BackendKind::Tract { 1 } else { self.config.threads.unwrap_or(1) };
+        let threads = if kind == BackendKind::Tract { 1 } else { self.threads() };
         let usual = Division { sessions, threads, per_frame: None };
         let measured = match kind {
-            BackendKind::Cpu if self.purpose == Purpose::Service && sessions > 1 && !frames_wait => {
-                self.measured(&mut loaded, sessions)
+            BackendKind::Cpu | BackendKind::Openvino
+                if self.purpose == Purpose::Service && sessions > 1 && !frames_wait =>
+            {
+                parallel::try_both(&self.spec, &mut loaded, sessions, || self.one_session(kind, sessions))
             }
             _ => Ok(None),
         };
@@ -225,27 +262,13 @@ impl Rungs for Factory {
     }
 }
 
-/// The ways to divide the cores, best first, and the one session that uses them all.
-type Measured = (Vec<Division>, Box<dyn Session>);
-
 impl Factory {
-    fn measured(&self, loaded: &mut Loaded, sessions: usize) -> Result<Option<Measured>, InferError> {
-        if !parallel::is_worth_measuring(loaded.warm_up) {
-            return Ok(None);
+    /// A further session of what is loaded already, with other threads.
+    fn one_session(&self, kind: BackendKind, threads: usize) -> Result<Box<dyn Session>, InferError> {
+        match kind {
+            BackendKind::Openvino => self.openvino(threads)?.load(&self.spec),
+            _ => self.ort_with(OrtProvider::Cpu, None, threads)?.load(&self.spec),
         }
-        let fork = loaded.session.fork();
-        let mut others = (1..sessions).map(|_| fork()).collect::<Result<Vec<_>, _>>()?;
-        let mut apart: Vec<&mut dyn Session> = vec![loaded.session.as_mut()];
-        for other in &mut others {
-            apart.push(other.as_mut());
-        }
-        let per_frame = parallel::measure(&self.spec, loaded.kind, &mut apart, loaded.warm_up)?;
-        let side_by_side = Division { sessions, threads: 1, per_frame: Some(per_frame) };
-        drop(others);
-        let mut one = self.ort_with(OrtProvider::Cpu, None, sessions)?.load(&self.spec)?;
-        let per_frame = parallel::measure(&self.spec, loaded.kind, &mut [one.as_mut()], loaded.warm_up)?;
-        let together = Division { sessions: 1, threads: sessions, per_frame: Some(per_frame) };
-        Ok(Some((parallel::choose(side_by_side, together), one)))
     }
 }
 
@@ -346,12 +369,19 @@ pub fn build_here(
         |phase: &str| say(BuildEvent::Phase { phase: phase.into(), elapsed_s: started.elapsed().as_secs_f64() });
     let config = ModelConfig { backend: choice(request.backend), ..request.config.clone() };
     let factory = Factory::new(spec.clone(), &config, Purpose::Build);
+    let proven = |Loaded { session, kind, version, nodes, .. }| {
+        begin("comparing its boxes with the reference's");
+        prove(session, BackendInfo { kind, version, fallbacks: Vec::new(), nodes })
+            .map_err(|reason| InferError::Provider { backend: request.backend, reason })
+    };
     begin("opening the runtime");
     if request.backend != BackendKind::Tensorrt {
-        factory.library()?;
+        if request.backend != BackendKind::Openvino {
+            factory.library()?;
+        }
         begin("loading the model and running it");
-        attempt(&spec, request.backend, &factory)?;
-        return Ok(());
+        let loaded = attempt(&spec, request.backend, &factory)?;
+        return if request.backend == BackendKind::Openvino { proven(loaded) } else { Ok(()) };
     }
     let (cache, key) = factory.engine()?;
     if let Lookup::Ready(_) = cache.lookup(&key)? {
@@ -363,11 +393,9 @@ pub fn build_here(
     let folder = cache.begin(&key)?;
     begin("building the engine");
     let built = factory.ort(OrtProvider::Tensorrt, Some(folder.clone())).and_then(|backend| run_on(&spec, &backend));
-    let stored = built.and_then(|Loaded { session, kind, version, nodes, .. }| {
-        begin("comparing its boxes with the reference's");
+    let stored = built.and_then(|loaded| {
         // The proof drops the session: whatever the provider writes at its end is a part of the engine.
-        prove(session, BackendInfo { kind, version, fallbacks: Vec::new(), nodes })
-            .map_err(|reason| InferError::Provider { backend: request.backend, reason })?;
+        proven(loaded)?;
         begin("storing the engine");
         let empty = std::fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_none());
         if empty {
@@ -386,6 +414,7 @@ fn choice(kind: BackendKind) -> BackendChoice {
     match kind {
         BackendKind::Tensorrt => BackendChoice::Tensorrt,
         BackendKind::Cuda => BackendChoice::Cuda,
+        BackendKind::Openvino => BackendChoice::Openvino,
         BackendKind::Cpu => BackendChoice::Cpu,
         BackendKind::Tract => BackendChoice::Tract,
     }

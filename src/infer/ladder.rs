@@ -15,8 +15,9 @@ use crate::types::{BackendInfo, BackendKind, Division};
 
 /// Loads the model with what `config.backend` asks for, runs it once, and says what ran it.
 ///
-/// A named backend either runs or is an error. `auto` goes TensorRT → CUDA → ONNX Runtime on the CPU → tract and writes
-/// down why it went on; where there is no NVIDIA device, the two GPU rungs are left out without a word.
+/// A named backend either runs or is an error. `auto` goes TensorRT → CUDA → OpenVINO → ONNX Runtime on the CPU → tract and writes
+/// down why it went on; where there is no NVIDIA device, the two GPU rungs are left out without a word, and so is OpenVINO
+/// where its library is not or where it would compute in f32.
 ///
 /// # Errors
 /// The named backend's error; for `auto` the error of the last rung.
@@ -83,12 +84,18 @@ pub(super) struct Loaded {
     pub(super) divisions: Vec<Division>,
 }
 
-/// The backends that `choice` tries, in this order. `gpu`: the box has one of [`NVIDIA_DEVICES`](super::NVIDIA_DEVICES).
-pub fn rungs(choice: BackendChoice, gpu: bool) -> &'static [BackendKind] {
-    use BackendKind::{Cpu, Cuda, Tensorrt, Tract};
+/// The backends that `choice` tries, in this order. `gpu`: the box has one of [`NVIDIA_DEVICES`](super::NVIDIA_DEVICES);
+/// `openvino`: `auto` may take it, and there is a library of it, or somebody says so.
+pub fn rungs(choice: BackendChoice, gpu: bool, openvino: bool) -> &'static [BackendKind] {
+    use BackendKind::{Cpu, Cuda, Openvino, Tensorrt, Tract};
     match choice {
-        BackendChoice::Auto if gpu => &[Tensorrt, Cuda, Cpu, Tract],
-        BackendChoice::Auto => &[Cpu, Tract],
+        BackendChoice::Auto => match (gpu, openvino) {
+            (true, true) => &[Tensorrt, Cuda, Openvino, Cpu, Tract],
+            (true, false) => &[Tensorrt, Cuda, Cpu, Tract],
+            (false, true) => &[Openvino, Cpu, Tract],
+            (false, false) => &[Cpu, Tract],
+        },
+        BackendChoice::Openvino => &[Openvino],
         BackendChoice::Tensorrt => &[Tensorrt],
         BackendChoice::Cuda => &[Cuda],
         BackendChoice::Cpu => &[Cpu],
@@ -187,7 +194,7 @@ mod tests {
         gpu: bool,
         answer: impl Fn(BackendKind) -> Answer + Send + Sync + 'static,
     ) -> Fakes {
-        Fakes(rungs(choice, gpu), Box::new(answer))
+        Fakes(rungs(choice, gpu, false), Box::new(answer))
     }
 
     fn no_library() -> InferError {
@@ -216,8 +223,17 @@ mod tests {
 
     #[test]
     fn a_box_without_gpu_is_not_told_about_gpus() {
-        assert_eq!(rungs(BackendChoice::Auto, false), [BackendKind::Cpu, BackendKind::Tract]);
-        assert_eq!(rungs(BackendChoice::Cuda, false), [BackendKind::Cuda]);
+        assert_eq!(rungs(BackendChoice::Auto, false, false), [BackendKind::Cpu, BackendKind::Tract]);
+        assert_eq!(rungs(BackendChoice::Cuda, false, false), [BackendKind::Cuda]);
+    }
+
+    #[test]
+    fn openvino_is_a_rung_where_it_may_be_one() {
+        use BackendKind::{Cpu, Cuda, Openvino, Tensorrt, Tract};
+        assert_eq!(rungs(BackendChoice::Auto, false, true), [Openvino, Cpu, Tract]);
+        assert_eq!(rungs(BackendChoice::Auto, true, true), [Tensorrt, Cuda, Openvino, Cpu, Tract]);
+        assert_eq!(rungs(BackendChoice::Cpu, false, true), [Cpu]);
+        assert_eq!(rungs(BackendChoice::Openvino, false, false), [Openvino]);
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub enum LibrarySource {
     Usual,
 }
 
+/// What the library is of.
+pub(super) const NAME: &str = "ONNX Runtime";
 /// Folders that are searched, besides the one of the executable.
 const PLACES: [&str; 5] = ["/usr/local/lib", "/usr/lib/ocelli", "/opt/onnxruntime/lib", "/usr/lib64", "/usr/lib"];
 
@@ -28,9 +30,14 @@ pub fn candidates(config: Option<&Path>) -> (LibrarySource, Vec<PathBuf>) {
     if let Some(path) = std::env::var_os("ORT_DYLIB_PATH").filter(|p| !p.is_empty()) {
         return (LibrarySource::Environment, vec![path.into()]);
     }
+    (LibrarySource::Usual, found_in(&places(), "libonnxruntime.so"))
+}
+
+/// The libraries called `name` in these folders, folder by folder, each file once.
+pub(super) fn found_in(places: &[PathBuf], name: &str) -> Vec<PathBuf> {
     let mut seen = Vec::new();
     let mut found = Vec::new();
-    for library in places().iter().flat_map(|place| libraries_in(place)) {
+    for library in places.iter().flat_map(|place| libraries_in(place, name)) {
         // The plain name is a link to the versioned one: one file, one try.
         let real = library.canonicalize().unwrap_or_else(|_| library.clone());
         if !seen.contains(&real) {
@@ -38,7 +45,7 @@ pub fn candidates(config: Option<&Path>) -> (LibrarySource, Vec<PathBuf>) {
             found.push(library);
         }
     }
-    (LibrarySource::Usual, found)
+    found
 }
 
 /// What was found, and what a child process said of it.
@@ -71,6 +78,14 @@ pub fn survey(config: Option<&Path>) -> Survey {
 
 fn survey_by(config: Option<&Path>, probe: impl Fn(&Path) -> Result<String, InferError>) -> Survey {
     let (source, found) = candidates(config);
+    Survey { source, tried: try_all(found, probe) }
+}
+
+/// Up to the first that works.
+pub(super) fn try_all(
+    found: Vec<PathBuf>,
+    probe: impl Fn(&Path) -> Result<String, InferError>,
+) -> Vec<(PathBuf, Result<String, InferError>)> {
     let mut tried = Vec::new();
     for path in found {
         let outcome = probe(&path);
@@ -80,7 +95,7 @@ fn survey_by(config: Option<&Path>, probe: impl Fn(&Path) -> Result<String, Infe
             break;
         }
     }
-    Survey { source, tried }
+    tried
 }
 
 /// The first candidate that a child process could open, now or at an earlier start, with its version.
@@ -89,15 +104,23 @@ fn survey_by(config: Option<&Path>, probe: impl Fn(&Path) -> Result<String, Infe
 /// Those of [`Survey::outcome`].
 pub(super) fn locate(config: Option<&Path>) -> Result<(PathBuf, String), InferError> {
     let survey = survey_by(config, probe_or_recall);
-    if survey.source == LibrarySource::Usual {
-        for error in survey.tried.iter().filter_map(|(_, outcome)| outcome.as_ref().err()) {
-            tracing::warn!("{error}");
-        }
-    }
+    survey.warn();
     survey.outcome()
 }
 
-fn places() -> Vec<PathBuf> {
+impl Survey {
+    /// Says which libraries are passed over that nobody named.
+    pub(super) fn warn(&self) {
+        if self.source == LibrarySource::Usual {
+            for error in self.tried.iter().filter_map(|(_, outcome)| outcome.as_ref().err()) {
+                tracing::warn!("{error}");
+            }
+        }
+    }
+}
+
+/// The usual folders.
+pub(super) fn places() -> Vec<PathBuf> {
     let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
     let mut places: Vec<PathBuf> = beside.into_iter().collect();
     places.extend(PLACES.iter().map(PathBuf::from));
@@ -106,7 +129,7 @@ fn places() -> Vec<PathBuf> {
     places
 }
 
-fn places_text() -> String {
+pub(super) fn places_text() -> String {
     let mut text = String::new();
     for place in places() {
         if !text.is_empty() {
@@ -117,15 +140,15 @@ fn places_text() -> String {
     text
 }
 
-/// `libonnxruntime.so` and `libonnxruntime.so.1.*` of one folder: the plain name first, then the newest version.
-fn libraries_in(folder: &Path) -> Vec<PathBuf> {
+/// `libonnxruntime.so` and `libonnxruntime.so.1.*` of one folder: the plain `name` first, then the newest version.
+fn libraries_in(folder: &Path, name: &str) -> Vec<PathBuf> {
     let mut found: Vec<(Reverse<Vec<u64>>, PathBuf)> = std::fs::read_dir(folder)
         .into_iter()
         .flatten()
         .flatten()
         .filter_map(|entry| {
-            let name = entry.file_name();
-            let rest = name.to_str()?.strip_prefix("libonnxruntime.so")?;
+            let file = entry.file_name();
+            let rest = file.to_str()?.strip_prefix(name)?;
             let version: Vec<u64> = match rest {
                 "" => vec![u64::MAX],
                 _ => rest.strip_prefix('.')?.split('.').map(|part| part.parse().ok()).collect::<Option<_>>()?,
@@ -164,8 +187,10 @@ mod tests {
         ] {
             std::fs::write(dir.path().join(name), b"").unwrap();
         }
-        let names: Vec<_> =
-            libraries_in(dir.path()).iter().map(|p| p.file_name().unwrap().to_string_lossy().into_owned()).collect();
+        let names: Vec<_> = libraries_in(dir.path(), "libonnxruntime.so")
+            .iter()
+            .map(|p| p.file_name().unwrap().to_string_lossy().into_owned())
+            .collect();
         assert_eq!(names, ["libonnxruntime.so", "libonnxruntime.so.1.24.4", "libonnxruntime.so.1.9.0"]);
     }
 

@@ -31,6 +31,8 @@ mod ladder;
 mod lanes;
 mod library;
 mod needs;
+mod openvino;
+mod openvino_library;
 mod ort;
 mod ort_bound;
 mod parallel;
@@ -65,6 +67,8 @@ pub use gpu::NVIDIA_DEVICES;
 pub use ladder::{load, rungs};
 pub use lanes::{Job, Lane};
 pub use library::{LibrarySource, Survey, candidates, survey};
+pub use openvino::{OpenvinoBackend, check_openvino_here};
+pub use openvino_library::{openvino_candidates, openvino_survey, probe_openvino, wants_openvino};
 pub use ort::{OrtBackend, OrtProvider};
 pub use probe::{ProbeReport, ProviderReport, check_here, probe, probe_provider};
 pub use status::Observer;
@@ -79,6 +83,8 @@ use crate::types::BackendKind;
 
 /// Oldest ONNX Runtime that works, as `1.<minor>`.
 pub const OLDEST_ORT: &str = "1.17";
+/// Oldest OpenVINO that works: before it, the numbers of the element types were others.
+pub const OLDEST_OPENVINO: &str = "2025.1";
 
 /// Takes the output tensors of one frame of a run, and which frame it is.
 pub type Consume<'a> = dyn FnMut(usize, &[&[f32]]) + 'a;
@@ -154,6 +160,11 @@ fn check_frames(spec: &ModelSpec, batch: usize, frames: &[Input<'_>]) -> Result<
         }
     }
     Ok(())
+}
+
+/// Frames in one run where batches gain nothing, on a CPU: a fixed batch as a whole, and one where it is open.
+fn parts_on_cpu(spec: &ModelSpec) -> usize {
+    if spec.input.batch.open { 1 } else { spec.input.batch.size }
 }
 
 /// Gives each of the first `frames` of a run that had `parts` its share of the output tensors.

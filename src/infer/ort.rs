@@ -383,7 +383,12 @@ fn gather<'v, T: Number + PrimitiveTensorElementType + Default + std::fmt::Debug
 /// [`probe`](super::probe()).
 fn environment(library: &Path) -> Result<ort::environment::Environment, InferError> {
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
-    let unusable = |reason: String| InferError::Library { path: library.to_owned(), reason, hint: library::hint() };
+    let unusable = |reason: String| InferError::Library {
+        runtime: library::NAME,
+        path: library.to_owned(),
+        reason,
+        hint: library::hint(),
+    };
     if let Some(Opened { path, environment }) = &*opened {
         return match environment {
             Some(environment) if path == library => Ok(environment.clone()),

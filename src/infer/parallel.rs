@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
+use super::ladder::Loaded;
 use super::{InferError, Session};
 use crate::model::{Input, ModelSpec};
 use crate::types::{BackendKind, Division};
@@ -18,12 +19,12 @@ const BUDGET: Duration = Duration::from_millis(300);
 const WORTH: f64 = 1.1;
 
 /// Whether a model whose warm-up took `warm_up` is measured.
-pub(super) fn is_worth_measuring(warm_up: Duration) -> bool {
+fn is_worth_measuring(warm_up: Duration) -> bool {
     warm_up < TOO_SLOW
 }
 
 /// Runs `sessions` side by side, in whole batches, and gives the time per frame.
-pub(super) fn measure(
+fn measure(
     spec: &ModelSpec,
     kind: BackendKind,
     sessions: &mut [&mut dyn Session],
@@ -62,8 +63,37 @@ pub(super) fn measure(
     })
 }
 
+/// The ways to divide the cores, best first, and the one session that uses them all.
+pub(super) type Measured = (Vec<Division>, Box<dyn Session>);
+
+/// Tries both: `sessions` of one thread each, the first of them loaded already, and the one of as many threads that
+/// `together` loads. `None` where that would take too long.
+pub(super) fn try_both(
+    spec: &ModelSpec,
+    loaded: &mut Loaded,
+    sessions: usize,
+    together: impl FnOnce() -> Result<Box<dyn Session>, InferError>,
+) -> Result<Option<Measured>, InferError> {
+    if !is_worth_measuring(loaded.warm_up) {
+        return Ok(None);
+    }
+    let fork = loaded.session.fork();
+    let mut others = (1..sessions).map(|_| fork()).collect::<Result<Vec<_>, _>>()?;
+    let mut apart: Vec<&mut dyn Session> = vec![loaded.session.as_mut()];
+    for other in &mut others {
+        apart.push(other.as_mut());
+    }
+    let per_frame = measure(spec, loaded.kind, &mut apart, loaded.warm_up)?;
+    let side_by_side = Division { sessions, threads: 1, per_frame: Some(per_frame) };
+    drop(others);
+    let mut one = together()?;
+    let per_frame = measure(spec, loaded.kind, &mut [one.as_mut()], loaded.warm_up)?;
+    let together = Division { sessions: 1, threads: sessions, per_frame: Some(per_frame) };
+    Ok(Some((choose(side_by_side, together), one)))
+}
+
 /// Puts the better way first.
-pub(super) fn choose(side_by_side: Division, together: Division) -> Vec<Division> {
+fn choose(side_by_side: Division, together: Division) -> Vec<Division> {
     match (side_by_side.per_frame, together.per_frame) {
         (Some(apart), Some(one)) if one.as_secs_f64() * WORTH < apart.as_secs_f64() => vec![together, side_by_side],
         _ => vec![side_by_side, together],

@@ -69,10 +69,24 @@ pub(super) fn probe_or_recall(path: &Path) -> Result<String, InferError> {
 }
 
 fn ask_library(path: &Path) -> Result<String, InferError> {
-    let unusable = |reason: String| InferError::Library { path: path.to_owned(), reason, hint: library::hint() };
     // Reading the head of a file is harmless, and its verdict is clearer than the loader's.
-    elf::check(path).map_err(unusable)?;
-    match ask(&["probe-runtime".as_ref(), path.as_os_str()], TIMEOUT) {
+    elf::check(path).map_err(|reason| unusable(path, reason))?;
+    in_child(path, &["probe-runtime".as_ref(), path.as_os_str()], TIMEOUT, unusable)
+}
+
+fn unusable(path: &Path, reason: String) -> InferError {
+    InferError::Library { runtime: library::NAME, path: path.to_owned(), reason, hint: library::hint() }
+}
+
+/// Has a child process open `path`, and gives the version that it says. `unusable` makes an error of what happened.
+pub(super) fn in_child(
+    path: &Path,
+    args: &[&OsStr],
+    timeout: Duration,
+    unusable: impl Fn(&Path, String) -> InferError,
+) -> Result<String, InferError> {
+    let unusable = |reason: String| unusable(path, reason);
+    match ask(args, timeout) {
         Ok(answer) => judge(&answer).map_err(unusable),
         Err(ChildError::NotStarted(reason)) => Err(InferError::Prober { path: path.to_owned(), reason }),
         Err(error) => Err(unusable(format!("opening it {error}"))),

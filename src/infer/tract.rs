@@ -9,7 +9,9 @@ use tract_onnx::tract_core::plan::SimpleState;
 use tract_onnx::tract_core::transform::get_transform;
 
 use super::convert::{Number, arrange};
-use super::{Backend, Consume, Fork, InferError, Session, check_frames, hand_out, load_bytes, tract_rewrite};
+use super::{
+    Backend, Consume, Fork, InferError, Session, check_frames, hand_out, load_bytes, parts_on_cpu, tract_rewrite,
+};
 use crate::model::{Elem, Input, InputSpec, MAX_OUTPUTS, ModelSpec};
 use crate::types::BackendKind;
 
@@ -60,7 +62,7 @@ fn plan(spec: &ModelSpec, mut bytes: &[u8]) -> TractResult<Arc<TypedRunnableMode
         _ => f32::datum_type(),
     };
     // The fact fixes what a model may leave open: batch, height and width.
-    let fact = element.fact(spec.input.shape(parts(spec))).into();
+    let fact = element.fact(spec.input.shape(parts_on_cpu(spec))).into();
     let mut model = onnx().model_for_read(&mut bytes)?;
     if let Some(name) = &spec.input.size_input {
         // The size never changes, so the second input becomes a constant.
@@ -84,11 +86,6 @@ fn plan(spec: &ModelSpec, mut bytes: &[u8]) -> TractResult<Arc<TypedRunnableMode
         }
     }
     tract_rewrite::optimise(typed)?.into_runnable()
-}
-
-/// Frames in one run: a fixed batch as a whole, and one where it is open, because a CPU gains nothing from a batch.
-fn parts(spec: &ModelSpec) -> usize {
-    if spec.input.batch.open { 1 } else { spec.input.batch.size }
 }
 
 struct TractSession {
@@ -153,11 +150,11 @@ fn run_error(error: TractError) -> InferError {
 
 impl Session for TractSession {
     fn batch(&self) -> usize {
-        parts(&self.spec)
+        parts_on_cpu(&self.spec)
     }
 
     fn run(&mut self, frames: &[Input<'_>], consume: &mut Consume<'_>) -> Result<(), InferError> {
-        let parts = parts(&self.spec);
+        let parts = parts_on_cpu(&self.spec);
         check_frames(&self.spec, parts, frames)?;
         self.fill(frames).map_err(run_error)?;
         let outputs = self.state.run(tvec!(self.input.clone().into_tvalue())).map_err(run_error)?;

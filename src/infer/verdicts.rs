@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::cache::{check_owner, hex, read_text, write_json};
-use super::{child, gpu, places};
+use super::{child, gpu, openvino_library, places};
 use crate::types::BackendKind;
 
 /// Most verdicts in the folder; the oldest go first. There is one for each library and provider that is in use.
@@ -57,8 +57,9 @@ impl FileIdentity {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Subject {
     library: FileIdentity,
+    /// Of ONNX Runtime; or OpenVINO, whose library it is.
     provider: Option<BackendKind>,
-    /// Libraries of the provider beside the runtime's.
+    /// Libraries of the provider, or of OpenVINO, beside the runtime's.
     beside: Vec<FileIdentity>,
     /// The program whose child has probed.
     program: FileIdentity,
@@ -74,7 +75,9 @@ impl Subject {
         let library = FileIdentity::of(library)?;
         let mut beside = Vec::new();
         let mut device = Vec::new();
-        if let Some(kind) = provider {
+        if provider == Some(BackendKind::Openvino) {
+            beside.extend(openvino_library::parts(&library.path).iter().filter_map(|part| FileIdentity::of(part)));
+        } else if let Some(kind) = provider {
             for part in ["shared", &kind.to_string()] {
                 let name = format!("libonnxruntime_providers_{part}.so");
                 beside.extend(FileIdentity::of(&library.path.with_file_name(name)));
@@ -288,6 +291,20 @@ mod tests {
         assert_eq!((bench.start(cuda), bench.start(cuda), bench.start(None)), (3, 3, 3));
         std::fs::write(bench.path("libonnxruntime_providers_shared.so"), b"").unwrap();
         assert_eq!((bench.start(cuda), bench.start(None)), (4, 4));
+    }
+
+    #[test]
+    fn openvino_s_verdict_depends_on_its_parts() {
+        let bench = Bench::new();
+        let openvino = Some(BackendKind::Openvino);
+        assert_eq!((bench.start(openvino), bench.start(openvino), bench.start(None)), (1, 1, 2));
+        let plugin = bench.path("libopenvino_intel_cpu_plugin.so");
+        std::fs::write(&plugin, b"one").unwrap();
+        assert_eq!((bench.start(openvino), bench.start(openvino), bench.start(None)), (3, 3, 3));
+        std::fs::remove_file(&plugin).unwrap();
+        std::fs::write(&plugin, b"two").unwrap();
+        assert_eq!((bench.start(openvino), bench.start(None)), (4, 4));
+        assert_eq!(bench.kept().len(), 2);
     }
 
     #[test]

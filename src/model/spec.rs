@@ -93,6 +93,11 @@ impl ModelSpec {
         Ok(bytes)
     }
 
+    /// Where the model's own pictures are, if it has any: those that what runs it is compared on.
+    pub fn golden(&self) -> PathBuf {
+        self.path.with_file_name("golden")
+    }
+
     /// The limit of overlap that NMS has to keep for this model: `iou`, or none for families whose boxes compete already.
     pub fn nms_iou(&self, iou: f32) -> f32 {
         if self.output.family.wants_nms() { iou } else { f32::INFINITY }

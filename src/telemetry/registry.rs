@@ -397,7 +397,7 @@ pub struct ModelStats {
     pub name: String,
     /// SHA-256 of the file.
     pub sha256: String,
-    /// `tensorrt`, `cuda`, `cpu` or `tract`: the one that ran, not the one asked for.
+    /// `tensorrt`, `cuda`, `openvino`, `cpu` or `tract`: the one that ran, not the one asked for.
     pub backend: String,
     /// Its version.
     pub backend_version: String,

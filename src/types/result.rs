@@ -48,6 +48,8 @@ pub enum BackendKind {
     Tensorrt,
     /// ONNX Runtime with the CUDA provider.
     Cuda,
+    /// OpenVINO on the CPU.
+    Openvino,
     /// ONNX Runtime on the CPU.
     Cpu,
     /// tract, pure Rust, built in.
@@ -59,6 +61,7 @@ impl std::fmt::Display for BackendKind {
         f.write_str(match self {
             Self::Tensorrt => "tensorrt",
             Self::Cuda => "cuda",
+            Self::Openvino => "openvino",
             Self::Cpu => "cpu",
             Self::Tract => "tract",
         })

@@ -11,7 +11,7 @@ use self::output::Output;
 pub(super) use self::stills::{DEADLINE, read_picture, submit};
 use super::Failure;
 use crate::app::open_model;
-use crate::config::{BackendChoice, DetectConfig, ModelConfig};
+use crate::config::{BackendChoice, DetectConfig, ModelConfig, Precision};
 use crate::infer::Engine;
 use crate::model::ModelSpec;
 use crate::telemetry;
@@ -30,7 +30,7 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "FILE|DIR")]
     model: Option<PathBuf>,
     /// What runs the model; `auto` takes the best that works, a name is strict
-    #[arg(short, long, default_value = "auto", value_parser = parse_backend, value_name = "auto|tract|cpu|cuda|tensorrt")]
+    #[arg(short, long, default_value = "auto", value_parser = parse_backend, value_name = "auto|tract|cpu|openvino|cuda|tensorrt")]
     backend: BackendChoice,
     /// Lowest confidence reported, 0 to 1
     #[arg(long, default_value_t = 0.25, value_parser = parse_share)]
@@ -66,10 +66,16 @@ pub(super) fn parse_backend(text: &str) -> Result<BackendChoice, String> {
         "auto" => Ok(BackendChoice::Auto),
         "tract" => Ok(BackendChoice::Tract),
         "cpu" => Ok(BackendChoice::Cpu),
+        "openvino" => Ok(BackendChoice::Openvino),
         "cuda" => Ok(BackendChoice::Cuda),
         "tensorrt" => Ok(BackendChoice::Tensorrt),
-        _ => Err("expected auto, tract, cpu, cuda or tensorrt".into()),
+        _ => Err("expected auto, tract, cpu, openvino, cuda or tensorrt".into()),
     }
+}
+
+pub(super) fn parse_precision(text: &str) -> Result<Precision, String> {
+    let all = [Precision::F32, Precision::F16, Precision::Bf16];
+    all.into_iter().find(|precision| precision.as_str() == text).ok_or_else(|| "expected f32, f16 or bf16".into())
 }
 
 pub(super) fn parse_share(text: &str) -> Result<f32, String> {

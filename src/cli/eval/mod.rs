@@ -44,7 +44,7 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "FILE|DIR")]
     model: Option<PathBuf>,
     /// What runs the model; `auto` takes the best that works, a name is strict
-    #[arg(short, long, default_value = "auto", value_parser = parse_backend, value_name = "auto|tract|cpu|cuda|tensorrt")]
+    #[arg(short, long, default_value = "auto", value_parser = parse_backend, value_name = "auto|tract|cpu|openvino|cuda|tensorrt")]
     backend: BackendChoice,
     /// Lowest confidence that counts, 0 to 1; a high one cuts the curves short
     #[arg(long, default_value_t = 0.001, value_parser = parse_share)]

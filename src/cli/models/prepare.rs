@@ -69,7 +69,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pictures: Vec<PathBuf>,
     /// Backend to compare on
-    #[arg(long, default_value = "auto", value_parser = detect::parse_backend, value_name = "auto|tract|cpu|cuda|tensorrt")]
+    #[arg(long, default_value = "auto", value_parser = detect::parse_backend, value_name = "auto|tract|cpu|openvino|cuda|tensorrt")]
     backend: BackendChoice,
     /// Write the new model without comparing it
     #[arg(long)]

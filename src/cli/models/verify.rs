@@ -9,12 +9,12 @@ use serde_json::json;
 
 use super::super::Failure;
 use super::super::detect::{
-    DEADLINE, is_picture, parse_backend, parse_share, parse_size, read_picture, start_engine, submit,
+    DEADLINE, is_picture, parse_backend, parse_precision, parse_share, parse_size, read_picture, start_engine, submit,
 };
 use super::super::eval::mean_average_precision;
 use super::chosen;
 use crate::app::open_model;
-use crate::config::{BackendChoice, DetectConfig, ModelConfig};
+use crate::config::{BackendChoice, DetectConfig, ModelConfig, OpenvinoConfig, Precision};
 use crate::eval::{Agreement, Tolerance, Worst};
 use crate::infer::{Engine, Session};
 use crate::model::ModelSpec;
@@ -23,16 +23,16 @@ use crate::telemetry;
 use crate::telemetry::log::LogFormat;
 use crate::types::{BackendInfo, BackendKind, Detection, Size};
 
-/// Pictures of a model folder that a verification looks at when none are named.
-const GOLDEN: &str = "golden";
-
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// An .onnx file or a model folder; without it the model that `run` and `detect` take
     path: Option<PathBuf>,
     /// The backend that shall run it; a name is strict
-    #[arg(short, long, default_value = "auto", value_parser = parse_backend, value_name = "auto|tract|cpu|cuda|tensorrt")]
+    #[arg(short, long, default_value = "auto", value_parser = parse_backend, value_name = "auto|tract|cpu|openvino|cuda|tensorrt")]
     backend: BackendChoice,
+    /// What OpenVINO computes in
+    #[arg(long, default_value = "f32", value_parser = parse_precision, value_name = "f32|f16|bf16")]
+    precision: Precision,
     /// What it is held to [default: tract; cpu (ONNX Runtime) when tract is what is verified]
     #[arg(long, value_parser = parse_backend, value_name = "tract|cpu")]
     reference: Option<BackendChoice>,
@@ -95,13 +95,14 @@ pub(super) fn run(args: &Args) -> Result<(String, bool), Failure> {
         backend: args.backend,
         ort_library: args.ort_library.clone(),
         input_size: args.input_size,
+        openvino: OpenvinoConfig { precision: args.precision, ..OpenvinoConfig::default() },
         ..ModelConfig::default()
     };
     // Opening computes the SHA-256 of what it reads and compares it; there is no second way to get it wrong.
     let spec = Arc::new(open_model(&model)?);
     let pictures = pictures(args, &spec)?;
     if pictures.is_empty() && args.data.is_none() {
-        let note = format!("none: name some with --pictures, or put some into {GOLDEN}/ beside the model");
+        let note = "none: name some with --pictures, or put some into golden/ beside the model".to_owned();
         return Ok((file_only(&spec, &note, args.json), true));
     }
     let Some(verdict) = compare(args, &model, &spec, pictures)? else {
@@ -121,7 +122,7 @@ fn pictures(args: &Args, spec: &ModelSpec) -> anyhow::Result<Vec<PathBuf>> {
         all.extend(found);
     }
     if args.pictures.is_empty() {
-        let golden = golden(spec);
+        let golden = spec.golden();
         if golden.is_dir() {
             all = pictures_in(&golden)?;
         }
@@ -210,7 +211,7 @@ pub(in crate::cli) fn agrees(
     info: BackendInfo,
     config: &ModelConfig,
 ) -> Result<(), String> {
-    let golden = golden(spec);
+    let golden = spec.golden();
     if config.min_agreement <= 0.0 || !golden.is_dir() {
         return Ok(());
     }
@@ -250,11 +251,6 @@ fn agreement(wanted: &[Vec<Detection>], found: &[Vec<Detection>], tolerance: &To
         agreement.add(wanted, found, tolerance);
     }
     agreement
-}
-
-/// Where a model's own pictures are.
-fn golden(spec: &ModelSpec) -> PathBuf {
-    spec.path.parent().unwrap_or(Path::new(".")).join(GOLDEN)
 }
 
 /// The detections of each picture.

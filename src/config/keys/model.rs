@@ -24,7 +24,7 @@ pub(crate) static MODEL: Section = Section {
         ),
         key(
             "backend",
-            Kind::Word(&["auto", "tensorrt", "cuda", "cpu", "tract"]),
+            Kind::Word(&["auto", "tensorrt", "cuda", "openvino", "cpu", "tract"]),
             Some("auto"),
             "cpu",
             "What runs the model. `auto` takes the best that works; any other either works or is an error.",
@@ -91,7 +91,7 @@ pub(crate) static MODEL: Section = Section {
             Kind::Number { min: 0.0, max: 1.0 },
             Some("0.95"),
             "0.99",
-            "Share of the objects on the pictures in the model's folder `golden` on which a GPU engine that was built must agree with the reference before it serves; 0: not compared.",
+            "Share of the objects on the pictures in the model's folder `golden` on which a GPU engine that was built, or OpenVINO in another precision than `f32`, must agree with the reference before it serves; 0: not compared.",
         ),
         key("tensorrt", Kind::Section(&TENSORRT), None, "{fp16: true}", "Options of TensorRT."),
         key(
@@ -101,6 +101,7 @@ pub(crate) static MODEL: Section = Section {
             "{tf32: false}",
             "Options of CUDA, also where TensorRT leaves it work.",
         ),
+        key("openvino", Kind::Section(&OPENVINO), None, "{precision: bf16}", "Options of OpenVINO."),
     ],
 };
 
@@ -210,6 +211,29 @@ pub(crate) static CUDA: Section = Section {
             Some("false"),
             "true",
             "Launch all kernels at once, by a recording of them. Not every model can: all nodes on the GPU, sizes that never change.",
+        ),
+    ],
+};
+
+/// `model.openvino:`
+pub(crate) static OPENVINO: Section = Section {
+    name: "openvino",
+    doc: "Options of OpenVINO. Its threads are those of `model.threads`.",
+    short: Short::None,
+    keys: &[
+        key(
+            "library",
+            Kind::Path,
+            None,
+            "/usr/lib/libopenvino_c.so",
+            "OpenVINO's library. Default: below `OPENVINO_INSTALL_DIR` or `INTEL_OPENVINO_DIR`, else the usual places. `auto` looks for it only when `precision` is not `f32`.",
+        ),
+        key(
+            "precision",
+            Kind::Word(&["f32", "f16", "bf16"]),
+            Some("f32"),
+            "bf16",
+            "What it computes in; a processor that cannot is an error, and under `auto` the next backend's turn. `bf16` is faster where there is AMX or AVX-512, and moves boxes by pixels. In `f32` OpenVINO is no faster than `cpu`, so `auto` takes it only in another one.",
         ),
     ],
 };

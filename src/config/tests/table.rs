@@ -5,7 +5,7 @@ use std::path::Path;
 use super::super::keys::{self, Kind, Section};
 use super::super::value::scalar_value;
 use super::super::view::parse_word;
-use super::super::{Arena, BackendChoice, CudnnSearch, Transport, reference, schema};
+use super::super::{Arena, BackendChoice, CudnnSearch, Precision, Transport, reference, schema};
 use super::load_with;
 
 /// Every key of the table is read: a file that gives it its example differs from the file without.
@@ -75,6 +75,7 @@ fn the_table_is_sound() {
                         || parse_word::<crate::types::Priority>(word).is_some()
                         || parse_word::<Arena>(word).is_some()
                         || parse_word::<CudnnSearch>(word).is_some()
+                        || parse_word::<Precision>(word).is_some()
                 };
                 assert_eq!(words.iter().filter(known).count(), words.len(), "{}", key.name);
             }

@@ -1,12 +1,14 @@
 //! The model, and what would run it.
 
+use std::path::PathBuf;
+
 use super::listed;
 use crate::config::BackendChoice;
 use crate::doctor::check::{Check, Section, Status};
 use crate::doctor::facts::Facts;
 use crate::doctor::libraries::Library;
-use crate::doctor::runtime::Runtime;
-use crate::infer::{self, LibrarySource, OLDEST_ORT, ProviderReport};
+use crate::doctor::runtime::{Openvino, Runtime};
+use crate::infer::{self, LibrarySource, OLDEST_OPENVINO, OLDEST_ORT, ProviderReport};
 use crate::types::BackendKind;
 
 fn check(id: impl Into<String>, status: Status, detail: impl Into<String>) -> Check {
@@ -21,6 +23,7 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
             checks.push(library(facts, runtime));
             let gpu = [BackendKind::Tensorrt, BackendKind::Cuda].into_iter();
             checks.extend(gpu.filter_map(|kind| provider(facts, runtime, kind)));
+            checks.extend(openvino(facts, runtime));
             checks.push(backend(facts, runtime));
         }
         Err(late) => checks.push(
@@ -42,7 +45,7 @@ fn model(facts: &Facts) -> Check {
 
 /// The backend is asked for by name, so that nothing may take its place.
 fn named(facts: &Facts, kind: BackendKind) -> bool {
-    infer::rungs(facts.scope.backend(), true) == [kind]
+    infer::rungs(facts.scope.backend(), true, true) == [kind]
 }
 
 /// How bad it is when `kind` does not run.
@@ -133,11 +136,7 @@ fn library(facts: &Facts, runtime: &Runtime) -> Check {
         LibrarySource::Environment => ", named by ORT_DYLIB_PATH",
         LibrarySource::Usual => "",
     };
-    let broken: Vec<String> = runtime
-        .tried
-        .iter()
-        .filter_map(|(path, verdict)| Some(format!("{}: {}", path.display(), verdict.as_ref().err()?)))
-        .collect();
+    let broken = broken(&runtime.tried);
     if let Some((path, version)) = runtime.library() {
         let detail = format!("{version} ({}{by})", path.display());
         return match broken.is_empty() {
@@ -146,22 +145,62 @@ fn library(facts: &Facts, runtime: &Runtime) -> Check {
                 .fix("remove the libraries that do not work, or name the right one in `model.ort_library`"),
         };
     }
-    let without = facts.scope.backend() == BackendChoice::Tract;
+    let choice = facts.scope.backend();
+    let without = matches!(choice, BackendChoice::Tract | BackendChoice::Openvino);
     let install = format!(
         "install ONNX Runtime {OLDEST_ORT} or newer for {} and name its libonnxruntime.so in `model.ort_library`",
         facts.board.arch
     );
     match broken.is_empty() {
-        true if without => id(Status::Skipped, "none, and `backend: tract` needs none".into()),
+        true if without => id(Status::Skipped, format!("none, and `backend: {}` needs none", word(choice))),
         true => id(any(facts), "no library found in the usual places".into()).fix(install),
         false => id(any(facts), format!("{}{by}", broken.join("; "))).fix(install),
     }
 }
 
+fn broken(tried: &[(PathBuf, Result<String, String>)]) -> Vec<String> {
+    tried
+        .iter()
+        .filter_map(|(path, verdict)| Some(format!("{}: {}", path.display(), verdict.as_ref().err()?)))
+        .collect()
+}
+
+fn word(choice: BackendChoice) -> String {
+    format!("{choice:?}").to_lowercase()
+}
+
+/// OpenVINO; nothing where nobody would expect it.
+fn openvino(facts: &Facts, runtime: &Runtime) -> Option<Check> {
+    let id = |status, detail: String| check("openvino", status, detail).named("OpenVINO");
+    let Openvino { source, tried } = &runtime.openvino;
+    let named = named(facts, BackendKind::Openvino);
+    if tried.is_empty() && !named {
+        return None;
+    }
+    let by = match source {
+        LibrarySource::Config => ", named by model.openvino.library",
+        LibrarySource::Environment => ", named by OPENVINO_INSTALL_DIR or INTEL_OPENVINO_DIR",
+        LibrarySource::Usual => "",
+    };
+    if let Some((path, version)) = runtime.openvino.library() {
+        return Some(id(Status::Ok, format!("{version} ({}{by})", path.display())));
+    }
+    let detail = match tried.is_empty() {
+        true => "no library found in the usual places".to_owned(),
+        false => format!("{}{by}", broken(tried).join("; ")),
+    };
+    let fix = format!(
+        "install OpenVINO {OLDEST_OPENVINO} or newer for {} and name its libopenvino_c.so in `model.openvino.library`, \
+         its other libraries beside it",
+        facts.board.arch
+    );
+    Some(id(status(facts, BackendKind::Openvino), detail).fix(fix))
+}
+
 /// How bad it is when no backend of ONNX Runtime runs.
 fn any(facts: &Facts) -> Status {
     match facts.scope.backend() {
-        BackendChoice::Auto | BackendChoice::Tract => Status::Warning,
+        BackendChoice::Auto | BackendChoice::Tract | BackendChoice::Openvino => Status::Warning,
         _ => Status::Failed,
     }
 }
@@ -237,8 +276,8 @@ fn products(libraries: &[String]) -> Vec<String> {
 /// What `backend:` gives here: the first rung of the service's own ladder whose probe went well.
 fn backend(facts: &Facts, runtime: &Runtime) -> Check {
     let choice = facts.scope.backend();
-    let asked = format!("{choice:?}").to_lowercase();
-    let rungs = infer::rungs(choice, !facts.gpu.is_empty());
+    let asked = word(choice);
+    let rungs = infer::rungs(choice, !facts.gpu.is_empty(), !runtime.openvino.tried.is_empty());
     let mut passed_over = Vec::new();
     for kind in rungs {
         match verdict(runtime, *kind) {
@@ -248,7 +287,8 @@ fn backend(facts: &Facts, runtime: &Runtime) -> Check {
                     return check("backend", Status::Ok, detail);
                 }
                 let detail = format!("{detail}, because {}", passed_over.join("; "));
-                let slow = !facts.gpu.is_empty() && matches!(kind, BackendKind::Cpu | BackendKind::Tract);
+                let slow = !facts.gpu.is_empty()
+                    && matches!(kind, BackendKind::Openvino | BackendKind::Cpu | BackendKind::Tract);
                 // Without a GPU, what is lost is small, and the line of ONNX Runtime has said it.
                 return match slow {
                     true => check("backend", Status::Warning, format!("{detail}: the GPU is idle")).fix(
@@ -272,6 +312,10 @@ fn backend(facts: &Facts, runtime: &Runtime) -> Check {
 fn verdict(runtime: &Runtime, kind: BackendKind) -> Result<String, String> {
     if kind == BackendKind::Tract {
         return runtime.tract.clone().ok_or_else(|| "is not part of this build".into());
+    }
+    if kind == BackendKind::Openvino {
+        let (_, version) = runtime.openvino.library().ok_or("does not run")?;
+        return Ok(format!("OpenVINO {version}"));
     }
     let (_, version) = runtime.library().ok_or("has no ONNX Runtime")?;
     match runtime.provider(kind) {

@@ -120,6 +120,7 @@ pub(super) fn runtime(providers: Vec<ProviderReport>) -> Runtime {
         source: LibrarySource::Config,
         tried: vec![("/opt/ort/libonnxruntime.so".into(), Ok("1.23.2".into()))],
         providers,
+        openvino: Default::default(),
         tract: Some("tract 0.23.9".into()),
     }
 }
