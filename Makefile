@@ -12,6 +12,8 @@ demo: build
 test: setup
 	@tests/fetch-ort.sh "$${OCELLI_CACHE:-$$HOME/.cache/ocelli}/onnxruntime-1.24.4" 1.24.4 || \
 	  echo "SKIPPED: no ONNX Runtime library could be fetched; the tests of the cpu backend will say so" >&2
+	@tests/fetch-openvino.sh "$${OCELLI_CACHE:-$$HOME/.cache/ocelli}/openvino-2026.4.1" || \
+	  echo "SKIPPED: no OpenVINO could be fetched; the tests of the openvino backend will say so" >&2
 	cargo test --release --locked
 
 build: setup

@@ -8,6 +8,7 @@ use ocelli::model::{Batch, Input, InputTensor, ModelSpec, Prepare, prepare};
 use ocelli::types::Size;
 
 use crate::common::test_data;
+use crate::openvino::openvino_library;
 use crate::runtime::{model_config, ort_library};
 
 /// Frames of noise, no two alike.
@@ -119,13 +120,31 @@ fn a_fixed_batch_on_tract() {
 }
 
 #[test]
-fn an_open_batch_on_tract_runs_frame_by_frame() {
+fn a_fixed_batch_on_openvino() {
+    let Some(library) = openvino_library() else { return };
+    fixed(false, BackendChoice::Openvino, Some(&library));
+    fixed(true, BackendChoice::Openvino, Some(&library));
+}
+
+/// Runtimes that gain nothing from a batch.
+fn frame_by_frame(choice: BackendChoice, library: Option<&Path>) {
     let Some(model) = test_data("families/yolov5n_coco_dynamic.onnx") else { return };
     let mut spec = ModelSpec::open(&model, Some(Size::new(160, 128))).unwrap();
     spec.set_batch(Some(4)).unwrap();
-    let mut session = session(&spec, BackendChoice::Tract, None);
+    let mut session = session(&spec, choice, library);
     assert_eq!(session.batch(), 1);
     run(session.as_mut(), &frames(&spec, 1));
+}
+
+#[test]
+fn an_open_batch_on_tract_runs_frame_by_frame() {
+    frame_by_frame(BackendChoice::Tract, None);
+}
+
+#[test]
+fn an_open_batch_on_openvino_runs_frame_by_frame() {
+    let Some(library) = openvino_library() else { return };
+    frame_by_frame(BackendChoice::Openvino, Some(&library));
 }
 
 /// What a GPU's sessions do with memory, done in the host's: the numbers stay the same, bit by bit.

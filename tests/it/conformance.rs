@@ -9,6 +9,7 @@ use ocelli::model::{Input, ModelSpec};
 use ocelli::types::BackendKind;
 
 use crate::common::{ocelli, skipped, test_data};
+use crate::openvino::openvino_library;
 use crate::runtime::{model_config, ort_library};
 
 /// Models that are there: the tests' own, the shipped one, and one of each family of the test data.
@@ -87,6 +88,12 @@ fn onnx_runtime_keeps_its_promises() {
     let Some(library) = ort_library() else { return };
     keeps_its_promises(BackendChoice::Cpu, BackendKind::Cpu, Some(&library));
     agrees("cpu", &library);
+}
+
+#[test]
+fn openvino_keeps_its_promises() {
+    let Some(library) = openvino_library() else { return };
+    keeps_its_promises(BackendChoice::Openvino, BackendKind::Openvino, Some(&library));
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod families;
 mod layering;
 mod models;
 mod mqtt;
+mod openvino;
 mod parity;
 mod rtsp;
 mod runtime;

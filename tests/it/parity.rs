@@ -14,6 +14,7 @@ use ocelli::types::{Detection, ImageView, PixelBox, Plane, Size};
 use serde_json::Value;
 
 use crate::common::test_data;
+use crate::openvino::openvino_library;
 use crate::runtime::{model_config, ort_library};
 
 /// What a box must have in common with the reference's.
@@ -87,7 +88,7 @@ impl Detector {
     }
 }
 
-/// One of the two backends of a plain box.
+/// One of the backends of a plain box.
 #[derive(Clone)]
 struct Backend {
     choice: BackendChoice,
@@ -100,6 +101,10 @@ fn tract() -> Option<Backend> {
 
 fn onnx_runtime() -> Option<Backend> {
     ort_library().map(|library| Backend { choice: BackendChoice::Cpu, library: Some(library) })
+}
+
+fn openvino() -> Option<Backend> {
+    openvino_library().map(|library| Backend { choice: BackendChoice::Openvino, library: Some(library) })
 }
 
 fn reference_boxes(boxes: &Value) -> Vec<Detection> {
@@ -196,6 +201,11 @@ fn yolov5_on_onnx_runtime() {
     yolov5(onnx_runtime());
 }
 
+#[test]
+fn yolov5_on_openvino() {
+    yolov5(openvino());
+}
+
 /// One model, one size, the boxes of each picture under `key` (a list of runs when `key` is `runs`).
 fn single(backend: Option<Backend>, model: &Path, reference_name: &str, key: &str, tolerance: &Tolerance) {
     let (Some(backend), Some(reference)) = (backend, reference(reference_name)) else { return };
@@ -229,6 +239,12 @@ fn half_floats_on_onnx_runtime() {
 }
 
 #[test]
+fn half_floats_on_openvino() {
+    let Some(model) = test_data("models/yolov5n_coco_640_fp16.onnx") else { return };
+    single(openvino(), &model, "yolov5n_coco.json", "runs", &HALF);
+}
+
+#[test]
 fn yolov8_on_tract() {
     let Some(model) = test_data("families/yolov8n_coco_640.onnx") else { return };
     single(tract(), &model, "yolov8n_coco.json", "dets", &STRICT);
@@ -238,6 +254,12 @@ fn yolov8_on_tract() {
 fn yolov8_on_onnx_runtime() {
     let Some(model) = test_data("families/yolov8n_coco_640.onnx") else { return };
     single(onnx_runtime(), &model, "yolov8n_coco.json", "dets", &STRICT);
+}
+
+#[test]
+fn yolov8_on_openvino() {
+    let Some(model) = test_data("families/yolov8n_coco_640.onnx") else { return };
+    single(openvino(), &model, "yolov8n_coco.json", "dets", &STRICT);
 }
 
 /// The reference's own boxes from what it would put into its last layer.
@@ -251,6 +273,12 @@ fn raw_heads_on_tract() {
 fn raw_heads_on_onnx_runtime() {
     let Some(model) = test_data("families/yolov5n_coco_640_raw_heads.onnx") else { return };
     single(onnx_runtime(), &model, "yolov5n_coco.json", "runs", &STRICT);
+}
+
+#[test]
+fn raw_heads_on_openvino() {
+    let Some(model) = test_data("families/yolov5n_coco_640_raw_heads.onnx") else { return };
+    single(openvino(), &model, "yolov5n_coco.json", "runs", &STRICT);
 }
 
 /// An end-to-end model of random weights: its rows are what it chose, all of them become boxes, and none twice.
@@ -292,6 +320,11 @@ fn end_to_end_on_onnx_runtime() {
     end_to_end(onnx_runtime());
 }
 
+#[test]
+fn end_to_end_on_openvino() {
+    end_to_end(openvino());
+}
+
 /// YOLOX says nothing of itself: a manifest beside it does.
 fn yolox(backend: Option<Backend>) {
     let Some(model) = test_data("models/yolox_nano_coco_416.onnx") else { return };
@@ -309,6 +342,11 @@ fn yolox_on_tract() {
 #[test]
 fn yolox_on_onnx_runtime() {
     yolox(onnx_runtime());
+}
+
+#[test]
+fn yolox_on_openvino() {
+    yolox(openvino());
 }
 
 /// A `.npy` file of 32-bit floats.
@@ -368,4 +406,9 @@ fn the_document_s_detector_on_tract() {
 #[test]
 fn the_document_s_detector_on_onnx_runtime() {
     document(onnx_runtime());
+}
+
+#[test]
+fn the_document_s_detector_on_openvino() {
+    document(openvino());
 }

@@ -23,22 +23,7 @@ pub fn ort_library() -> Option<PathBuf> {
         if let Some(path) = std::env::var_os("ORT_DYLIB_PATH").filter(|p| !p.is_empty()) {
             return Some(path.into());
         }
-        let cache = match (std::env::var_os("OCELLI_CACHE"), std::env::var_os("HOME")) {
-            (Some(cache), _) => PathBuf::from(cache),
-            (None, Some(home)) => Path::new(&home).join(".cache/ocelli"),
-            (None, None) => std::env::temp_dir().join("ocelli"),
-        };
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fetch-ort.sh");
-        let output = Command::new("sh")
-            .arg(script)
-            .args([cache.join(format!("onnxruntime-{VERSION}")).as_os_str(), VERSION.as_ref()])
-            .output()
-            .unwrap();
-        if !output.status.success() {
-            eprintln!("tests/fetch-ort.sh: {}", String::from_utf8_lossy(&output.stderr));
-            return None;
-        }
-        Some(String::from_utf8(output.stdout).unwrap().trim().into())
+        fetched("fetch-ort.sh", &format!("onnxruntime-{VERSION}"), &[VERSION])
     });
     if library.is_none() {
         assert!(std::env::var_os("REQUIRE_ORT").is_none(), "REQUIRE_ORT is set, but there is no ONNX Runtime library");
@@ -47,11 +32,33 @@ pub fn ort_library() -> Option<PathBuf> {
     library.clone()
 }
 
-pub fn model_config(backend: BackendChoice, library: Option<&Path>) -> ModelConfig {
-    ModelConfig { backend, ort_library: library.map(Path::to_owned), ..ModelConfig::default() }
+/// What a script of `tests/` puts into `folder` of the cache; `None` when it cannot.
+pub fn fetched(script: &str, folder: &str, args: &[&str]) -> Option<PathBuf> {
+    let cache = match (std::env::var_os("OCELLI_CACHE"), std::env::var_os("HOME")) {
+        (Some(cache), _) => PathBuf::from(cache),
+        (None, Some(home)) => Path::new(&home).join(".cache/ocelli"),
+        (None, None) => std::env::temp_dir().join("ocelli"),
+    };
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(script);
+    let output = Command::new("sh").arg(path).arg(cache.join(folder)).args(args).output().unwrap();
+    if !output.status.success() {
+        eprintln!("tests/{script}: {}", String::from_utf8_lossy(&output.stderr));
+        return None;
+    }
+    Some(String::from_utf8(output.stdout).unwrap().trim().into())
 }
 
-fn marker() -> ModelSpec {
+/// `library` is the one of the runtime that `backend` names.
+pub fn model_config(backend: BackendChoice, library: Option<&Path>) -> ModelConfig {
+    let mut config = ModelConfig { backend, ..ModelConfig::default() };
+    match backend {
+        BackendChoice::Openvino => config.openvino.library = library.map(Path::to_owned),
+        _ => config.ort_library = library.map(Path::to_owned),
+    }
+    config
+}
+
+pub fn marker() -> ModelSpec {
     ModelSpec::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/marker.onnx"), None).unwrap()
 }
 
@@ -72,14 +79,14 @@ fn refuses(library: &Path, words: &str) {
     assert_eq!(info.fallbacks.last(), Some(&format!("cpu: {text}")));
 }
 
-fn write(dir: &tempfile::TempDir, name: &str, bytes: &[u8]) -> PathBuf {
+pub fn write(dir: &tempfile::TempDir, name: &str, bytes: &[u8]) -> PathBuf {
     let path = dir.path().join(name);
     std::fs::write(&path, bytes).unwrap();
     path
 }
 
 /// A shared library of the system that is not ONNX Runtime: the C library of this very process.
-fn other_library() -> PathBuf {
+pub fn other_library() -> PathBuf {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let path = maps.lines().filter_map(|line| line.split_whitespace().nth(5)).find(|path| path.contains("/libc"));
     path.expect("this binary is linked to the C library").into()
@@ -112,7 +119,7 @@ fn a_truncated_library_or_one_for_another_machine_is_refused() {
 }
 
 /// Makes the executable segment all zeros: the first call into it is the end of the process that makes it.
-fn zero_code(bytes: &mut [u8]) {
+pub fn break_code(bytes: &mut [u8]) {
     let number = |at: usize, length: usize| {
         bytes[at..at + length].iter().rev().fold(0_usize, |sum, byte| sum << 8 | usize::from(*byte))
     };
@@ -128,13 +135,13 @@ fn zero_code(bytes: &mut [u8]) {
 fn a_library_whose_code_is_damaged_kills_only_the_child() {
     let Some(library) = ort_library() else { return };
     let mut bytes = std::fs::read(library).unwrap();
-    zero_code(&mut bytes);
+    break_code(&mut bytes);
     let dir = tempfile::tempdir().unwrap();
     refuses(&write(&dir, "damaged.so", &bytes), "crashed with SIG");
 }
 
 /// Compiles a library; `None`, said loudly, without a C compiler.
-fn compile(dir: &tempfile::TempDir, name: &str, code: &str) -> Option<PathBuf> {
+pub fn compile(dir: &tempfile::TempDir, name: &str, code: &str) -> Option<PathBuf> {
     let source = write(dir, &format!("{name}.c"), code.as_bytes());
     let library = dir.path().join(format!("{name}.so"));
     match Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status() {
@@ -201,15 +208,15 @@ fn a_good_library_is_taken_by_auto_and_a_gpu_that_is_not_there_is_an_error() {
 }
 
 /// A folder with a library, a cache, and a prober that counts the children that it is asked for.
-struct Restarts {
-    dir: tempfile::TempDir,
+pub struct Restarts {
+    pub dir: tempfile::TempDir,
+    backend: &'static str,
 }
 
 impl Restarts {
-    fn new(library: &Path) -> Self {
+    /// `dir` has the library of `backend`: ONNX Runtime's as `lib.so`, OpenVINO's under its own name.
+    pub fn new(dir: tempfile::TempDir, backend: &'static str) -> Self {
         use std::os::unix::fs::PermissionsExt;
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::copy(library, dir.path().join("lib.so")).unwrap();
         let script = format!(
             "#!/bin/sh\necho \"$*\" >> '{}/asked'\nexec '{}' \"$@\"\n",
             dir.path().display(),
@@ -218,25 +225,25 @@ impl Restarts {
         let prober = dir.path().join("prober");
         std::fs::write(&prober, script).unwrap();
         std::fs::set_permissions(&prober, std::fs::Permissions::from_mode(0o755)).unwrap();
-        Self { dir }
+        Self { dir, backend }
     }
 
-    fn command(&self) -> Command {
+    pub fn command(&self) -> Command {
         let mut command = ocelli();
         command.env("CACHE_DIRECTORY", self.dir.path()).env("OCELLI_EXE", self.dir.path().join("prober"));
-        command.env("ORT_DYLIB_PATH", self.dir.path().join("lib.so"));
+        command.env("ORT_DYLIB_PATH", self.dir.path().join("lib.so")).env("OPENVINO_INSTALL_DIR", self.dir.path());
         command
     }
 
     /// Runs a model; true when that works.
-    fn start(&self) -> bool {
+    pub fn start(&self) -> bool {
         let marker = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/marker.onnx");
-        let output = self.command().args(["models", "show", "--backend", "cpu"]).arg(marker).output().unwrap();
+        let output = self.command().args(["models", "show", "--backend", self.backend]).arg(marker).output().unwrap();
         assert!(output.status.code().is_some(), "it died: {output:?}");
         output.status.success()
     }
 
-    fn probes(&self) -> usize {
+    pub fn probes(&self) -> usize {
         let asked = std::fs::read_to_string(self.dir.path().join("asked")).unwrap_or_default();
         asked.lines().filter(|line| line.starts_with("probe-runtime")).count()
     }
@@ -245,7 +252,9 @@ impl Restarts {
 #[test]
 fn a_restart_asks_no_child_until_the_library_is_another() {
     let Some(library) = ort_library() else { return };
-    let restarts = Restarts::new(&library);
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(&library, dir.path().join("lib.so")).unwrap();
+    let restarts = Restarts::new(dir, "cpu");
     assert!(restarts.start() && restarts.start());
     assert_eq!(restarts.probes(), 1, "the second start trusts the first one's verdict");
 
@@ -260,7 +269,7 @@ fn a_restart_asks_no_child_until_the_library_is_another() {
     // Another file of the same size whose first call is its end: only a child may find that out.
     let mut bytes = std::fs::read(&library).unwrap();
     let size = bytes.len();
-    zero_code(&mut bytes);
+    break_code(&mut bytes);
     std::fs::write(restarts.dir.path().join("new.so"), &bytes).unwrap();
     std::fs::rename(restarts.dir.path().join("new.so"), restarts.dir.path().join("lib.so")).unwrap();
     assert_eq!(std::fs::metadata(restarts.dir.path().join("lib.so")).unwrap().len(), size as u64);
