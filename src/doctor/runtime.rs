@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::Root;
 use super::limit::Task;
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, OpenvinoConfig, Precision};
 use crate::infer::{self, LibrarySource, NVIDIA_DEVICES, OrtProvider, ProviderReport};
 use crate::types::BackendKind;
 
@@ -30,11 +30,13 @@ pub struct Openvino {
     pub source: LibrarySource,
     /// Libraries that were tried: version, or what is wrong.
     pub tried: Vec<(PathBuf, Result<String, String>)>,
+    /// Why the library that works does not compute as the configuration wants.
+    pub refused: Option<String>,
 }
 
 impl Default for Openvino {
     fn default() -> Self {
-        Self { source: LibrarySource::Usual, tried: Vec::new() }
+        Self { source: LibrarySource::Usual, tried: Vec::new(), refused: None }
     }
 }
 
@@ -71,8 +73,8 @@ pub(super) fn gpu(root: &Root) -> Vec<String> {
 pub(super) fn runtime(model: &ModelConfig, gpu: bool) -> Runtime {
     // At the same time: each tries its libraries in children of its own.
     let openvino = infer::wants_openvino(model).then(|| {
-        let named = model.openvino.library.clone();
-        Task::start("openvino", super::gather::RUNTIME, move || infer::openvino_survey(named.as_deref()))
+        let config = model.openvino.clone();
+        Task::start("openvino", super::gather::RUNTIME, move || openvino(&config))
     });
     let survey = infer::survey(model.ort_library.as_deref());
     let outcome = survey.outcome();
@@ -84,12 +86,16 @@ pub(super) fn runtime(model: &ModelConfig, gpu: bool) -> Runtime {
         source: survey.source,
         tried: shortened(survey.tried),
         providers,
-        openvino: openvino
-            .and_then(|task| task.wait().ok())
-            .map(|survey| Openvino { source: survey.source, tried: shortened(survey.tried) })
-            .unwrap_or_default(),
+        openvino: openvino.and_then(|task| task.wait().ok()).unwrap_or_default(),
         tract: tract(),
     }
+}
+
+fn openvino(config: &OpenvinoConfig) -> Openvino {
+    let survey = infer::openvino_survey(config.library.as_deref());
+    let works = survey.outcome().ok().filter(|_| config.precision != Precision::F32);
+    let refused = works.and_then(|(library, _)| infer::openvino_computes(&library, config.precision).err());
+    Openvino { source: survey.source, tried: shortened(survey.tried), refused }
 }
 
 fn shortened(tried: Vec<(PathBuf, Result<String, infer::InferError>)>) -> Vec<(PathBuf, Result<String, String>)> {

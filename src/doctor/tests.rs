@@ -200,6 +200,12 @@ fn openvino_is_spoken_of_where_it_is_or_is_asked_for() {
     let checks = judge(&facts);
     assert_eq!(of(&checks, "openvino").status, Status::Ok);
     assert!(of(&checks, "backend").detail.ends_with("`backend: auto` gives openvino (OpenVINO 2026.4.1)"));
+    facts.runtime.as_mut().unwrap().openvino.refused = Some("this processor does not compute in bf16".into());
+    let checks = judge(&facts);
+    assert_eq!(of(&checks, "openvino").status, Status::Warning);
+    assert!(of(&checks, "openvino").detail.ends_with("libopenvino_c.so): this processor does not compute in bf16"));
+    assert!(of(&checks, "backend").detail.contains("gives cpu (ONNX Runtime 1.23.2), because openvino does not run"));
+    facts.runtime.as_mut().unwrap().openvino.refused = None;
     with(&mut facts, Err("it is truncated"));
     let checks = judge(&facts);
     assert_eq!(of(&checks, "openvino").status, Status::Warning);

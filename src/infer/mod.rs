@@ -68,7 +68,7 @@ pub use ladder::{load, rungs};
 pub use lanes::{Job, Lane};
 pub use library::{LibrarySource, Survey, candidates, survey};
 pub use openvino::{OpenvinoBackend, check_openvino_here};
-pub use openvino_library::{openvino_candidates, openvino_survey, probe_openvino, wants_openvino};
+pub use openvino_library::{openvino_candidates, openvino_computes, openvino_survey, probe_openvino, wants_openvino};
 pub use ort::{OrtBackend, OrtProvider};
 pub use probe::{ProbeReport, ProviderReport, check_here, probe, probe_provider};
 pub use status::Observer;

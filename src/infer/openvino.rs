@@ -79,7 +79,9 @@ impl OpenvinoBackend {
         }
         let mut compiled = self.compile(&mut core, spec, &bytes).map_err(failed)?;
         drop(bytes);
-        self.check_precision(&core, &compiled).map_err(failed)??;
+        if let Some(reason) = other_precision(&core, &compiled, self.precision).map_err(failed)? {
+            return Err(InferError::Provider { backend: BackendKind::Openvino, reason });
+        }
         OpenvinoSession::new(self.clone(), spec.clone(), &mut compiled).map_err(failed)
     }
 
@@ -108,20 +110,20 @@ impl OpenvinoBackend {
         }
         core.compile_model(&model, DeviceType::CPU)
     }
+}
 
-    /// The runtime does not refuse a precision that the processor lacks: it takes another one, and says so when asked.
-    fn check_precision(&self, core: &Core, compiled: &CompiledModel) -> Result<Result<(), InferError>, InferenceError> {
-        let runs = compiled.get_property(&PropertyKey::Rw(RwPropertyKey::HintInferencePrecision))?;
-        if runs.eq_ignore_ascii_case(self.precision.as_str()) {
-            return Ok(Ok(()));
-        }
-        let offers = core.get_property(&DeviceType::CPU, &PropertyKey::DeviceCapabilities)?;
-        let reason = format!(
-            "this processor does not compute in {}, it would in {runs} (it offers {offers}); set model.openvino.precision: f32",
-            self.precision.as_str()
-        );
-        Ok(Err(InferError::Provider { backend: BackendKind::Openvino, reason }))
+/// The runtime does not refuse a precision that the processor lacks: it takes another one, and says so when asked. Gives what
+/// is wrong.
+fn other_precision(core: &Core, compiled: &CompiledModel, asked: Precision) -> Result<Option<String>, InferenceError> {
+    let runs = compiled.get_property(&PropertyKey::Rw(RwPropertyKey::HintInferencePrecision))?;
+    if runs.eq_ignore_ascii_case(asked.as_str()) {
+        return Ok(None);
     }
+    let offers = core.get_property(&DeviceType::CPU, &PropertyKey::DeviceCapabilities)?;
+    Ok(Some(format!(
+        "this processor does not compute in {}, it would in {runs} (it offers {offers}); set model.openvino.precision: f32",
+        asked.as_str()
+    )))
 }
 
 impl Backend for OpenvinoBackend {
@@ -297,12 +299,12 @@ fn short(build: &str) -> &str {
     build.split('-').next().unwrap_or(build)
 }
 
-/// Opens the library in *this* process and runs a tiny model with it: what the child does. Never call this in a process
-/// that must live.
-pub fn check_openvino_here(path: &Path) -> ProbeReport {
+/// Opens the library in *this* process and runs a tiny model with it in this precision: what the child does. Never call this
+/// in a process that must live.
+pub fn check_openvino_here(path: &Path, precision: Precision) -> ProbeReport {
     let tried = openvino_library::check(path).and_then(|()| {
         // The crate panics over a function that is not there.
-        catch_unwind(|| try_library(path)).unwrap_or_else(|_| {
+        catch_unwind(|| try_library(path, precision)).unwrap_or_else(|_| {
             Err("it is a library, but not OpenVINO (functions of its C interface are missing)".into())
         })
     });
@@ -312,21 +314,28 @@ pub fn check_openvino_here(path: &Path) -> ProbeReport {
     }
 }
 
-fn try_library(path: &Path) -> Result<String, String> {
+/// Runs the tiny model. Gives what is wrong with what came of it.
+fn run_tiny(core: &mut Core, precision: Precision) -> Result<Option<String>, InferenceError> {
+    let model = core.read_model_from_buffer(TINY_MODEL, None)?;
+    core.set_properties(&DeviceType::CPU, [(RwPropertyKey::HintInferencePrecision, precision.as_str())])?;
+    let mut compiled = core.compile_model(&model, DeviceType::CPU)?;
+    let mut request = compiled.create_infer_request()?;
+    let mut input = Tensor::new(ElementType::F32, &Shape::new(&[4])?)?;
+    input.get_data_mut::<f32>()?.copy_from_slice(&[-1.0, 0.0, 1.0, 2.0]);
+    request.set_input_tensor(&input)?;
+    request.infer()?;
+    match request.get_output_tensor()?.get_data::<f32>()? == [0.0, 0.0, 1.0, 2.0] {
+        true => other_precision(core, &compiled, precision),
+        false => Ok(Some("it runs a model, but the result is wrong".into())),
+    }
+}
+
+fn try_library(path: &Path, precision: Precision) -> Result<String, String> {
     open(path)?;
     let mut core = Core::new().map_err(|error| chain(&error))?;
-    let run = |core: &mut Core| -> Result<bool, InferenceError> {
-        let model = core.read_model_from_buffer(TINY_MODEL, None)?;
-        let mut request = core.compile_model(&model, DeviceType::CPU)?.create_infer_request()?;
-        let mut input = Tensor::new(ElementType::F32, &Shape::new(&[4])?)?;
-        input.get_data_mut::<f32>()?.copy_from_slice(&[-1.0, 0.0, 1.0, 2.0]);
-        request.set_input_tensor(&input)?;
-        request.infer()?;
-        Ok(request.get_output_tensor()?.get_data::<f32>()? == [0.0, 0.0, 1.0, 2.0])
-    };
-    match run(&mut core) {
-        Ok(true) => Ok(short(&openvino::version().build_number).to_owned()),
-        Ok(false) => Err("it runs a model, but the result is wrong".into()),
+    match run_tiny(&mut core, precision) {
+        Ok(None) => Ok(short(&openvino::version().build_number).to_owned()),
+        Ok(Some(reason)) => Err(reason),
         Err(error) => {
             let words = words(&error);
             let why = match words.contains("can't protect") {

@@ -1,5 +1,6 @@
 //! Where an OpenVINO library may be, and whether it works.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -118,8 +119,26 @@ fn probe_or_recall(path: &Path) -> Result<String, InferError> {
 fn ask_library(path: &Path) -> Result<String, InferError> {
     // Reading the heads of the files is harmless, and its verdict is clearer than the loader's.
     check(path).map_err(|reason| unusable(path, reason))?;
-    let args = ["probe-runtime".as_ref(), "--provider".as_ref(), "openvino".as_ref(), path.as_os_str()];
+    ask(path, Precision::F32)
+}
+
+fn ask(path: &Path, precision: Precision) -> Result<String, InferError> {
+    let words = ["probe-runtime", "--provider", "openvino", "--precision", precision.as_str()];
+    let mut args = words.map(OsStr::new).to_vec();
+    args.push(path.as_os_str());
     in_child(path, &args, TIMEOUT, unusable)
+}
+
+/// Sees in a child process whether a library that works computes in `precision` on this processor.
+///
+/// # Errors
+/// Why not, for people.
+pub fn openvino_computes(path: &Path, precision: Precision) -> Result<(), String> {
+    match ask(path, precision) {
+        Ok(_) => Ok(()),
+        Err(InferError::Library { reason, .. } | InferError::Prober { reason, .. }) => Err(reason),
+        Err(other) => Err(other.to_string()),
+    }
 }
 
 /// The head of the library, and of its parts as far as they lie beside it.

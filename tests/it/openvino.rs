@@ -5,7 +5,8 @@ use std::sync::OnceLock;
 
 use ocelli::config::{BackendChoice, ModelConfig, Precision};
 use ocelli::infer::{
-    BuildRequest, InferError, LibrarySource, build_here, load, openvino_candidates, probe_openvino, set_prober,
+    BuildRequest, InferError, LibrarySource, build_here, load, openvino_candidates, openvino_computes, probe_openvino,
+    set_prober,
 };
 use ocelli::types::{BackendInfo, BackendKind};
 
@@ -215,4 +216,22 @@ fn a_restart_asks_no_child_until_a_part_is_another() {
     assert!(!restarts.start() && !restarts.start());
     assert_eq!(restarts.probes(), 4, "a bad verdict is not kept");
     assert!(doctor().contains("crashed with SIG"));
+}
+
+/// What `doctor` says `auto` gives is what `auto` gives.
+#[test]
+fn doctor_sees_whether_the_processor_computes_in_what_is_asked_for() {
+    let Some(library) = openvino_library() else { return };
+    let computes = openvino_computes(&library, Precision::Bf16);
+    let loads = load(&marker(), &{
+        let mut config = auto(&library, Precision::Bf16);
+        config.backend = BackendChoice::Openvino;
+        config
+    });
+    match (computes, loads) {
+        (Ok(()), Ok(_)) => {}
+        (Err(reason), Err(error)) => assert!(error.to_string().contains(&reason), "{reason:?} is not {error}"),
+        (computes, loads) => panic!("{computes:?}, but loading: {:?}", loads.err()),
+    }
+    assert_eq!(openvino_computes(&library, Precision::F32), Ok(()));
 }

@@ -172,7 +172,7 @@ fn word(choice: BackendChoice) -> String {
 /// OpenVINO; nothing where nobody would expect it.
 fn openvino(facts: &Facts, runtime: &Runtime) -> Option<Check> {
     let id = |status, detail: String| check("openvino", status, detail).named("OpenVINO");
-    let Openvino { source, tried } = &runtime.openvino;
+    let Openvino { source, tried, refused } = &runtime.openvino;
     let named = named(facts, BackendKind::Openvino);
     if tried.is_empty() && !named {
         return None;
@@ -183,7 +183,11 @@ fn openvino(facts: &Facts, runtime: &Runtime) -> Option<Check> {
         LibrarySource::Usual => "",
     };
     if let Some((path, version)) = runtime.openvino.library() {
-        return Some(id(Status::Ok, format!("{version} ({}{by})", path.display())));
+        let detail = format!("{version} ({}{by})", path.display());
+        return Some(match refused {
+            None => id(Status::Ok, detail),
+            Some(reason) => id(status(facts, BackendKind::Openvino), format!("{detail}: {reason}")),
+        });
     }
     let detail = match tried.is_empty() {
         true => "no library found in the usual places".to_owned(),
@@ -314,7 +318,8 @@ fn verdict(runtime: &Runtime, kind: BackendKind) -> Result<String, String> {
         return runtime.tract.clone().ok_or_else(|| "is not part of this build".into());
     }
     if kind == BackendKind::Openvino {
-        let (_, version) = runtime.openvino.library().ok_or("does not run")?;
+        let usable = runtime.openvino.library().filter(|_| runtime.openvino.refused.is_none());
+        let (_, version) = usable.ok_or("does not run")?;
         return Ok(format!("OpenVINO {version}"));
     }
     let (_, version) = runtime.library().ok_or("has no ONNX Runtime")?;
