@@ -96,7 +96,11 @@ impl Builder for ChildBuilder {
 /// Sees in a child process whether a backend loads the model and runs it.
 pub(super) fn prove(request: &BuildRequest, cancel: &AtomicBool) -> Result<(), InferError> {
     let (_, outcome) = run_child(request, PROOF_LIMIT, &|_| {}, cancel);
-    outcome.map_err(|reason| InferError::Provider { backend: request.backend, reason })
+    outcome.map_err(|reason| {
+        // The child's own error says which one, as ours does.
+        let reason = reason.strip_prefix(&format!("{}: ", request.backend)).map(str::to_owned).unwrap_or(reason);
+        InferError::Provider { backend: request.backend, reason }
+    })
 }
 
 /// Runs `ocelli models build --here`. Gives the child's process id, when there was one, and what came of it.
