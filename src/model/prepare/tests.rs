@@ -1,5 +1,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::sync::LazyLock;
+
+use proptest::prelude::*;
+
 use super::super::testing::{Tiny, bytes_field};
 use super::*;
 
@@ -157,4 +161,35 @@ fn nms_takes_the_outputs_place_where_boxes_are_decoded() {
     let mut heads = spec.clone();
     heads.output.family = super::super::Family::YoloX;
     assert!(prepare(&bytes, &heads, how).unwrap_err().to_string().contains("`yolox`"));
+}
+
+proptest! {
+    /// A file that has passed the gate may still be changed before it is read again, and a gate may let something through.
+    #[test]
+    fn damaged_models_never_panic(
+        edits in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        cut in any::<prop::sample::Index>(),
+        truncate: bool,
+    ) {
+        static MARKER: &[u8] = include_bytes!("../../../tests/data/marker.onnx");
+        static SPEC: LazyLock<ModelSpec> = LazyLock::new(|| open(MARKER));
+        let mut bytes = MARKER.to_vec();
+        for (at, value) in edits {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        if truncate {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        let plain = Prepare::default();
+        for how in [
+            plain,
+            Prepare { bytes_input: true, channels_last: true, ..plain },
+            Prepare { half_weights: true, ..plain },
+            Prepare { fp16: true, ..plain },
+            Prepare { nms: Some(GraphNms { iou: 0.45, score: 0.1, max: 300 }), ..plain },
+        ] {
+            let _ = prepare(&bytes, &SPEC, how);
+        }
+    }
 }
