@@ -4,7 +4,7 @@
 //! a quotient of two neighbours in time: a busy machine then shifts both. CPU time is that of the whole process, the threads of the
 //! runtimes included. Environment: `OCELLI_BENCH_MODELS` (files or model folders, separated by `:`; default: the shipped
 //! model, and the document's detector at 640 and YOLOv5n with an open batch where they are there), `OCELLI_BENCH_ROUNDS`
-//! (15), `ORT_DYLIB_PATH`, `OCELLI_BENCH_PROFILE=1` (also: tract's time by operator). Half floats and bytes are made of each
+//! (15), `ORT_DYLIB_PATH`, `OPENVINO_INSTALL_DIR`, `OCELLI_BENCH_PROFILE=1` (also: tract's time by operator). Half floats and bytes are made of each
 //! model; `NAME_int8.onnx` is taken from beside `NAME.onnx`. Batches are run where the model leaves them open.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
@@ -159,6 +159,7 @@ fn backends(spec: &ModelSpec, rounds: usize) {
             ("tract", BackendChoice::Tract, 1),
             ("ORT", BackendChoice::Cpu, 1),
             ("ORT 2 threads", BackendChoice::Cpu, 2),
+            ("OpenVINO", BackendChoice::Openvino, 1),
         ] {
             match session(&spec, backend, threads) {
                 Ok(session) => candidates.push(ours(&format!("{kind}, {name}"), session, &spec, 1)),
@@ -174,10 +175,11 @@ fn backends(spec: &ModelSpec, rounds: usize) {
     let own = |name: &str| format!("as it is, {name}");
     line("tract / ORT, one thread each", ratio(&candidates, &own("tract"), &own("ORT")), "bar ≤ 1.30");
     line("tract without our rewriting / ORT", ratio(&candidates, "tract untouched", &own("ORT")), "");
+    line("OpenVINO, f32 / ORT, one thread each", ratio(&candidates, &own("OpenVINO"), &own("ORT")), "");
     line("ORT with two threads / with one", ratio(&candidates, &own("ORT 2 threads"), &own("ORT")), "");
     for kind in ["fp16", "u8", "u8 pixels", "int8"] {
         let bar = if kind == "int8" { "bar ≤ 0.60 where the processor has VNNI" } else { "" };
-        for backend in ["tract", "ORT"] {
+        for backend in ["tract", "ORT", "OpenVINO"] {
             let what = format!("{kind} / as it is, {backend}");
             line(&what, ratio(&candidates, &format!("{kind}, {backend}"), &own(backend)), bar);
         }

@@ -91,9 +91,12 @@ fn setup() -> Setup {
     let file = var("OCELLI_BENCH_MODEL").map(PathBuf::from).or_else(ocelli::model::default_model);
     let file = file.or_else(|| shared("data/models/yolov5n_coco_640.onnx"));
     let backend = match var("OCELLI_BENCH_BACKEND").as_deref() {
+        None | Some("tract") => BackendChoice::Tract,
         Some("cpu") => BackendChoice::Cpu,
         Some("openvino") => BackendChoice::Openvino,
-        _ => BackendChoice::Tract,
+        Some("cuda") => BackendChoice::Cuda,
+        Some("tensorrt") => BackendChoice::Tensorrt,
+        Some(other) => panic!("OCELLI_BENCH_BACKEND: {other} is none of tract, cpu, openvino, cuda, tensorrt"),
     };
     let model = ModelConfig { file, backend, ..ModelConfig::default() };
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -321,11 +324,8 @@ fn service(setup: &Setup) {
     let lines = folder.join("out.jsonl");
     let model = std::path::absolute(setup.model.file.as_ref().unwrap()).unwrap();
     let clip = std::path::absolute(&setup.clip).unwrap();
-    let backend = match setup.model.backend {
-        BackendChoice::Cpu => "cpu",
-        BackendChoice::Openvino => "openvino",
-        _ => "tract",
-    };
+    let backend = serde_json::to_value(setup.model.backend).unwrap();
+    let backend = backend.as_str().unwrap();
     std::fs::write(
         &config,
         format!(

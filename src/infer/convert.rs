@@ -129,6 +129,13 @@ pub(super) fn arrange<T: Number>(spec: &InputSpec, frame: Input<'_>, out: &mut [
     }
 }
 
+/// Writes the frames of a run side by side; what a fixed batch is not filled with stays.
+pub(super) fn side_by_side<T: Number>(spec: &InputSpec, frames: &[Input<'_>], out: &mut [T]) {
+    for (frame, out) in frames.iter().zip(out.chunks_exact_mut(spec.frame_len())) {
+        arrange(spec, *frame, out);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::float_cmp)]

@@ -1,21 +1,22 @@
 //! The real backends: which library, which options, which engine from the cache.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::build::{self, BuildEvent, BuildRequest, Builder, ChildBuilder};
-use super::cache::{EngineCache, EngineKey, Lookup, digest};
-use super::ladder::{Loaded, Rungs, attempt, run_on, rungs};
+use super::build::{self, BuildRequest, Builder, ChildBuilder};
+use super::cache::{EngineCache, EngineKey, Lookup};
+use super::engine_build::engine_key;
+use super::ladder::{Loaded, Rungs, rungs};
 use super::ort::OrtOptions;
 use super::policy::on_gpu;
 use super::probe::provider_works;
 use super::{Backend, CacheError, InferError, OpenvinoBackend, OrtBackend, OrtProvider, Session};
 use super::{gpu, library, openvino_library, parallel, places};
-use crate::config::{BackendChoice, ModelConfig, Precision};
+use crate::config::{ModelConfig, Precision};
 use crate::model::ModelSpec;
-use crate::types::{BackendInfo, BackendKind, Division};
+use crate::types::{BackendKind, Division};
 
 /// Sessions at most, however many cores there are: each has its own memory.
 const MAX_WORKERS: usize = 4;
@@ -60,12 +61,12 @@ impl Factory {
         }
     }
 
-    fn library(&self) -> Result<(PathBuf, String), InferError> {
+    pub(super) fn library(&self) -> Result<(PathBuf, String), InferError> {
         let mut library = self.library.lock().unwrap_or_else(PoisonError::into_inner);
         library.get_or_insert_with(|| library::locate(self.config.ort_library.as_deref())).clone()
     }
 
-    fn ort(&self, provider: OrtProvider, engine: Option<PathBuf>) -> Result<OrtBackend, InferError> {
+    pub(super) fn ort(&self, provider: OrtProvider, engine: Option<PathBuf>) -> Result<OrtBackend, InferError> {
         self.ort_with(provider, engine, self.threads())
     }
 
@@ -101,12 +102,16 @@ impl Factory {
         Ok(OpenvinoBackend::proven(path, version, threads, options.precision))
     }
 
-    /// The same for a service: what moves boxes has to find what the reference finds, as a GPU engine has.
+    /// What moves boxes has to find what the reference finds before a service takes it, as a GPU engine has.
+    fn is_compared(&self, kind: BackendKind) -> bool {
+        let exact = kind != BackendKind::Openvino || self.config.openvino.precision == Precision::F32;
+        let wanted = !exact && self.config.min_agreement > 0.0 && self.spec.golden().is_dir();
+        !wanted || self.purpose != Purpose::Service || self.agreed.load(Ordering::Relaxed)
+    }
+
     fn agreed_openvino(&self) -> Result<OpenvinoBackend, InferError> {
         let backend = self.openvino(self.threads())?;
-        let exact = self.config.openvino.precision == Precision::F32;
-        let compared = !exact && self.config.min_agreement > 0.0 && self.spec.golden().is_dir();
-        if compared && self.purpose == Purpose::Service && !self.agreed.load(Ordering::Relaxed) {
+        if !self.is_compared(BackendKind::Openvino) {
             self.prove(BackendKind::Openvino)?;
         }
         Ok(backend)
@@ -132,7 +137,7 @@ impl Factory {
     }
 
     /// The cache, and what the engine of this model is called there.
-    fn engine(&self) -> Result<(EngineCache, EngineKey), InferError> {
+    pub(super) fn engine(&self) -> Result<(EngineCache, EngineKey), InferError> {
         self.tensorrt_provider()?;
         let folder = self.config.cache.clone().or_else(places::engine_folder).ok_or(CacheError::NoFolder)?;
         let cache = EngineCache::open(&folder, self.config.cache_mb.saturating_mul(1_000_000))?;
@@ -145,7 +150,7 @@ impl Factory {
     }
 
     /// Where the engine is, when it is there.
-    fn cached(&self) -> Result<PathBuf, InferError> {
+    pub(super) fn cached(&self) -> Result<PathBuf, InferError> {
         let (cache, key) = self.engine()?;
         match cache.lookup(&key)? {
             Lookup::Ready(folder) => Ok(folder),
@@ -178,6 +183,14 @@ impl Rungs for Factory {
             self.agreed.store(true, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    fn at_hand(&self, kind: BackendKind) -> Result<(), InferError> {
+        if self.is_compared(kind) {
+            return Ok(());
+        }
+        let reason = "its boxes were not compared with the reference's yet, and cameras wait".to_owned();
+        Err(InferError::Build { backend: kind, reason })
     }
 
     fn builder(&self, kind: BackendKind) -> Result<Option<Arc<dyn Builder>>, InferError> {
@@ -280,142 +293,4 @@ fn tract() -> Result<Box<dyn Backend>, InferError> {
 #[cfg(not(feature = "tract"))]
 fn tract() -> Result<Box<dyn Backend>, InferError> {
     Err(InferError::NotBuilt(BackendKind::Tract))
-}
-
-/// Everything that the engine of `spec` depends on.
-fn engine_key(
-    spec: &ModelSpec,
-    config: &ModelConfig,
-    library: &Path,
-    version: String,
-) -> Result<EngineKey, InferError> {
-    let options = &config.tensorrt;
-    let calibration = options.calibration.as_deref().map(|path| {
-        digest(path).map(|(_, sha256)| sha256).map_err(|error| InferError::Build {
-            backend: BackendKind::Tensorrt,
-            reason: format!("the calibration table {} cannot be read ({error})", path.display()),
-        })
-    });
-    let precision = match (options.int8, options.fp16) {
-        (true, true) => "int8+fp16",
-        (true, false) => "int8",
-        (false, true) => "fp16",
-        (false, false) => "fp32",
-    };
-    // Where the table is does not matter, what is in it does.
-    let rest = crate::config::TensorrtConfig { calibration: None, ..options.clone() };
-    Ok(EngineKey {
-        model: spec.id.sha256.clone(),
-        precision: precision.into(),
-        shape: spec.input.shape(spec.input.batch.size).map(|n| n.to_string()).join("x"),
-        options: format!("{} device {}", serde_json::to_string(&rest).unwrap_or_default(), config.device),
-        calibration: calibration.transpose()?,
-        runtime: version,
-        libraries: gpu::libraries(library),
-        gpu: gpu::name(),
-    })
-}
-
-/// What came of [`build_engine`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Built {
-    /// The engine is in this folder now.
-    New(PathBuf),
-    /// It was there already.
-    Before(PathBuf),
-    /// This backend needs none.
-    Nothing,
-}
-
-/// Has the engine of `backend` built in a child process, whatever earlier builds came to; `phase` hears what the builder
-/// does.
-///
-/// # Errors
-/// Those of the runtime's library and of the cache, and [`InferError::Build`].
-pub fn build_engine(
-    spec: Arc<ModelSpec>,
-    config: &ModelConfig,
-    backend: BackendKind,
-    phase: &dyn Fn(&str),
-) -> Result<Built, InferError> {
-    let factory = Factory::new(spec, &ModelConfig { backend: choice(backend), ..config.clone() }, Purpose::Build);
-    if backend != BackendKind::Tensorrt {
-        factory.prove(backend)?;
-        return Ok(Built::Nothing);
-    }
-    let (cache, key) = factory.engine()?;
-    cache.forgive(&key)?;
-    let Some(builder) = factory.builder(backend)? else { return Ok(Built::Before(factory.cached()?)) };
-    builder.build(phase, &AtomicBool::new(false))?;
-    Ok(Built::New(factory.cached()?))
-}
-
-/// Says why a session is not fit to serve.
-pub type Proof<'a> = dyn Fn(Box<dyn Session>, BackendInfo) -> Result<(), String> + 'a;
-
-/// Builds, or proves, in *this* process: what the child does. It may die of it, so never call this in a process that must
-/// live.
-///
-/// # Errors
-/// Those of the runtime and of the cache, and the reason for which `prove` refuses what was built.
-pub fn build_here(
-    spec: Arc<ModelSpec>,
-    request: &BuildRequest,
-    say: &dyn Fn(BuildEvent),
-    prove: &Proof<'_>,
-) -> Result<(), InferError> {
-    let started = Instant::now();
-    let begin =
-        |phase: &str| say(BuildEvent::Phase { phase: phase.into(), elapsed_s: started.elapsed().as_secs_f64() });
-    let config = ModelConfig { backend: choice(request.backend), ..request.config.clone() };
-    let factory = Factory::new(spec.clone(), &config, Purpose::Build);
-    let proven = |Loaded { session, kind, version, nodes, .. }| {
-        begin("comparing its boxes with the reference's");
-        prove(session, BackendInfo { kind, version, fallbacks: Vec::new(), nodes })
-            .map_err(|reason| InferError::Provider { backend: request.backend, reason })
-    };
-    begin("opening the runtime");
-    if request.backend != BackendKind::Tensorrt {
-        if request.backend != BackendKind::Openvino {
-            factory.library()?;
-        }
-        begin("loading the model and running it");
-        let loaded = attempt(&spec, request.backend, &factory)?;
-        return if request.backend == BackendKind::Openvino { proven(loaded) } else { Ok(()) };
-    }
-    let (cache, key) = factory.engine()?;
-    if let Lookup::Ready(_) = cache.lookup(&key)? {
-        // Somebody wants to know whether it works, or another process was faster.
-        begin("loading the engine and running it");
-        attempt(&spec, request.backend, &factory)?;
-        return Ok(());
-    }
-    let folder = cache.begin(&key)?;
-    begin("building the engine");
-    let built = factory.ort(OrtProvider::Tensorrt, Some(folder.clone())).and_then(|backend| run_on(&spec, &backend));
-    let stored = built.and_then(|loaded| {
-        // The proof drops the session: whatever the provider writes at its end is a part of the engine.
-        proven(loaded)?;
-        begin("storing the engine");
-        let empty = std::fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_none());
-        if empty {
-            let reason = "the provider wrote no engine".to_owned();
-            return Err(InferError::Provider { backend: request.backend, reason });
-        }
-        Ok(cache.commit(&key, &folder, started.elapsed())?)
-    });
-    if stored.is_err() {
-        let _ = std::fs::remove_dir_all(&folder);
-    }
-    stored.map(|_| ())
-}
-
-fn choice(kind: BackendKind) -> BackendChoice {
-    match kind {
-        BackendKind::Tensorrt => BackendChoice::Tensorrt,
-        BackendKind::Cuda => BackendChoice::Cuda,
-        BackendKind::Openvino => BackendChoice::Openvino,
-        BackendKind::Cpu => BackendChoice::Cpu,
-        BackendKind::Tract => BackendChoice::Tract,
-    }
 }

@@ -38,6 +38,11 @@ pub(super) trait Rungs: Send + Sync {
         Ok(())
     }
 
+    /// Whether a rung can be taken at once, while cameras stand still; what must first be compared with others is not.
+    fn at_hand(&self, _kind: BackendKind) -> Result<(), InferError> {
+        Ok(())
+    }
+
     /// What builds the engine that a rung needs, when there is none yet.
     fn builder(&self, _kind: BackendKind) -> Result<Option<Arc<dyn Builder>>, InferError> {
         Ok(None)

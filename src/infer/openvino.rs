@@ -10,15 +10,15 @@ use openvino::{
     RwPropertyKey, Shape, Tensor,
 };
 
-use super::convert::{Number, arrange};
-use super::ort::chain;
+use super::convert::{Number, side_by_side};
+use super::ort_library::chain;
 use super::trial::TINY_MODEL;
 use super::{
     Backend, Consume, Fork, InferError, ProbeReport, Session, check_frames, hand_out, load_bytes, openvino_library,
     parts_on_cpu,
 };
 use crate::config::Precision;
-use crate::model::{Elem, Input, InputSpec, MAX_OUTPUTS, ModelSpec};
+use crate::model::{Elem, Input, MAX_OUTPUTS, ModelSpec};
 use crate::types::BackendKind;
 
 /// The library that this process has opened. The crate allows one, and for ever.
@@ -60,8 +60,9 @@ impl OpenvinoBackend {
             }
             Some(_) => {}
             None => {
-                open(&self.library).map_err(unusable)?;
+                // The crate keeps the first library that it has opened, also one that it then finds too old.
                 *opened = Some(self.library.clone());
+                open(&self.library).map_err(unusable)?;
             }
         }
         drop(opened);
@@ -194,9 +195,9 @@ impl OpenvinoSession {
     fn fill(&mut self, frames: &[Input<'_>]) -> Result<(), InferenceError> {
         let (spec, tensor) = (&self.spec.input, &mut self.input);
         match spec.elem {
-            Elem::Float16 => write(spec, frames, tensor.get_data_mut::<f16>()?),
-            Elem::Uint8 => write(spec, frames, tensor.get_data_mut::<u8>()?),
-            _ => write(spec, frames, tensor.get_data_mut::<f32>()?),
+            Elem::Float16 => side_by_side(spec, frames, tensor.get_data_mut::<f16>()?),
+            Elem::Uint8 => side_by_side(spec, frames, tensor.get_data_mut::<u8>()?),
+            _ => side_by_side(spec, frames, tensor.get_data_mut::<f32>()?),
         }
         Ok(())
     }
@@ -208,13 +209,6 @@ impl OpenvinoSession {
             *output = Some(self.request.get_tensor(&tensor.name)?);
         }
         Ok(outputs)
-    }
-}
-
-/// Writes the frames side by side; what a fixed batch is not filled with stays.
-fn write<T: Number>(spec: &InputSpec, frames: &[Input<'_>], values: &mut [T]) {
-    for (frame, values) in frames.iter().zip(values.chunks_exact_mut(spec.frame_len())) {
-        arrange(spec, *frame, values);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use half::f16;
 use ort::ep::{self, ExecutionProvider};
@@ -10,22 +10,15 @@ use ort::session::builder::SessionBuilder;
 use ort::session::{Session as Inner, SessionOutputs};
 use ort::value::{PrimitiveTensorElementType, TensorRef, ValueRef};
 
-use super::convert::{self, Number, arrange};
+use super::convert::{self, Number, side_by_side};
 use super::ort_bound::{Binding, Outputs, Places};
+use super::ort_library::{chain, environment};
 use super::{
     Backend, Consume, Fork, InferError, Session, check_frames, hand_out, library, load_bytes, placement, providers,
 };
 use crate::config::{CudaConfig, TensorrtConfig};
 use crate::model::{Elem, Input, InputSpec, MAX_OUTPUTS, ModelSpec};
 use crate::types::BackendKind;
-
-/// The library that this process has opened. ONNX Runtime allows one, and for ever.
-struct Opened {
-    path: PathBuf,
-    environment: Option<ort::environment::Environment>,
-}
-
-static OPENED: Mutex<Option<Opened>> = Mutex::new(None);
 
 /// What executes the graph inside ONNX Runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -216,9 +209,9 @@ enum Feed {
 struct OrtSession {
     backend: OrtBackend,
     spec: Arc<ModelSpec>,
-    inner: Inner,
-    /// What a GPU reads and writes; `None`: the runtime is given the feed.
+    /// What a GPU reads and writes; `None`: the runtime is given the feed. Its memory is the session's, so it goes first.
     binding: Option<Binding>,
+    inner: Inner,
     /// The binding has not run yet, and where it does not work, the feed will do.
     untried: bool,
     feed: Feed,
@@ -294,8 +287,15 @@ impl OrtSession {
     /// A runtime that cannot do it costs speed, not the backend.
     fn try_binding(&mut self, frames: &[Input<'_>]) {
         let Some(binding) = &mut self.binding else { return };
-        let failed = binding.run(&mut self.inner, &self.spec, frames).err();
-        if let Some(error) = failed {
+        let outputs = &self.spec.output.tensors;
+        let tried = binding.run(&mut self.inner, &self.spec, frames).and_then(|given| {
+            let mut numbers = Vec::new();
+            outputs
+                .iter()
+                .enumerate()
+                .try_for_each(|(at, tensor)| given.widen(at, &tensor.name, tensor.elem, &mut numbers))
+        });
+        if let Err(error) = tried {
             self.backend.without_binding(&error);
             self.binding = None;
         }
@@ -371,77 +371,8 @@ fn gather<'v, T: Number + PrimitiveTensorElementType + Default + std::fmt::Debug
     parts: usize,
     values: &'v mut Vec<T>,
 ) -> ort::Result<ValueRef<'v>> {
-    let (each, shape) = (spec.frame_len(), spec.shape(parts).map(|n| n as i64));
-    values.resize(each * parts, T::default());
-    for (frame, values) in frames.iter().zip(values.chunks_exact_mut(each)) {
-        arrange(spec, *frame, values);
-    }
+    let shape = spec.shape(parts).map(|n| n as i64);
+    values.resize(spec.frame_len() * parts, T::default());
+    side_by_side(spec, frames, values);
     TensorRef::from_array_view((shape, values.as_slice())).map(TensorRef::into_dyn)
-}
-
-/// The environment of this process on `library`, made at the first call. The library must have passed
-/// [`probe`](super::probe()).
-fn environment(library: &Path) -> Result<ort::environment::Environment, InferError> {
-    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
-    let unusable = |reason: String| InferError::Library {
-        runtime: library::NAME,
-        path: library.to_owned(),
-        reason,
-        hint: library::hint(),
-    };
-    if let Some(Opened { path, environment }) = &*opened {
-        return match environment {
-            Some(environment) if path == library => Ok(environment.clone()),
-            _ => Err(InferError::OtherLibrary { open: path.clone(), wanted: library.to_owned() }),
-        };
-    }
-    let (path, outcome) = (library.to_owned(), open(library));
-    let environment = outcome.map_err(unusable)?;
-    *opened = Some(Opened { path, environment: Some(environment.clone()) });
-    Ok(environment)
-}
-
-pub(super) fn open(library: &Path) -> Result<ort::environment::Environment, String> {
-    let builder = ort::init_from(library).map_err(|error| load_error(&error))?;
-    let environment = builder
-        .with_name("ocelli")
-        .with_telemetry(false)
-        .with_logger(Arc::new(|level, category, _, _, message| match level {
-            ort::logging::LogLevel::Fatal | ort::logging::LogLevel::Error => {
-                tracing::warn!(target: "onnxruntime", "{category}: {message}");
-            }
-            ort::logging::LogLevel::Warning => tracing::debug!(target: "onnxruntime", "{category}: {message}"),
-            _ => tracing::trace!(target: "onnxruntime", "{category}: {message}"),
-        }))
-        .build()
-        .map_err(|error| chain(&error))?;
-    environment.set_log_level(ort::logging::LogLevel::Warning);
-    Ok(environment)
-}
-
-fn load_error(error: &ort::LoadDynamicError) -> String {
-    match error {
-        ort::LoadDynamicError::Dlopen { error, .. } => format!("the system cannot load it ({})", chain(error)),
-        ort::LoadDynamicError::MissingApi { .. } => {
-            "it is a library, but not ONNX Runtime (it does not export OrtGetApiBase)".into()
-        }
-        ort::LoadDynamicError::BadVersion { version_str, .. } => {
-            format!("it is version {version_str}, which is too old")
-        }
-        other => chain(other),
-    }
-}
-
-/// An error and what caused it, on one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text.replace('\n', " ").trim().to_owned()
 }

@@ -10,8 +10,9 @@ use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, Memory
 use ort::session::{IoBinding, Session, SessionOutputs};
 use ort::value::{DynTensor, PrimitiveTensorElementType, Tensor, TensorElementType};
 
-use super::convert::{Number, arrange};
-use crate::model::{Elem, Input, InputSpec, ModelSpec};
+use super::convert::{Number, side_by_side};
+use crate::accel::tensor;
+use crate::model::{Elem, Input, InputSpec, ModelSpec, TensorSpec};
 
 /// Where the tensors of a session lie.
 #[derive(Debug, Clone)]
@@ -21,6 +22,8 @@ pub(super) struct Places {
     /// The device's own memory.
     far: AllocationDevice<'static>,
     device: i32,
+    /// The number that the host's memory goes by.
+    near_device: i32,
     /// Addresses must not change from run to run.
     fixed: bool,
     /// There is no way round it.
@@ -31,16 +34,16 @@ impl Places {
     /// An NVIDIA GPU.
     pub(super) fn cuda(device: u32, fixed: bool) -> Self {
         let (near, far) = (AllocationDevice::CUDA_PINNED, AllocationDevice::CUDA);
-        Self { near, far, device: device as i32, fixed, strict: fixed }
+        Self { near, far, device: device as i32, near_device: device as i32, fixed, strict: fixed }
     }
 
     /// All in one memory, to try without a GPU what a GPU does.
     pub(super) fn host(fixed: bool) -> Self {
-        Self { near: AllocationDevice::CPU, far: AllocationDevice::CPU, device: 0, fixed, strict: true }
+        Self { near: AllocationDevice::CPU, far: AllocationDevice::CPU, device: 0, near_device: 0, fixed, strict: true }
     }
 
     fn near(&self, memory: MemoryType) -> ort::Result<MemoryInfo<'static>> {
-        MemoryInfo::new(self.near.clone(), self.device, AllocatorType::Device, memory)
+        MemoryInfo::new(self.near.clone(), self.near_device, AllocatorType::Device, memory)
     }
 
     fn far(&self) -> ort::Result<MemoryInfo<'static>> {
@@ -57,14 +60,15 @@ pub(super) struct Bound {
 /// The tensors that are bound to one session.
 pub(super) struct Binding {
     places: Places,
-    io: IoBinding,
-    near: Allocator,
-    far: Option<Allocator>,
     input: Bound,
     /// Frames that the input has room for.
     parts: usize,
     /// With fixed addresses: the outputs, in the decoder's order.
     outputs: Vec<Bound>,
+    near: Allocator,
+    far: Option<Allocator>,
+    /// Dropped last: it may be what keeps the session, and with it the memory of all above.
+    io: IoBinding,
 }
 
 impl Binding {
@@ -73,11 +77,18 @@ impl Binding {
     /// # Errors
     /// Those of the runtime, and of outputs whose size changes where `places` are fixed.
     pub(super) fn new(session: &Session, spec: &ModelSpec, places: Places) -> ort::Result<Self> {
-        let near = Allocator::new(session, places.near(MemoryType::CPUInput)?)?;
+        let mut places = places;
+        let near = places.near(MemoryType::CPUInput).and_then(|info| Allocator::new(session, info));
+        let near = near.or_else(|error| {
+            // Older runtimes have page-locked memory under the number 0 only, whichever GPU it is for.
+            places.near_device = 0;
+            let info = places.near(MemoryType::CPUInput)?;
+            Allocator::new(session, info).map_err(|_| error)
+        })?;
         let far = if places.fixed { Some(Allocator::new(session, places.far()?)?) } else { None };
         let mut io = session.create_binding()?;
         let parts = spec.input.batch.size;
-        let input = tensor(&near, far.as_ref(), spec.input.elem, &shape(&spec.input, parts))?;
+        let input = zeros(&near, far.as_ref(), spec.input.elem, &shape(&spec.input, parts))?;
         if let Some(name) = &spec.input.size_input {
             let sides = vec![i64::from(spec.input.size.w), i64::from(spec.input.size.h)];
             io.bind_input(name, &Tensor::from_array(([1_i64, 2], sides))?)?;
@@ -85,8 +96,8 @@ impl Binding {
         let mut outputs = Vec::new();
         for output in &spec.output.tensors {
             if far.is_some() {
-                let shape = shape_of(session, &output.name, parts)?;
-                let mut bound = tensor(&near, far.as_ref(), output.elem, &shape)?;
+                let shape = shape_of(session, output, parts)?;
+                let mut bound = zeros(&near, far.as_ref(), output.elem, &shape)?;
                 if let Some(far) = &mut bound.far {
                     io.bind_output(&output.name, far)?;
                 }
@@ -120,7 +131,7 @@ impl Binding {
         let parts = self.parts(spec, frames.len());
         if parts != self.parts {
             // The arena keeps what was there before, so this costs little.
-            self.input = tensor(&self.near, self.far.as_ref(), spec.elem, &shape(spec, parts))?;
+            self.input = zeros(&self.near, self.far.as_ref(), spec.elem, &shape(spec, parts))?;
             self.parts = parts;
         }
         match spec.elem {
@@ -182,8 +193,8 @@ impl Outputs<'_> {
     fn numbers<T: PrimitiveTensorElementType>(&self, at: usize, name: &str) -> ort::Result<&[T]> {
         let missing = || ort::Error::new(format!("there is no output {name:?}"));
         match self {
-            Self::Given(outputs) => Ok(outputs.get(name).ok_or_else(missing)?.try_extract_tensor()?.1),
-            Self::Kept(kept) => Ok(kept.get(at).ok_or_else(missing)?.near.try_extract_tensor()?.1),
+            Self::Given(outputs) => tensor::numbers_of(outputs.get(name).ok_or_else(missing)?),
+            Self::Kept(kept) => tensor::numbers(&kept.get(at).ok_or_else(missing)?.near),
         }
     }
 }
@@ -193,14 +204,15 @@ fn shape(spec: &InputSpec, parts: usize) -> Vec<i64> {
 }
 
 /// The shape of an output for `parts` frames, as the runtime knows it.
-fn shape_of(session: &Session, name: &str, parts: usize) -> ort::Result<Vec<i64>> {
-    let outlet = session.outputs().iter().find(|outlet| outlet.name() == name);
+fn shape_of(session: &Session, output: &TensorSpec, parts: usize) -> ort::Result<Vec<i64>> {
+    let name = &output.name;
+    let outlet = session.outputs().iter().find(|outlet| outlet.name() == name.as_str());
     let mut shape =
         outlet.and_then(|outlet| outlet.dtype().tensor_shape()).map(|shape| shape.to_vec()).unwrap_or_default();
     if let Some(first) = shape.first_mut().filter(|first| **first < 0) {
         *first = parts as i64;
     }
-    if shape.is_empty() || shape.iter().any(|n| *n < 1) {
+    if output.is_empty() || shape.is_empty() || shape.iter().any(|n| *n < 1) {
         let reason =
             format!("cuda_graph needs outputs whose size never changes, and {name:?} is {shape:?}; set it to false");
         return Err(ort::Error::new(reason));
@@ -209,7 +221,7 @@ fn shape_of(session: &Session, name: &str, parts: usize) -> ort::Result<Vec<i64>
 }
 
 /// A tensor of zeros on the host, and one on the device where that is asked for.
-fn tensor(near: &Allocator, far: Option<&Allocator>, elem: Elem, shape: &[i64]) -> ort::Result<Bound> {
+fn zeros(near: &Allocator, far: Option<&Allocator>, elem: Elem, shape: &[i64]) -> ort::Result<Bound> {
     let kind = match elem {
         Elem::Float32 => TensorElementType::Float32,
         Elem::Float16 => TensorElementType::Float16,
@@ -220,18 +232,13 @@ fn tensor(near: &Allocator, far: Option<&Allocator>, elem: Elem, shape: &[i64]) 
     let mut near = DynTensor::new(near, kind, shape)?;
     // The places of frames that a batch has not are read too.
     match elem {
-        Elem::Float32 => clear::<f32>(&mut near)?,
-        Elem::Float16 => clear::<f16>(&mut near)?,
-        Elem::Uint8 => clear::<u8>(&mut near)?,
+        Elem::Float32 => tensor::clear::<f32>(&mut near)?,
+        Elem::Float16 => tensor::clear::<f16>(&mut near)?,
+        Elem::Uint8 => tensor::clear::<u8>(&mut near)?,
         Elem::Int32 | Elem::Int64 => {}
     }
     let far = far.map(|far| DynTensor::new(far, kind, shape)).transpose()?;
     Ok(Bound { near, far })
-}
-
-fn clear<T: PrimitiveTensorElementType + Default + Clone>(tensor: &mut DynTensor) -> ort::Result<()> {
-    tensor.try_extract_tensor_mut::<T>()?.1.fill(T::default());
-    Ok(())
 }
 
 /// Brings the frames of a run side by side.
@@ -240,9 +247,6 @@ fn write<T: Number + PrimitiveTensorElementType>(
     frames: &[Input<'_>],
     tensor: &mut DynTensor,
 ) -> ort::Result<()> {
-    let (_, values) = tensor.try_extract_tensor_mut::<T>()?;
-    for (frame, values) in frames.iter().zip(values.chunks_exact_mut(spec.frame_len())) {
-        arrange(spec, *frame, values);
-    }
+    side_by_side(spec, frames, tensor::numbers_mut::<T>(tensor)?);
     Ok(())
 }

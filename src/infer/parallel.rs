@@ -2,7 +2,7 @@
 //! one session whose threads share a frame. Which is faster depends on model and machine, so it is measured.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Barrier;
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use super::ladder::Loaded;
@@ -33,30 +33,42 @@ fn measure(
     let runs = (BUDGET.as_secs_f64() / warm_up.as_secs_f64().max(1e-4)).round().clamp(2.0, 50.0) as u32;
     let count = sessions.len();
     let batch = sessions.iter().map(|session| session.batch()).max().unwrap_or(1);
-    let barrier = Barrier::new(count + 1);
     let grey = spec.input.empty_frame();
     let panicked = || InferError::Run { backend: kind, reason: "it panicked while it was measured".into() };
     std::thread::scope(|scope| {
-        let threads: Vec<_> = sessions
-            .iter_mut()
-            .map(|session| {
-                let (barrier, grey) = (&barrier, &grey);
-                scope.spawn(move || {
-                    let frames = vec![Input::Planes(grey); session.batch()];
-                    let mut run = || {
-                        let run = AssertUnwindSafe(|| session.run(&frames, &mut |_, _| {}));
-                        catch_unwind(run).unwrap_or_else(|_| Err(panicked()))
-                    };
-                    // The first run of a session takes its memory.
-                    let first = run();
-                    barrier.wait();
-                    first.and_then(|()| (0..runs).try_for_each(|_| run()))
-                })
-            })
-            .collect();
-        barrier.wait();
+        let (ready, all_ready) = channel();
+        let mut threads = Vec::with_capacity(count);
+        for session in sessions.iter_mut() {
+            let (go, start) = channel();
+            let (ready, grey) = (ready.clone(), &grey);
+            let work = move || {
+                let frames = vec![Input::Planes(grey); session.batch()];
+                let mut run = || {
+                    let run = AssertUnwindSafe(|| session.run(&frames, &mut |_, _| {}));
+                    catch_unwind(run).unwrap_or_else(|_| Err(panicked()))
+                };
+                // The first run of a session takes its memory.
+                let first = run();
+                let _ = ready.send(());
+                // Nobody says so when another thread could not be started.
+                if start.recv().is_err() {
+                    return first;
+                }
+                first.and_then(|()| (0..runs).try_for_each(|_| run()))
+            };
+            let name = "infer-measure".to_owned();
+            let thread = std::thread::Builder::new().name(name.clone()).spawn_scoped(scope, work);
+            let thread = thread.map_err(|error| InferError::Thread { name, reason: error.to_string() })?;
+            threads.push((go, thread));
+        }
+        for _ in 0..count {
+            all_ready.recv().map_err(|_| panicked())?;
+        }
         let begun = Instant::now();
-        for thread in threads {
+        for (go, _) in &threads {
+            go.send(()).map_err(|_| panicked())?;
+        }
+        for (_, thread) in threads {
             thread.join().unwrap_or_else(|_| Err(panicked()))?;
         }
         Ok(begun.elapsed() / runs / (count * batch).max(1) as u32)

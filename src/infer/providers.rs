@@ -67,25 +67,33 @@ pub(super) fn tensorrt(options: &OrtOptions, spec: Option<&ModelSpec>) -> ep::Te
         }
     }
     if let Some(spec) = spec.filter(|spec| spec.dynamic) {
-        let [min, opt, max] = shapes(spec, config.profile);
+        let [min, opt, max] = shapes(spec, config.profile, config.cuda_graph);
         tensorrt = tensorrt.with_profile_min_shapes(min).with_profile_opt_shapes(opt).with_profile_max_shapes(max);
     }
     tensorrt
 }
 
 /// The smallest, the usual and the largest input, as TensorRT's options say it: `images:1x3x640x640`. Height and width
-/// never change; the batch goes from one frame to what is configured, where the model leaves it open.
-fn shapes(spec: &ModelSpec, profile: Option<BatchProfile>) -> [String; 3] {
+/// never change; the batch goes from one frame to what is configured, where the model leaves it open. `fixed`: whole batches
+/// run, as a CUDA graph needs it.
+fn shapes(spec: &ModelSpec, profile: Option<BatchProfile>, fixed: bool) -> [String; 3] {
     let batch = spec.input.batch;
     let size = batch.size as u32;
     let profile = profile.filter(|_| batch.open);
-    let least = profile.map_or(if batch.open { 1 } else { size }, |profile| profile.min);
+    // A lone frame may come, unless whole batches run.
+    let least = match (batch.open, fixed) {
+        (true, false) => 1,
+        (true, true) => profile.map_or(size, |profile| profile.min).min(size),
+        (false, _) => size,
+    };
     let usual = profile.and_then(|profile| profile.opt);
     // What Ocelli hands in must fit, whatever the profile says.
     let most = profile.and_then(|profile| profile.max).unwrap_or(size).max(usual.unwrap_or(size)).max(least).max(size);
     [least, usual.unwrap_or(most), most].map(|frames| {
         let shape = spec.input.shape(frames as usize).map(|n| n.to_string());
-        format!("{}:{}", spec.input.name, shape.join("x"))
+        // The profile is to name all inputs that are open; the second one never changes.
+        let second = spec.input.size_input.as_ref().map(|name| format!(",{name}:1x2")).unwrap_or_default();
+        format!("{}:{}{second}", spec.input.name, shape.join("x"))
     })
 }
 
@@ -100,21 +108,29 @@ mod tests {
     fn a_profile_changes_the_batch_and_nothing_else() {
         let mut spec = spec();
         (spec.input.name, spec.input.size) = ("images".into(), Size::new(640, 384));
-        assert_eq!(shapes(&spec, None), ["images:1x3x384x640"; 3]);
+        assert_eq!(shapes(&spec, None, false), ["images:1x3x384x640"; 3]);
         spec.input.batch = Batch { size: 4, open: true };
-        assert_eq!(shapes(&spec, None)[0], "images:1x3x384x640");
-        assert_eq!(shapes(&spec, None)[1..], ["images:4x3x384x640"; 2]);
+        assert_eq!(shapes(&spec, None, false)[0], "images:1x3x384x640");
+        assert_eq!(shapes(&spec, None, false)[1..], ["images:4x3x384x640"; 2]);
         let profile = BatchProfile { min: 1, opt: Some(4), max: Some(8) };
         let expected = ["images:1x3x384x640", "images:4x3x384x640", "images:8x3x384x640"];
-        assert_eq!(shapes(&spec, Some(profile)), expected);
+        assert_eq!(shapes(&spec, Some(profile), false), expected);
         // What comes must fit, and a batch that the model fixes is the only one.
         let small = BatchProfile { min: 1, opt: Some(2), max: Some(2) };
-        assert_eq!(shapes(&spec, Some(small))[1..], ["images:2x3x384x640", "images:4x3x384x640"]);
+        assert_eq!(shapes(&spec, Some(small), false)[1..], ["images:2x3x384x640", "images:4x3x384x640"]);
         let fixed = InputSpec { batch: Batch { size: 4, open: false }, ..spec.input.clone() };
         let fixed = ModelSpec { input: fixed, ..spec.clone() };
-        assert_eq!(shapes(&fixed, Some(profile)), ["images:4x3x384x640"; 3]);
+        assert_eq!(shapes(&fixed, Some(profile), false), ["images:4x3x384x640"; 3]);
+        // Whatever is asked for, a lone frame must fit, unless whole batches run.
+        let large = BatchProfile { min: 3, opt: Some(4), max: Some(8) };
+        assert_eq!(shapes(&spec, Some(large), false)[0], "images:1x3x384x640");
+        assert_eq!(shapes(&spec, Some(large), true)[0], "images:3x3x384x640");
+        assert_eq!(shapes(&spec, None, true), ["images:4x3x384x640"; 3]);
+        let two = InputSpec { size_input: Some("sizes".into()), ..spec.input.clone() };
+        let two = ModelSpec { input: two, ..spec.clone() };
+        assert_eq!(shapes(&two, None, false)[0], "images:1x3x384x640,sizes:1x2");
         let last = InputSpec { channels_last: true, ..spec.input.clone() };
         let spec = ModelSpec { input: last, ..spec };
-        assert_eq!(shapes(&spec, Some(profile))[2], "images:8x384x640x3");
+        assert_eq!(shapes(&spec, Some(profile), false)[2], "images:8x384x640x3");
     }
 }

@@ -8,7 +8,7 @@ use tract_onnx::tract_core::ops::konst::Const;
 use tract_onnx::tract_core::plan::SimpleState;
 use tract_onnx::tract_core::transform::get_transform;
 
-use super::convert::{Number, arrange};
+use super::convert::{Number, side_by_side};
 use super::{
     Backend, Consume, Fork, InferError, Session, check_frames, hand_out, load_bytes, parts_on_cpu, tract_rewrite,
 };
@@ -127,9 +127,7 @@ impl TractSession {
 fn write<T: Datum + Number>(tensor: &mut Tensor, spec: &InputSpec, frames: &[Input<'_>]) -> TractResult<()> {
     let mut view = tensor.to_plain_array_view_mut::<T>()?;
     let out = view.as_slice_mut().ok_or_else(not_contiguous)?;
-    for (frame, out) in frames.iter().zip(out.chunks_exact_mut(spec.frame_len())) {
-        arrange(spec, *frame, out);
-    }
+    side_by_side(spec, frames, out);
     Ok(())
 }
 

@@ -6,7 +6,8 @@ use ort::session::Session as Inner;
 use ort::value::TensorRef;
 
 use super::OrtProvider;
-use super::ort::{OrtBackend, OrtOptions, chain, open};
+use super::ort::{OrtBackend, OrtOptions};
+use super::ort_library::{chain, open};
 use super::placement;
 
 /// A Relu of four values: enough to see a runtime load a graph and run it.

@@ -24,6 +24,8 @@ const LOADER_CACHE: &str = "/etc/ld.so.cache";
 const ENVIRONMENT: [&str; 3] = ["LD_LIBRARY_PATH", "LD_PRELOAD", "CUDA_VISIBLE_DEVICES"];
 /// The driver's version.
 const DRIVER: &str = "/proc/driver/nvidia/version";
+/// What the processor is and can do: a disk may be moved to another box.
+const PROCESSOR: &str = "/proc/cpuinfo";
 
 /// A file as it lies there: another one, or the same one written again, differs in something.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,8 +68,17 @@ struct Subject {
     program_version: String,
     loader: Option<FileIdentity>,
     environment: Vec<(String, String)>,
-    /// Of a provider: GPU, driver, NVIDIA's libraries.
+    processor: Vec<String>,
+    /// Of a provider: GPU, driver, the names of NVIDIA's libraries with their versions.
     device: Vec<String>,
+}
+
+/// Model and abilities of the first processor.
+fn processor(text: &str) -> Vec<String> {
+    let first = text.split("\n\n").next().unwrap_or_default();
+    let told = ["model name", "flags", "Features", "CPU part"];
+    let lines = first.lines().filter(|line| told.iter().any(|word| line.starts_with(word)));
+    lines.map(str::to_owned).collect()
 }
 
 impl Subject {
@@ -78,7 +89,8 @@ impl Subject {
         if provider == Some(BackendKind::Openvino) {
             beside.extend(openvino_library::parts(&library.path).iter().filter_map(|part| FileIdentity::of(part)));
         } else if let Some(kind) = provider {
-            for part in ["shared", &kind.to_string()] {
+            // TensorRT leaves nodes to CUDA, so its provider is opened with it.
+            for part in ["shared", "cuda", &kind.to_string()] {
                 let name = format!("libonnxruntime_providers_{part}.so");
                 beside.extend(FileIdentity::of(&library.path.with_file_name(name)));
             }
@@ -95,6 +107,7 @@ impl Subject {
             program_version: env!("CARGO_PKG_VERSION").into(),
             loader: FileIdentity::of(Path::new(LOADER_CACHE)),
             environment: ENVIRONMENT.iter().filter_map(|name| given(name)).collect(),
+            processor: processor(&std::fs::read_to_string(PROCESSOR).unwrap_or_default()),
             device,
         })
     }
@@ -291,6 +304,18 @@ mod tests {
         assert_eq!((bench.start(cuda), bench.start(cuda), bench.start(None)), (3, 3, 3));
         std::fs::write(bench.path("libonnxruntime_providers_shared.so"), b"").unwrap();
         assert_eq!((bench.start(cuda), bench.start(None)), (4, 4));
+        // CUDA's is opened with TensorRT's.
+        let tensorrt = Some(BackendKind::Tensorrt);
+        assert_eq!((bench.start(tensorrt), bench.start(tensorrt)), (5, 5));
+        std::fs::write(bench.path("libonnxruntime_providers_cuda.so"), b"cut").unwrap();
+        assert_eq!((bench.start(tensorrt), bench.start(tensorrt)), (6, 6));
+    }
+
+    #[test]
+    fn the_processor_is_told_by_what_it_can_do() {
+        let text = "processor\t: 0\nmodel name\t: A\nflags\t\t: avx avx2\ncpu MHz\t: 2000\n\nprocessor\t: 1\nmodel name\t: A\n";
+        assert_eq!(processor(text), ["model name\t: A", "flags\t\t: avx avx2"]);
+        assert_eq!(processor("Features\t: asimd\nCPU part\t: 0xd42\n"), ["Features\t: asimd", "CPU part\t: 0xd42"]);
     }
 
     #[test]

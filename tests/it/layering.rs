@@ -12,7 +12,7 @@ const EDGES: [(&str, &[&str]); 16] = [
     ("model", &["types"]),
     ("preprocess", &["types", "model"]),
     ("accel", &["types"]),
-    ("infer", &["types", "model", "config", "accel::conv"]),
+    ("infer", &["types", "model", "config", "accel::conv", "accel::tensor"]),
     ("source", &["types", "config", "queue", "accel", "telemetry"]),
     ("annotate", &["types"]),
     ("eval", &["types"]),

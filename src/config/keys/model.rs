@@ -159,7 +159,13 @@ pub(crate) static PROFILE: Section = Section {
     doc: "Frames in one run that TensorRT's engine is made for. Height and width are always those of the input.",
     short: Short::None,
     keys: &[
-        key("min", Kind::Integer { min: 1, max: 64 }, Some("1"), "1", "Fewest frames that can come."),
+        key(
+            "min",
+            Kind::Integer { min: 1, max: 64 },
+            Some("1"),
+            "1",
+            "Fewest frames in a run. Read with `cuda_graph` only, where whole batches run; else a lone frame must fit.",
+        ),
         key("opt", Kind::Integer { min: 1, max: 64 }, None, "4", "Frames that it is fastest for. Default: `max`."),
         key(
             "max",

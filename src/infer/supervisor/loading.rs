@@ -69,7 +69,11 @@ impl Supervisor {
             let found = match rungs.builder(kind) {
                 Ok(Some(builder)) => Ok(Found::Build(builder)),
                 Ok(None) => {
-                    let proven = if purpose == Purpose::Climb { rungs.prove(kind) } else { Ok(()) };
+                    let proven = match purpose {
+                        Purpose::Climb => rungs.prove(kind),
+                        _ if frames_wait => rungs.at_hand(kind),
+                        _ => Ok(()),
+                    };
                     proven
                         .and_then(|()| attempt(&spec, kind, rungs.as_ref()))
                         .map(|loaded| Found::Session(rungs.divide(loaded, frames_wait)))

@@ -1,0 +1,73 @@
+//! The numbers of ONNX Runtime's tensors in memory of the host, page-locked memory of CUDA's included.
+//!
+//! The `ort` crate hands out numbers only where the runtime calls the device a CPU. From 1.23 on the runtime calls
+//! page-locked memory a GPU's, and the crate can look closer only with that version's interface, which no older library has.
+
+#![allow(unsafe_code)]
+
+use std::ffi::c_void;
+
+use ort::memory::AllocationDevice;
+use ort::value::{DynTensor, DynTensorValueType, DynValue, PrimitiveTensorElementType};
+
+/// The numbers of a tensor.
+///
+/// # Errors
+/// Another type of numbers, or memory that the host cannot read.
+pub fn numbers<T: PrimitiveTensorElementType>(tensor: &DynTensor) -> ort::Result<&[T]> {
+    let len = readable::<T>(tensor)?;
+    let data = tensor.data_ptr().cast::<T>();
+    // SAFETY: `readable` has checked that there are `len` numbers of this type in memory of the host, and the reference
+    // keeps them.
+    Ok(if data.is_null() { &[] } else { unsafe { std::slice::from_raw_parts(data, len) } })
+}
+
+/// The same of a value that may be no tensor.
+///
+/// # Errors
+/// As [`numbers`], and when it is none.
+pub fn numbers_of<T: PrimitiveTensorElementType>(value: &DynValue) -> ort::Result<&[T]> {
+    let tensor = value.view().downcast::<DynTensorValueType>()?;
+    let len = readable::<T>(&tensor)?;
+    let data = tensor.data_ptr().cast::<T>();
+    // SAFETY: as above; the view shares the value, and `value` keeps what it points to.
+    Ok(if data.is_null() { &[] } else { unsafe { std::slice::from_raw_parts(data, len) } })
+}
+
+/// The numbers of a tensor, to be written.
+///
+/// # Errors
+/// As [`numbers`].
+pub fn numbers_mut<T: PrimitiveTensorElementType>(tensor: &mut DynTensor) -> ort::Result<&mut [T]> {
+    let len = readable::<T>(tensor)?;
+    let data = tensor.data_ptr_mut().cast::<T>();
+    // SAFETY: as above, and the exclusive reference is the only one.
+    Ok(if data.is_null() { &mut [] } else { unsafe { std::slice::from_raw_parts_mut(data, len) } })
+}
+
+/// Fills a new tensor, whose memory may hold anything, with zeros.
+///
+/// # Errors
+/// As [`numbers`].
+pub fn clear<T: PrimitiveTensorElementType>(tensor: &mut DynTensor) -> ort::Result<()> {
+    let len = readable::<T>(tensor)?;
+    let data: *mut c_void = tensor.data_ptr_mut();
+    if !data.is_null() {
+        // SAFETY: as above; zero bytes are a number of each of these types.
+        unsafe { data.cast::<T>().write_bytes(0, len) };
+    }
+    Ok(())
+}
+
+/// How many numbers a tensor has, when they are of this type and the host can read them.
+fn readable<T: PrimitiveTensorElementType>(tensor: &DynTensor) -> ort::Result<usize> {
+    let (wanted, kind) = (T::into_tensor_element_type(), *tensor.data_type());
+    if wanted != kind {
+        return Err(ort::Error::new(format!("a tensor is of {kind}, not of {wanted}")));
+    }
+    let device = tensor.memory_info().allocation_device();
+    if device != AllocationDevice::CPU && device != AllocationDevice::CUDA_PINNED {
+        return Err(ort::Error::new(format!("a tensor lies on the device {:?}", device.as_str())));
+    }
+    Ok(tensor.shape().num_elements())
+}
