@@ -4,13 +4,18 @@ use super::check::{Given, Group};
 use super::error::Problem;
 use super::keys;
 use super::resolve::{PathKind, Resolver};
-use super::resolved::{CameraConfig, Config, DetectConfig, ReconnectConfig, SourceConfig};
+use super::resolved::Config;
+use super::resolved_camera::{CameraConfig, Capture, DetectConfig, ReconnectConfig, SourceConfig};
 use super::value::{is_camera_name, nearest};
 use super::view::{View, located, url};
 use crate::types::DEFAULT_MODEL;
 
 /// Keys that only an RTSP source reads.
+const STREAM_ONLY: [&str; 4] = ["username", "password", "transport", "latency"];
+/// Keys that no file reads.
 const RTSP_ONLY: [&str; 5] = ["username", "password", "transport", "latency", "reconnect"];
+/// Keys that only a camera on this box reads.
+const LOCAL_ONLY: [&str; 3] = ["size", "framerate", "format"];
 /// Keys that only a file reads.
 const FILE_ONLY: [&str; 2] = ["loop", "realtime"];
 
@@ -54,19 +59,15 @@ fn camera(name: &str, group: &Group, defaults: Option<&Group>, resolver: &mut Re
     })
 }
 
+/// The keys that say where the video comes from.
+const KINDS: [&str; 4] = ["url", "usb", "csi", "file"];
+
 fn source(name: &str, group: &Group, enabled: bool, resolver: &mut Resolver<'_>) -> Option<SourceConfig> {
-    match (group.given("url"), group.given("file")) {
-        (Some(_), Some(file)) => {
-            resolver.errors.push(
-                Problem::new(format!("`cameras.{name}` has both `url` and `file`"))
-                    .at(&file.pos)
-                    .hint("keep one of them (`null` takes away what an earlier file set)"),
-            );
-            None
-        }
-        (Some(given), None) => rtsp_source(name, group, given, resolver),
-        (None, Some(given)) => {
-            useless(name, group, &RTSP_ONLY, "a file", resolver);
+    let given: Vec<(&str, &Given)> = KINDS.iter().filter_map(|kind| Some((*kind, group.given(kind)?))).collect();
+    match *given.as_slice() {
+        [("url", given)] => rtsp_source(name, group, given, resolver),
+        [("file", given)] => {
+            useless(name, group, &[&RTSP_ONLY[..], &LOCAL_ONLY].concat(), "a file", resolver);
             if enabled {
                 resolver.must_exist(group, "file", &format!("the video of `cameras.{name}`"), &[PathKind::File]);
             }
@@ -77,12 +78,21 @@ fn source(name: &str, group: &Group, enabled: bool, resolver: &mut Resolver<'_>)
                 realtime: view.boolean("realtime"),
             })
         }
-        (None, None) => {
-            if !group.mentions("url") && !group.mentions("file") {
+        [(kind, given)] => local_source(name, group, kind, given, resolver),
+        [(one, _), (other, second), ..] => {
+            resolver.errors.push(
+                Problem::new(format!("`cameras.{name}` has both `{one}` and `{other}`"))
+                    .at(&second.pos)
+                    .hint("keep one of them (`null` takes away what an earlier file set)"),
+            );
+            None
+        }
+        [] => {
+            if !KINDS.iter().any(|kind| group.mentions(kind)) {
                 resolver.errors.push(
-                    Problem::new(format!("`cameras.{name}` has neither `url` nor `file`"))
+                    Problem::new(format!("`cameras.{name}` has neither `url` nor `file` (nor `usb` or `csi`)"))
                         .at(&group.pos)
-                        .hint("add `url: rtsp://…` for a camera or `file: …` for a video"),
+                        .hint("add `url: rtsp://…` or `usb: /dev/video0` for a camera, or `file: …` for a video"),
                 );
             }
             None
@@ -90,8 +100,28 @@ fn source(name: &str, group: &Group, enabled: bool, resolver: &mut Resolver<'_>)
     }
 }
 
+/// A camera on this box. Its device may be plugged in later, so it need not be there yet.
+fn local_source(
+    name: &str,
+    group: &Group,
+    kind: &str,
+    given: &Given,
+    resolver: &mut Resolver<'_>,
+) -> Option<SourceConfig> {
+    let what = if kind == "usb" { "a USB camera" } else { "a CSI camera" };
+    let format: &[&str] = if kind == "usb" { &[] } else { &["format"] };
+    useless(name, group, &[&STREAM_ONLY[..], &FILE_ONLY, format].concat(), what, resolver);
+    let view = View::of(group);
+    let framerate = view.integer("framerate").map(|rate| rate as u32);
+    let capture = Capture { size: view.size("size"), framerate };
+    match kind {
+        "usb" => Some(SourceConfig::Usb { device: located(given)?, format: view.word("format"), capture }),
+        _ => Some(SourceConfig::Csi { sensor: view.integer("csi")? as u32, capture }),
+    }
+}
+
 fn rtsp_source(name: &str, group: &Group, given: &Given, resolver: &mut Resolver<'_>) -> Option<SourceConfig> {
-    useless(name, group, &FILE_ONLY, "an RTSP camera", resolver);
+    useless(name, group, &[&FILE_ONLY[..], &LOCAL_ONLY].concat(), "an RTSP camera", resolver);
     let url = url(given)?;
     let (username, password) = resolver.credentials(group, &format!("cameras.{name}"), Some((given, &url)));
     let view = View::of(group);
@@ -178,7 +208,7 @@ pub(crate) fn across(root: &Group, config: &Config, resolver: &mut Resolver<'_>)
                     .warnings
                     .push(at(Problem::new(text).hint("programs that read the messages may mix them up"), name));
             }
-            if camera.enabled && other.enabled && camera.source == other.source && is_live(&camera.source) {
+            if camera.enabled && other.enabled && camera.source == other.source && camera.source.is_live() {
                 let text = format!("the cameras `{}` and `{name}` have the same address", other.name);
                 resolver
                     .warnings
@@ -202,8 +232,4 @@ pub(crate) fn across(root: &Group, config: &Config, resolver: &mut Resolver<'_>)
             ));
         }
     }
-}
-
-fn is_live(source: &SourceConfig) -> bool {
-    matches!(source, SourceConfig::Rtsp { .. })
 }

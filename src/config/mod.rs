@@ -12,6 +12,7 @@ mod mask;
 mod reference;
 mod resolve;
 mod resolved;
+mod resolved_camera;
 mod schema;
 mod show;
 #[cfg(test)]
@@ -25,8 +26,8 @@ pub use error::{ConfigErrors, Problem};
 pub use load::{DEFAULT_FILES, Loaded, load, load_all, load_without_secrets};
 pub use reference::reference;
 pub use resolved::{
-    Arena, BackendChoice, BatchProfile, CameraConfig, Config, CudaConfig, CudnnSearch, DetectConfig, HttpConfig,
-    JsonlConfig, ModelConfig, MqttConfig, OpenvinoConfig, Precision, ReconnectConfig, RtspConfig, SourceConfig,
-    TensorrtConfig, Transport,
+    Arena, BackendChoice, BatchProfile, Config, CudaConfig, CudnnSearch, HttpConfig, JsonlConfig, ModelConfig,
+    MqttConfig, OpenvinoConfig, Precision, RtspConfig, TensorrtConfig,
 };
+pub use resolved_camera::{CameraConfig, Capture, DetectConfig, ReconnectConfig, SourceConfig, Transport, UsbFormat};
 pub use schema::schema;

@@ -108,10 +108,11 @@ fn useless(section: &Section, key: &Key, group: Option<&Group>) -> bool {
     if section.name != keys::CAMERA.name {
         return false;
     }
-    let is_file = group.is_some_and(|group| group.given("file").is_some());
+    let is = |kind: &str| group.is_some_and(|group| group.given(kind).is_some());
     match key.name {
-        "transport" | "latency" => is_file,
-        "loop" | "realtime" => !is_file,
+        "transport" | "latency" => !is("url"),
+        "loop" | "realtime" => !is("file"),
+        "format" => !is("usb"),
         _ => false,
     }
 }

@@ -11,7 +11,8 @@ use std::time::Duration;
 use super::error::{ConfigErrors, Problem};
 use super::load::{Environment, Loaded, assemble};
 use super::resolve::PathKind;
-use super::resolved::{BackendChoice, Config, DetectConfig, ReconnectConfig, SourceConfig, Transport};
+use super::resolved::{BackendChoice, Config};
+use super::resolved_camera::{Capture, DetectConfig, ReconnectConfig, SourceConfig, Transport, UsbFormat};
 use crate::types::{Priority, Size};
 
 /// A machine with these variables, on which every path is a file, but `gone…` is nothing and a path without a dot in its
@@ -182,6 +183,19 @@ fn every_key_arrives() {
 }
 
 #[test]
+fn cameras_on_the_box_are_read() {
+    let config = config(
+        "cameras:\n  a: {usb: /dev/video7, format: mjpeg, size: 1280x720, framerate: 30}\n  b: {csi: 0, reconnect: {no_frame: 2s}}\n",
+    );
+    let capture = Capture { size: Some(Size::new(1280, 720)), framerate: Some(30) };
+    let usb = SourceConfig::Usb { device: "/dev/video7".into(), format: UsbFormat::Mjpeg, capture };
+    assert_eq!(config.cameras[0].source, usb);
+    assert_eq!(config.cameras[1].source, SourceConfig::Csi { sensor: 0, capture: Capture::default() });
+    assert_eq!(config.cameras[1].reconnect.no_frame, Duration::from_secs(2));
+    assert!(config.cameras.iter().all(|camera| camera.source.is_live()));
+}
+
+#[test]
 fn all_errors_come_together_in_the_order_of_the_file() {
     check(
         "mqtt:\n  url: mqtt://h\n  frames: yes\nrtsp: {listen: 0.0.0.0:1, bitrat_kbps: 5}\ndefaults:\n  detect: {treshold: 0.4, iou: 1.5}\n\
@@ -330,6 +344,12 @@ fn cameras_are_checked() {
         ("{url: rtsp://h, realtime: true}", "1:37: `cameras.gate.realtime` has no effect"),
         ("{file: v.mp4, transport: udp}", "*`cameras.gate.transport` has no effect on a file"),
         ("{file: v.mp4, reconnect: {first: 1s}}", "*`cameras.gate.reconnect` has no effect on a file"),
+        ("{usb: /dev/video0, csi: 0}", "*`cameras.gate` has both `usb` and `csi`"),
+        ("{usb: /dev/video0, username: u}", "*`cameras.gate.username` has no effect on a USB camera"),
+        ("{csi: 0, format: mjpeg}", "*`cameras.gate.format` has no effect on a CSI camera"),
+        ("{csi: 16}", "*`cameras.gate.csi` must be"),
+        ("{url: rtsp://h, framerate: 5}", "*`cameras.gate.framerate` has no effect on an RTSP camera"),
+        ("{file: v.mp4, size: 640x480}", "*`cameras.gate.size` has no effect on a file"),
         ("{file: gone.mp4}", "1:18: the video of `cameras.gate` does not exist: gone.mp4"),
         ("gone.mp4", "1:11: the video of `cameras.gate` does not exist: gone.mp4"),
         ("{file: folder}", "1:18: the video of `cameras.gate` is a folder"),

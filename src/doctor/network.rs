@@ -85,13 +85,15 @@ pub(super) fn cameras(scope: &Scope, arguments: &[OsString]) -> Vec<CameraFacts>
         for (camera, task) in group.iter().zip(tasks) {
             let source = match &camera.source {
                 SourceConfig::Rtsp { url, .. } => url.clone(),
+                SourceConfig::Usb { device, .. } => device.display().to_string(),
+                SourceConfig::Csi { sensor, .. } => format!("CSI sensor {sensor}"),
                 SourceConfig::File { path, .. } => path.display().to_string(),
             };
             let outcome = match task {
                 Ok(task) => Asked::Yes(task.wait().and_then(|outcome| outcome)),
                 Err(why_not) => why_not,
             };
-            let live = matches!(camera.source, SourceConfig::Rtsp { .. });
+            let live = camera.source.is_live();
             seen.push(CameraFacts { name: camera.name.to_string(), source, live, outcome });
         }
     }

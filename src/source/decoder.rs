@@ -172,7 +172,8 @@ fn close(chain: Vec<gst::Element>) {
     }
 }
 
-fn downloaded(decoder: gst::Element, download: &'static str) -> Result<Vec<gst::Element>, SourceError> {
+/// `decoder`, and what brings its pictures from NVMM memory into the system's.
+pub(super) fn downloaded(decoder: gst::Element, download: &'static str) -> Result<Vec<gst::Element>, SourceError> {
     let download = make(download)?;
     // Frames stay out of the pool while they wait for their boxes; the default of 4 would stop the decoder.
     if download.has_property("output-buffers") {

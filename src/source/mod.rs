@@ -14,6 +14,7 @@ mod decoder;
 mod error;
 mod file;
 mod handover;
+mod local;
 mod pipeline;
 mod plan;
 mod probe;

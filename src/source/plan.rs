@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::decoder::CODECS;
 use super::error::package;
-use super::{SourceError, file, pipeline};
+use super::{SourceError, file, local, pipeline};
 
 /// An element that is needed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +62,10 @@ impl CodecPlan {
 pub struct SourcePlan {
     /// Of each RTSP camera.
     pub rtsp: Vec<ElementPlan>,
+    /// Of each USB camera.
+    pub usb: Vec<ElementPlan>,
+    /// Of each camera on the CSI connector.
+    pub csi: Vec<ElementPlan>,
     /// Of each file.
     pub file: Vec<ElementPlan>,
     /// Of files, one per kind of container.
@@ -79,6 +83,8 @@ pub fn plan() -> Result<SourcePlan, SourceError> {
     gst::init().map_err(|e| SourceError::Init(e.to_string()))?;
     Ok(SourcePlan {
         rtsp: pipeline::ELEMENTS.into_iter().map(ElementPlan::of).collect(),
+        usb: local::USB_ELEMENTS.into_iter().map(ElementPlan::of).collect(),
+        csi: local::CSI_ELEMENTS.into_iter().map(ElementPlan::of).collect(),
         file: file::ELEMENTS.into_iter().map(ElementPlan::of).collect(),
         demuxers: file::demuxers().map(ElementPlan::of).collect(),
         codecs: CODECS.iter().map(super::decoder::Codec::plan).collect(),

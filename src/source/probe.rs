@@ -69,6 +69,7 @@ pub fn probe(camera: &CameraConfig) -> Result<CameraProbe, SourceError> {
     let begin = Instant::now();
     let (pipeline, fault) = match &input {
         Input::Rtsp(spec) => pipeline::rtsp(spec, callbacks)?,
+        Input::Local(spec) => spec.pipeline(callbacks)?,
         Input::File { path, .. } => file::file(path, true, callbacks)?,
     };
     let outcome = watch(&pipeline, &fault, &input, &seen, begin);
@@ -117,19 +118,19 @@ fn watch(
     let first_frame_s = begin.elapsed().as_secs_f64();
     let (codec, decoder) = codec(pipeline);
     let size = Size::new(info.width(), info.height());
-    let fps = declared(&info).or_else(|| matches!(input, Input::Rtsp(_)).then(|| counted(seen)).flatten());
+    let fps = declared(&info).or_else(|| (!matches!(input, Input::File { .. })).then(|| counted(seen)).flatten());
     Ok(CameraProbe { codec, decoder, width: size.w, height: size.h, fps, first_frame_s })
 }
 
 /// The error in a message that ends the run before the first picture.
 fn end(message: &gst::Message, fault: &Fault, input: &Input) -> Option<SourceError> {
     match (message.view(), input) {
-        (gst::MessageView::Eos(_), Input::Rtsp(_)) => Some(SourceError::StreamEnded),
+        (gst::MessageView::Eos(_), Input::Rtsp(_) | Input::Local(_)) => Some(SourceError::StreamEnded),
         (gst::MessageView::Eos(_), Input::File { path, .. }) => {
             Some(SourceError::File { path: path.clone(), reason: "not one picture could be decoded".into() })
         }
         (gst::MessageView::Error(error), input) => Some(fault.explain().unwrap_or_else(|| match input {
-            Input::Rtsp(_) => SourceError::from_camera(error, &input.secrets()),
+            Input::Rtsp(_) | Input::Local(_) => SourceError::from_camera(error, &input.secrets()),
             Input::File { path, .. } => SourceError::from_file(error, path),
         })),
         _ => None,

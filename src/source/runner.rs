@@ -14,6 +14,7 @@ use super::backoff::Backoff;
 use super::control::Control;
 use super::file;
 use super::handover::Handover;
+use super::local::LocalSpec;
 use super::pipeline::{self, Fault, RtspSpec};
 use super::redact::split_credentials;
 use super::status::Reporter;
@@ -34,7 +35,13 @@ const HUNG: usize = 4;
 
 pub(super) enum Input {
     Rtsp(RtspSpec),
-    File { path: PathBuf, looped: bool, realtime: bool },
+    /// USB or CSI.
+    Local(LocalSpec),
+    File {
+        path: PathBuf,
+        looped: bool,
+        realtime: bool,
+    },
 }
 
 /// How one run ended.
@@ -70,7 +77,7 @@ impl Runner {
     ) -> Self {
         let input = Input::new(&camera.source);
         let secrets = input.secrets();
-        let live = matches!(input, Input::Rtsp(_));
+        let live = !matches!(input, Input::File { .. });
         Self {
             camera: camera.name.clone(),
             input,
@@ -143,6 +150,7 @@ impl Runner {
         let callbacks = |bus| handover.new_run(bus);
         let built = match &self.input {
             Input::Rtsp(spec) => pipeline::rtsp(spec, callbacks),
+            Input::Local(spec) => spec.pipeline(callbacks),
             Input::File { path, realtime, .. } => file::file(path, *realtime, callbacks),
         };
         let (pipeline, fault) = match built {
@@ -200,7 +208,7 @@ impl Runner {
     fn message(&self, message: &gst::Message, fault: &Fault) -> Option<End> {
         match message.view() {
             gst::MessageView::Eos(_) => Some(match &self.input {
-                Input::Rtsp(_) => End::Failed(SourceError::StreamEnded),
+                Input::Rtsp(_) | Input::Local(_) => End::Failed(SourceError::StreamEnded),
                 Input::File { .. } if self.handover.count() > 0 => End::Over,
                 Input::File { .. } => {
                     End::Failed(self.with_path(SourceError::NoVideo("not one picture could be decoded".into())))
@@ -209,7 +217,7 @@ impl Runner {
             // Our own word is more to the point than the "not-linked" that follows from it.
             gst::MessageView::Error(error) => Some(End::Failed(match (fault.explain(), &self.input) {
                 (Some(fault), _) => self.with_path(fault),
-                (None, Input::Rtsp(_)) => SourceError::from_camera(error, &self.secrets),
+                (None, Input::Rtsp(_) | Input::Local(_)) => SourceError::from_camera(error, &self.secrets),
                 (None, Input::File { path, .. }) => SourceError::from_file(error, path),
             })),
             gst::MessageView::Warning(warning) => {
@@ -224,8 +232,8 @@ impl Runner {
     fn patience(&self) -> Duration {
         match &self.input {
             Input::File { .. } => FILE_SILENCE,
-            Input::Rtsp(_) if self.handover.count() == 0 => FIRST_FRAME.max(self.no_frame),
-            Input::Rtsp(_) => self.no_frame,
+            _ if self.handover.count() == 0 => FIRST_FRAME.max(self.no_frame),
+            _ => self.no_frame,
         }
     }
 
@@ -277,6 +285,10 @@ impl Input {
                     latency: *latency,
                 })
             }
+            SourceConfig::Usb { device, format, capture } => {
+                Self::Local(LocalSpec::Usb { device: device.clone(), format: *format, capture: *capture })
+            }
+            SourceConfig::Csi { sensor, capture } => Self::Local(LocalSpec::Csi { sensor: *sensor, capture: *capture }),
             SourceConfig::File { path, looped, realtime } => {
                 Self::File { path: path.clone(), looped: *looped, realtime: *realtime }
             }
@@ -289,7 +301,7 @@ impl Input {
     pub(super) fn secrets(&self) -> Vec<String> {
         match self {
             Self::Rtsp(spec) => spec.password.iter().cloned().collect(),
-            Self::File { .. } => Vec::new(),
+            Self::Local(_) | Self::File { .. } => Vec::new(),
         }
     }
 }

@@ -14,6 +14,7 @@ mod engine_build;
 mod eval;
 mod families;
 mod layering;
+mod local_cameras;
 mod models;
 mod mqtt;
 mod openvino;

@@ -55,7 +55,7 @@ pub(super) fn run(
     limit: Option<u64>,
     output: &mut Output,
 ) -> Result<(), Failure> {
-    let live = matches!(source, SourceConfig::Rtsp { .. });
+    let live = source.is_live();
     let camera = CameraConfig {
         name: super::stills::camera_name(&name),
         enabled: true,

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::super::keys::{self, Kind, Section};
 use super::super::value::scalar_value;
 use super::super::view::parse_word;
-use super::super::{Arena, BackendChoice, CudnnSearch, Precision, Transport, reference, schema};
+use super::super::{Arena, BackendChoice, CudnnSearch, Precision, Transport, UsbFormat, reference, schema};
 use super::load_with;
 
 /// Every key of the table is read: a file that gives it its example differs from the file without.
@@ -39,6 +39,7 @@ fn every_key_of_the_table_has_an_effect() {
             "cameras.gate.url=rtsp://x",
             "cameras.gate.username=u",
             "cameras.clip.file=old.mp4",
+            "cameras.desk.usb=/dev/video1",
         ];
         let set = format!("{path}={}", key.example);
         let with = base.iter().copied().chain([set.as_str()]).collect::<Vec<_>>();
@@ -76,6 +77,7 @@ fn the_table_is_sound() {
                         || parse_word::<Arena>(word).is_some()
                         || parse_word::<CudnnSearch>(word).is_some()
                         || parse_word::<Precision>(word).is_some()
+                        || parse_word::<UsbFormat>(word).is_some()
                 };
                 assert_eq!(words.iter().filter(known).count(), words.len(), "{}", key.name);
             }

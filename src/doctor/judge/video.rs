@@ -30,6 +30,13 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     checks.extend(broken(media));
     let needs = Needs::of(facts.scope.config.as_ref());
     checks.push(elements(facts, media, "input.rtsp", "RTSP input", &media.source.rtsp, needs.cameras));
+    // Where no such camera is configured, its elements are nobody's business: a PC has none of NVIDIA's.
+    if needs.usb {
+        checks.push(elements(facts, media, "input.usb", "USB input", &media.source.usb, true));
+    }
+    if needs.csi {
+        checks.push(elements(facts, media, "input.csi", "CSI input", &media.source.csi, true));
+    }
     checks.push(elements(facts, media, "input.file", "file input", &media.source.file, needs.files));
     checks.extend(media.source.codecs.iter().map(|codec| decoding(facts, media, codec, needs.cameras)));
     checks.push(encoding(facts, media, needs.output));
@@ -40,16 +47,27 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
 /// What the configuration makes use of. Without one: cameras and annotated streams, as by default.
 struct Needs {
     cameras: bool,
+    usb: bool,
+    csi: bool,
     files: bool,
     output: bool,
 }
 
 impl Needs {
     fn of(config: Option<&Config>) -> Self {
-        let Some(config) = config else { return Self { cameras: true, files: false, output: true } };
-        let enabled = || config.cameras.iter().filter(|camera| camera.enabled);
-        let files = enabled().filter(|camera| matches!(camera.source, SourceConfig::File { .. })).count();
-        Self { cameras: enabled().count() > files, files: files > 0, output: config.rtsp.is_some() }
+        let Some(config) = config else {
+            return Self { cameras: true, usb: false, csi: false, files: false, output: true };
+        };
+        let any = |kind: fn(&SourceConfig) -> bool| {
+            config.cameras.iter().any(|camera| camera.enabled && kind(&camera.source))
+        };
+        Self {
+            cameras: any(|source| matches!(source, SourceConfig::Rtsp { .. })),
+            usb: any(|source| matches!(source, SourceConfig::Usb { .. })),
+            csi: any(|source| matches!(source, SourceConfig::Csi { .. })),
+            files: any(|source| matches!(source, SourceConfig::File { .. })),
+            output: config.rtsp.is_some(),
+        }
     }
 }
 

@@ -78,6 +78,8 @@ pub(super) fn media() -> Media {
         version: "1.20.3".into(),
         source: SourcePlan {
             rtsp: vec![element("rtspsrc"), element("appsink")],
+            usb: vec![element("v4l2src")],
+            csi: vec![element("nvarguscamerasrc")],
             file: vec![element("filesrc")],
             demuxers: vec![element("qtdemux")],
             codecs: vec![
