@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::super::protobuf::{Slice, Value, put_bytes};
 use super::PrepareError;
-use super::graph::{BOOL, FLOAT, HALF, INT64, each, int, name_of, put_node};
+use super::graph::{BOOL, FLOAT, HALF, INT64, Names, each, int, name_of, put_node};
 use super::weights::Weight;
 
 /// Operators that stay in single floats.
@@ -80,7 +80,8 @@ impl<'a> Node<'a> {
         if inner {
             return Err(cannot(&node.op, "it holds a graph of its own; export the model without loops and conditions"));
         }
-        if node.op.contains("QuantizeLinear") || node.op.starts_with("QLinear") || node.op.ends_with("Integer") {
+        let quantised = ["QuantizeLinear", "DequantizeLinear"].iter().any(|op| node.op.ends_with(op));
+        if quantised || node.op.starts_with("QLinear") || node.op.ends_with("Integer") {
             return Err(cannot(&node.op, "the model is quantised"));
         }
         Ok(node)
@@ -120,10 +121,9 @@ pub(super) fn convert(graph: &[u8]) -> Result<Vec<u8>, PrepareError> {
             (1, Value::Bytes(_)) => {}
             (5, Value::Bytes(tensor)) => {
                 let weight = Weight::read(tensor)?;
-                let stored =
-                    plan.weights.contains(&weight.name) && weight.put_half(&halved(&weight.name), &mut writer.head);
-                if stored {
-                    writer.made.insert(halved(&weight.name));
+                let halved = plan.halved(&weight.name);
+                if plan.weights.contains(&weight.name) && weight.put_half(&halved, &mut writer.head) {
+                    writer.made.insert(halved);
                 } else {
                     writer.head.extend_from_slice(raw);
                 }
@@ -151,6 +151,7 @@ struct Plan<'a> {
     outputs: HashSet<String>,
     /// Weights that are stored in half floats: all that need them compute so.
     weights: HashSet<String>,
+    names: Names,
 }
 
 impl<'a> Plan<'a> {
@@ -199,7 +200,12 @@ impl<'a> Plan<'a> {
         let made =
             nodes.iter().zip(&half).filter(|(_, half)| **half).flat_map(|(node, _)| node.outputs.iter().cloned());
         let narrow = made.collect();
-        Ok(Self { nodes, half, floats, narrow, outputs, weights })
+        Ok(Self { nodes, half, floats, narrow, outputs, weights, names: Names::of(graph)? })
+    }
+
+    /// The name of a value in half floats.
+    fn halved(&self, name: &str) -> String {
+        self.names.free(&format!("{name}_fp16"))
     }
 }
 
@@ -238,13 +244,9 @@ fn before_layers(nodes: &[Node<'_>]) -> Vec<bool> {
     before
 }
 
-fn halved(name: &str) -> String {
-    format!("{name}_fp16")
-}
-
 struct Writer<'p, 'a> {
     plan: &'p Plan<'a>,
-    /// Values that there are, besides those of the graph as it was: the half ones of [`halved`], and the single ones
+    /// Values that there are, besides those of the graph as it was: the half ones of [`Plan::halved`], and the single ones
     /// that were widened.
     made: HashSet<String>,
     head: Vec<u8>,
@@ -255,14 +257,14 @@ impl Writer<'_, '_> {
     fn node(&mut self, node: &Node<'_>, half: bool) -> Result<(), PrepareError> {
         let floats = &self.plan.floats;
         for name in node.inputs.iter().filter(|name| floats.contains(*name)) {
-            let other = halved(name);
+            let other = self.plan.halved(name);
             if half && self.made.insert(other.clone()) {
                 put_node("Cast", &[name], &[&other], &[int("to", HALF as i64)], &mut self.nodes);
             } else if !half && self.plan.narrow.contains(name) && self.made.insert(name.clone()) {
                 put_node("Cast", &[&other], &[name], &[int("to", FLOAT as i64)], &mut self.nodes);
             }
         }
-        let named = |name: &str| if half && floats.contains(name) { halved(name) } else { name.to_owned() };
+        let named = |name: &str| if half && floats.contains(name) { self.plan.halved(name) } else { name.to_owned() };
         let mut body = Vec::new();
         each(node.body, |field, value, raw| {
             match (field, value) {
@@ -273,9 +275,10 @@ impl Writer<'_, '_> {
         })?;
         put_bytes(1, &body, &mut self.nodes);
         for name in node.outputs.iter().filter(|name| half && !name.is_empty()) {
-            self.made.insert(halved(name));
+            let halved = self.plan.halved(name);
+            self.made.insert(halved.clone());
             if self.plan.outputs.contains(name) && self.made.insert(name.clone()) {
-                put_node("Cast", &[&halved(name)], &[name], &[int("to", FLOAT as i64)], &mut self.nodes);
+                put_node("Cast", &[&halved], &[name], &[int("to", FLOAT as i64)], &mut self.nodes);
             }
         }
         Ok(())

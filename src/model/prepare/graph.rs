@@ -78,6 +78,65 @@ pub(super) fn takes(node: Slice<'_>, names: &mut HashSet<String>) -> Result<(), 
     })
 }
 
+/// The names of a graph's values, those of its inner graphs among them: a value that is added must have another one.
+pub(super) struct Names(HashSet<String>);
+
+impl Names {
+    pub(super) fn of(graph: Slice<'_>) -> Result<Self, PrepareError> {
+        let mut names = HashSet::new();
+        collect(graph, &mut names)?;
+        Ok(Self(names))
+    }
+
+    /// `wanted`, or with a number behind it when a value has that name: the same one each time.
+    pub(super) fn free(&self, wanted: &str) -> String {
+        let mut name = wanted.to_owned();
+        let mut n = 1;
+        while self.0.contains(&name) {
+            n += 1;
+            name = format!("{wanted}_{n}");
+        }
+        name
+    }
+}
+
+/// GraphProto {node = 1, initializer = 5 {name = 8}, input = 11, output = 12, sparse_initializer = 15 {values = 1}}. The gate
+/// has bounded the depth of inner graphs.
+fn collect(graph: Slice<'_>, names: &mut HashSet<String>) -> Result<(), PrepareError> {
+    let mut add = |body, field| -> Result<(), PrepareError> {
+        names.insert(name_of(body, field)?);
+        Ok(())
+    };
+    let mut nodes = Vec::new();
+    each(graph, |field, value, _| match (field, value) {
+        (1, Value::Bytes(node)) => {
+            nodes.push(node);
+            Ok(())
+        }
+        (5, Value::Bytes(tensor)) => add(tensor, 8),
+        (11 | 12, Value::Bytes(port)) => add(port, 1),
+        (15, Value::Bytes(sparse)) => each(sparse, |field, value, _| match (field, value) {
+            (1, Value::Bytes(tensor)) => add(tensor, 8),
+            _ => Ok(()),
+        }),
+        _ => Ok(()),
+    })?;
+    for node in nodes {
+        each(node, |field, value, _| match (field, value) {
+            (1 | 2, Value::Bytes(name)) => {
+                names.insert(name.text());
+                Ok(())
+            }
+            (5, Value::Bytes(attribute)) => each(attribute, |field, value, _| match (field, value) {
+                (6 | 11, Value::Bytes(inner)) => collect(inner, names),
+                _ => Ok(()),
+            }),
+            _ => Ok(()),
+        })?;
+    }
+    Ok(())
+}
+
 /// NodeProto {input = 1, output = 2, name = 3, op_type = 4, attribute = 5}; attributes as of [`int`] and [`ints`].
 pub(super) fn put_node(op: &str, inputs: &[&str], outputs: &[&str], attributes: &[Vec<u8>], out: &mut Vec<u8>) {
     let mut node = Vec::new();

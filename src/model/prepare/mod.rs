@@ -17,7 +17,7 @@ use super::ModelSpec;
 use super::onnx::OnnxError;
 use super::protobuf::{Slice, Value, put_bytes};
 use super::tensors::{Elem, InputSpec};
-use graph::{FLOAT, HALF, UINT8, each, int, ints, makes, name_of, put_node, put_port, put_tensor, takes};
+use graph::{FLOAT, HALF, Names, UINT8, each, int, ints, makes, name_of, put_node, put_port, put_tensor, takes};
 pub use nms::GraphNms;
 
 /// What is to be done.
@@ -94,11 +94,11 @@ pub fn prepare(bytes: &[u8], spec: &ModelSpec, how: Prepare) -> Result<Vec<u8>, 
 
 /// GraphProto {node = 1, initializer = 5, input = 11, output = 12, value_info = 13, sparse_initializer = 15}
 fn rewrite(graph: Slice<'_>, spec: &ModelSpec, how: Prepare) -> Result<Vec<u8>, PrepareError> {
-    let needed = needed(graph, spec)?;
+    let (needed, names) = (needed(graph, spec)?, Names::of(graph)?);
     // First what makes values, then the nodes: those of the input come before all that use them.
     let (mut head, mut nodes, mut ports) = (Vec::new(), Vec::new(), Vec::new());
     if how.bytes_input {
-        input_nodes(&spec.input, how.channels_last, &mut head, &mut nodes);
+        input_nodes(&spec.input, how.channels_last, &names, &mut head, &mut nodes);
     }
     let dropped = |name: &str| !needed.contains(name);
     each(graph, |field, value, raw| {
@@ -106,10 +106,10 @@ fn rewrite(graph: Slice<'_>, spec: &ModelSpec, how: Prepare) -> Result<Vec<u8>, 
             (1, Value::Bytes(node)) if !makes(node)?.iter().any(|name| !dropped(name)) => {}
             (1, Value::Bytes(_)) => nodes.extend_from_slice(raw),
             (5, Value::Bytes(tensor)) if dropped(&name_of(tensor, 8)?) => {}
-            (5, Value::Bytes(tensor)) if how.half_weights => weights::half(tensor, raw, &mut head, &mut nodes)?,
+            (5, Value::Bytes(tensor)) if how.half_weights => weights::half(tensor, raw, &names, &mut head, &mut nodes)?,
             (11, Value::Bytes(port)) => {
                 if name_of(port, 1)? == spec.input.name {
-                    put_input(&spec.input, how, &mut ports);
+                    put_input(&spec.input, how, &names, &mut ports);
                 } else if spec.input.size_input.as_ref() == Some(&name_of(port, 1)?) {
                     ports.extend_from_slice(raw);
                 }
@@ -152,15 +152,15 @@ fn needed(graph: Slice<'_>, spec: &ModelSpec) -> Result<HashSet<String>, Prepare
 }
 
 /// The name of the new input.
-fn bytes_name(input: &InputSpec) -> String {
-    format!("{}_bytes", input.name)
+fn bytes_name(input: &InputSpec, names: &Names) -> String {
+    names.free(&format!("{}_bytes", input.name))
 }
 
 /// The input, with all axes fixed.
-fn put_input(input: &InputSpec, how: Prepare, out: &mut Vec<u8>) {
+fn put_input(input: &InputSpec, how: Prepare, names: &Names, out: &mut Vec<u8>) {
     let taken = InputSpec { channels_last: how.channels_last || input.channels_last, ..input.clone() };
     let (name, elem) = match (how.bytes_input, input.elem) {
-        (true, _) => (bytes_name(input), UINT8),
+        (true, _) => (bytes_name(input, names), UINT8),
         (false, Elem::Uint8) => (input.name.clone(), UINT8),
         (false, Elem::Float16) => (input.name.clone(), HALF),
         (false, _) => (input.name.clone(), FLOAT),
@@ -169,21 +169,21 @@ fn put_input(input: &InputSpec, how: Prepare, out: &mut Vec<u8>) {
 }
 
 /// From bytes to what the graph took so far, under its old name.
-fn input_nodes(input: &InputSpec, channels_last: bool, head: &mut Vec<u8>, nodes: &mut Vec<u8>) {
+fn input_nodes(input: &InputSpec, channels_last: bool, names: &Names, head: &mut Vec<u8>, nodes: &mut Vec<u8>) {
     let old = input.name.clone();
     let float = if input.elem == Elem::Float16 { HALF } else { FLOAT };
     let divide = (input.scale - 1.0).abs() > f32::EPSILON;
-    let mut value = bytes_name(input);
+    let mut value = bytes_name(input, names);
     if channels_last {
-        let planes = format!("{old}_planes");
+        let planes = names.free(&format!("{old}_planes"));
         // Turned as bytes: a quarter of the memory of floats.
         put_node("Transpose", &[&value], &[&planes], &[ints("perm", &[0, 3, 1, 2])], nodes);
         value = planes;
     }
-    let cast = if divide { format!("{old}_floats") } else { old.clone() };
+    let cast = if divide { names.free(&format!("{old}_floats")) } else { old.clone() };
     put_node("Cast", &[&value], &[&cast], &[int("to", float as i64)], nodes);
     if divide {
-        let scale = format!("{old}_scale");
+        let scale = names.free(&format!("{old}_scale"));
         let raw = match float {
             HALF => f16::from_f32(input.scale).to_le_bytes().to_vec(),
             _ => input.scale.to_le_bytes().to_vec(),

@@ -2,7 +2,7 @@
 
 use super::super::{Family, ModelSpec};
 use super::PrepareError;
-use super::graph::{FLOAT, INT64, each, int, ints, put_node, put_port, put_tensor};
+use super::graph::{FLOAT, INT64, Names, each, int, ints, put_node, put_port, put_tensor};
 use crate::model::Elem;
 use crate::model::protobuf::{Slice, Value};
 
@@ -10,7 +10,7 @@ use crate::model::protobuf::{Slice, Value};
 const OLDEST_OPSET: u64 = 11;
 /// From this one on, `ReduceMax` takes its axes as an input.
 const AXES_AS_INPUT: u64 = 18;
-/// The output.
+/// The output, if no value of the graph has that name.
 const OUTPUT: &str = "detections";
 
 /// What NMS in the graph keeps.
@@ -52,35 +52,42 @@ pub(super) fn append(graph: &[u8], spec: &ModelSpec, nms: &GraphNms, opset: u64)
         }
         Ok(())
     })?;
-    let mut tail = Tail { opset, head: Vec::new(), nodes: Vec::new() };
+    let names = Names::of(Slice { data: graph, at: 0 })?;
+    let output = names.free(OUTPUT);
+    let mut tail = Tail { opset, names, head: Vec::new(), nodes: Vec::new() };
     let mut grid = tensor.name.clone();
     if tensor.elem != Elem::Float32 {
         grid = tail.op("Cast", &[&grid], "floats", &[int("to", FLOAT as i64)]);
     }
     let (corners, scores) = tail.boxes(&grid, family, spec.output.classes);
-    tail.select(&corners, &scores, nms);
+    tail.select(&corners, &scores, nms, &output);
     out.extend(tail.head);
     out.extend(tail.nodes);
-    put_port(12, OUTPUT, FLOAT, &[1, nms.max, 6], &mut out);
+    put_port(12, &output, FLOAT, &[1, nms.max, 6], &mut out);
     Ok(out)
 }
 
 /// What is appended.
 struct Tail {
     opset: u64,
+    names: Names,
     head: Vec<u8>,
     nodes: Vec<u8>,
 }
 
 impl Tail {
+    fn name(&self, name: &str) -> String {
+        self.names.free(&format!("ocelli_nms_{name}"))
+    }
+
     fn op(&mut self, op: &str, inputs: &[&str], name: &str, attributes: &[Vec<u8>]) -> String {
-        let output = format!("ocelli_nms_{name}");
+        let output = self.name(name);
         put_node(op, inputs, &[&output], attributes, &mut self.nodes);
         output
     }
 
     fn whole(&mut self, name: &str, dims: &[u64], values: &[i64]) -> String {
-        let name = format!("ocelli_nms_{name}");
+        let name = self.name(name);
         put_tensor(
             &name,
             dims,
@@ -92,7 +99,7 @@ impl Tail {
     }
 
     fn floats(&mut self, name: &str, dims: &[u64], values: &[f32]) -> String {
-        let name = format!("ocelli_nms_{name}");
+        let name = self.name(name);
         put_tensor(
             &name,
             dims,
@@ -145,7 +152,7 @@ impl Tail {
 
     /// NMS, then the best `max` rows. NMS gives as many as it keeps, so zeros are put behind them before the best are
     /// taken: the output has the same shape each time.
-    fn select(&mut self, corners: &str, scores: &str, nms: &GraphNms) {
+    fn select(&mut self, corners: &str, scores: &str, nms: &GraphNms, output: &str) {
         let max = nms.max as u64;
         // Lists of one, not single numbers: that is what tract takes, and ONNX Runtime takes both.
         let most = self.whole("most", &[1], &[nms.max as i64]);
@@ -169,15 +176,15 @@ impl Tail {
         let boxes = self.op("Concat", &[&boxes, &no_boxes], "all_boxes", &padded);
 
         let count = self.whole("count", &[1], &[nms.max as i64]);
-        let (best, order) = ("ocelli_nms_best_of_all", "ocelli_nms_order");
-        put_node("TopK", &[&scores, &count], &[best, order], &[], &mut self.nodes);
-        let boxes = self.op("Gather", &[&boxes, order], "best_boxes", &padded);
-        let classes = self.op("Gather", &[&classes, order], "best_classes", &padded);
+        let (best, order) = (self.name("best_of_all"), self.name("order"));
+        put_node("TopK", &[&scores, &count], &[&best, &order], &[], &mut self.nodes);
+        let boxes = self.op("Gather", &[&boxes, &order], "best_boxes", &padded);
+        let classes = self.op("Gather", &[&classes, &order], "best_classes", &padded);
         let column = self.whole("column", &[2], &[nms.max as i64, 1]);
-        let best = self.op("Reshape", &[best, &column], "score_column", &[]);
+        let best = self.op("Reshape", &[&best, &column], "score_column", &[]);
         let classes = self.op("Reshape", &[&classes, &column], "class_column", &[]);
         let rows = self.op("Concat", &[&boxes, &best, &classes], "rows", &[int("axis", 1)]);
         let shape = self.whole("shape", &[3], &[1, nms.max as i64, 6]);
-        put_node("Reshape", &[&rows, &shape], &[OUTPUT], &[], &mut self.nodes);
+        put_node("Reshape", &[&rows, &shape], &[output], &[], &mut self.nodes);
     }
 }

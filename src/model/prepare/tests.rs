@@ -135,7 +135,7 @@ fn half_floats_end_behind_the_last_convolution_and_go_round_what_needs_single_on
     let bytes = Tiny::new(&["1", "3", "640", "640"], &[&["1", "25200", "7"]]).extra_graph(graph).bytes();
     let out = prepare(&bytes, &open(&bytes), how).unwrap();
     assert_eq!(nodes(&out).last().unwrap(), "Cast(output0_fp16)->output0");
-    for (op, words) in [("Relu", "no layer"), ("QLinearConv", "quantised")] {
+    for (op, words) in [("Relu", "no layer"), ("QLinearConv", "quantised"), ("DequantizeLinear", "quantised")] {
         let part = node(op, &["images"], "output0");
         let bytes = Tiny::new(&["1", "3", "640", "640"], &[&["1", "25200", "7"]]).extra_graph(part).bytes();
         let error = prepare(&bytes, &open(&bytes), how).unwrap_err().to_string();
@@ -161,6 +161,69 @@ fn nms_takes_the_outputs_place_where_boxes_are_decoded() {
     let mut heads = spec.clone();
     heads.output.family = super::super::Family::YoloX;
     assert!(prepare(&bytes, &heads, how).unwrap_err().to_string().contains("`yolox`"));
+}
+
+/// All names under which a model makes a value: its inputs, its weights, what its nodes put out.
+fn made(model: &[u8]) -> Vec<String> {
+    let mut names = Vec::new();
+    each(Slice { data: model, at: 0 }, |field, value, _| match (field, value) {
+        (7, Value::Bytes(graph)) => each(graph, |field, value, _| {
+            match (field, value) {
+                (1, Value::Bytes(node)) => names.extend(makes(node)?),
+                (5, Value::Bytes(tensor)) => names.push(name_of(tensor, 8)?),
+                (11, Value::Bytes(port)) => names.push(name_of(port, 1)?),
+                _ => {}
+            }
+            Ok(())
+        }),
+        _ => Ok(()),
+    })
+    .unwrap();
+    names.sort();
+    names
+}
+
+/// The graph has the names already that the new values would have.
+#[test]
+fn no_name_is_given_twice() {
+    let mut weight = Vec::new();
+    put_tensor("w", &[10, 100], FLOAT, &0.5_f32.to_le_bytes().repeat(1000), &mut weight);
+    let names = [
+        "images_bytes",
+        "images_bytes_2",
+        "images_planes",
+        "images_floats",
+        "images_scale",
+        "images_fp16",
+        "w_half",
+        "w_fp16",
+        "ocelli_nms_boxes",
+        "ocelli_nms_order",
+    ];
+    let mut graph = weight;
+    let mut last = "images";
+    for name in names {
+        graph.extend(node("Relu", &[last], name));
+        last = name;
+    }
+    graph.extend(node("Conv", &[last, "w"], "detections"));
+    let model = Tiny::new(&["1", "3", "640", "640"], &[]).output("detections", 1, &["1", "25200", "7"]);
+    let bytes = model.extra_graph(graph).bytes();
+    let spec = open(&bytes);
+    let plain = Prepare::default();
+    let nms = Some(GraphNms { iou: 0.45, score: 0.1, max: 100 });
+    for how in [
+        Prepare { bytes_input: true, channels_last: true, half_weights: true, ..plain },
+        Prepare { bytes_input: true, channels_last: true, fp16: true, nms, ..plain },
+    ] {
+        let out = prepare(&bytes, &spec, how).unwrap();
+        let mut once = made(&out);
+        once.dedup();
+        assert_eq!(once, made(&out), "{how:?}");
+        let after = super::super::onnx::read(&out).unwrap();
+        assert_eq!(after.inputs[0].name, "images_bytes_3");
+        assert_eq!(after.outputs[0].name, if how.nms.is_some() { "detections_2" } else { "detections" });
+    }
 }
 
 proptest! {
