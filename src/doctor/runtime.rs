@@ -1,12 +1,16 @@
 //! ONNX Runtime with its execution providers, and OpenVINO, tried in child processes exactly as the service tries them.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::Root;
 use super::limit::Task;
 use crate::config::{ModelConfig, OpenvinoConfig, Precision};
 use crate::infer::{self, LibrarySource, NVIDIA_DEVICES, OrtProvider, ProviderReport};
 use crate::types::BackendKind;
+
+/// Less than all of this together has ([`super::gather::RUNTIME`]): it starts later, and what it gave is told if it is late.
+const OPENVINO: Duration = Duration::from_secs(75);
 
 /// What runs models here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,11 +36,13 @@ pub struct Openvino {
     pub tried: Vec<(PathBuf, Result<String, String>)>,
     /// Why the library that works does not compute as the configuration wants.
     pub refused: Option<String>,
+    /// Why nobody knows whether there is one: it hung, or the check itself failed.
+    pub silent: Option<String>,
 }
 
 impl Default for Openvino {
     fn default() -> Self {
-        Self { source: LibrarySource::Usual, tried: Vec::new(), refused: None }
+        Self { source: LibrarySource::Usual, tried: Vec::new(), refused: None, silent: None }
     }
 }
 
@@ -74,7 +80,7 @@ pub(super) fn runtime(model: &ModelConfig, gpu: bool) -> Runtime {
     // At the same time: each tries its libraries in children of its own.
     let openvino = infer::wants_openvino(model).then(|| {
         let config = model.openvino.clone();
-        Task::start("openvino", super::gather::RUNTIME, move || openvino(&config))
+        Task::start("openvino", OPENVINO, move || openvino(&config))
     });
     let survey = infer::survey(model.ort_library.as_deref());
     let outcome = survey.outcome();
@@ -86,7 +92,7 @@ pub(super) fn runtime(model: &ModelConfig, gpu: bool) -> Runtime {
         source: survey.source,
         tried: shortened(survey.tried),
         providers,
-        openvino: openvino.and_then(|task| task.wait().ok()).unwrap_or_default(),
+        openvino: openvino.map(answer).unwrap_or_default(),
         tract: tract(),
     }
 }
@@ -95,7 +101,12 @@ fn openvino(config: &OpenvinoConfig) -> Openvino {
     let survey = infer::openvino_survey(config.library.as_deref());
     let works = survey.outcome().ok().filter(|_| config.precision != Precision::F32);
     let refused = works.and_then(|(library, _)| infer::openvino_computes(&library, config.precision).err());
-    Openvino { source: survey.source, tried: shortened(survey.tried), refused }
+    Openvino { source: survey.source, tried: shortened(survey.tried), refused, silent: None }
+}
+
+/// What came of it: no answer is not the same as no library.
+fn answer(task: Task<Openvino>) -> Openvino {
+    task.wait().unwrap_or_else(|why| Openvino { silent: Some(why), ..Openvino::default() })
 }
 
 fn shortened(tried: Vec<(PathBuf, Result<String, infer::InferError>)>) -> Vec<(PathBuf, Result<String, String>)> {
@@ -136,4 +147,19 @@ fn tract() -> Option<String> {
 #[cfg(not(feature = "tract"))]
 fn tract() -> Option<String> {
     None
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn no_answer_of_openvino_is_not_the_same_as_no_library() {
+        let dead: Task<Openvino> = Task::start("openvino", OPENVINO, || panic!("told to panic"));
+        let seen = answer(dead);
+        assert!(seen.silent.is_some_and(|why| why.contains("report")));
+        assert_eq!(answer(Task::start("openvino", OPENVINO, Openvino::default)), Openvino::default());
+        assert!(OPENVINO < crate::doctor::gather::RUNTIME);
+    }
 }

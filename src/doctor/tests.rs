@@ -216,6 +216,15 @@ fn openvino_is_spoken_of_where_it_is_or_is_asked_for() {
     assert_eq!((of(&checks, "openvino").status, of(&checks, "backend").status), (Status::Failed, Status::Failed));
     facts.runtime.as_mut().unwrap().openvino.tried.clear();
     assert!(of(&judge(&facts), "openvino").detail.contains("no library found"));
+
+    facts.runtime.as_mut().unwrap().openvino.silent = Some("no answer within 75 s".into());
+    let checks = judge(&facts);
+    assert_eq!(of(&checks, "openvino").status, Status::Failed);
+    assert_eq!(of(&checks, "openvino").detail, "it could not be looked at: no answer within 75 s");
+    facts.scope.config.as_mut().unwrap().model.backend = BackendChoice::Auto;
+    let checks = judge(&facts);
+    assert_eq!(of(&checks, "openvino").status, Status::Warning);
+    assert!(of(&checks, "backend").detail.contains("because openvino could not be looked at"));
 }
 
 #[test]

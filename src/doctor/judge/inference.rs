@@ -172,7 +172,13 @@ fn word(choice: BackendChoice) -> String {
 /// OpenVINO; nothing where nobody would expect it.
 fn openvino(facts: &Facts, runtime: &Runtime) -> Option<Check> {
     let id = |status, detail: String| check("openvino", status, detail).named("OpenVINO");
-    let Openvino { source, tried, refused } = &runtime.openvino;
+    let Openvino { source, tried, refused, silent } = &runtime.openvino;
+    if let Some(why) = silent {
+        return Some(
+            id(status(facts, BackendKind::Openvino), format!("it could not be looked at: {why}"))
+                .fix("run `ocelli doctor` once more; `model.backend: cpu` does without OpenVINO"),
+        );
+    }
     let named = named(facts, BackendKind::Openvino);
     if tried.is_empty() && !named {
         return None;
@@ -281,7 +287,8 @@ fn products(libraries: &[String]) -> Vec<String> {
 fn backend(facts: &Facts, runtime: &Runtime) -> Check {
     let choice = facts.scope.backend();
     let asked = word(choice);
-    let rungs = infer::rungs(choice, !facts.gpu.is_empty(), !runtime.openvino.tried.is_empty());
+    let openvino = !runtime.openvino.tried.is_empty() || runtime.openvino.silent.is_some();
+    let rungs = infer::rungs(choice, !facts.gpu.is_empty(), openvino);
     let mut passed_over = Vec::new();
     for kind in rungs {
         match verdict(runtime, *kind) {
@@ -318,6 +325,9 @@ fn verdict(runtime: &Runtime, kind: BackendKind) -> Result<String, String> {
         return runtime.tract.clone().ok_or_else(|| "is not part of this build".into());
     }
     if kind == BackendKind::Openvino {
+        if runtime.openvino.silent.is_some() {
+            return Err("could not be looked at".into());
+        }
         let usable = runtime.openvino.library().filter(|_| runtime.openvino.refused.is_none());
         let (_, version) = usable.ok_or("does not run")?;
         return Ok(format!("OpenVINO {version}"));
