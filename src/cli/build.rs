@@ -131,8 +131,10 @@ fn build(model: &ModelConfig, backend: BackendKind, starts: Option<&Path>, json:
 
 /// Who asks for a build has mended something: the service tries all backends of this model again.
 fn forget(state_dir: &Path, spec: &ModelSpec) -> Result<Option<String>, Failure> {
-    let died = infer::forget_deaths(state_dir, spec)
-        .with_context(|| format!("cannot clear the record of starts in {}", state_dir.display()))?;
+    let died = infer::forget_deaths(state_dir, spec).with_context(|| {
+        let folder = state_dir.display();
+        format!("cannot clear the record of starts in {folder}: run this as the service's user, who owns the folder")
+    })?;
     let line = || format!("earlier starts that died on {} do not count any more", died.join(", "));
     Ok((!died.is_empty()).then(line))
 }

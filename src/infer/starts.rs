@@ -4,6 +4,7 @@
 //! restarts the program can it die in a loop.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -75,11 +76,21 @@ pub(super) struct Starts {
 
 /// This process, told from all others on this machine before and after it.
 fn this_process() -> String {
+    process(std::process::id())
+}
+
+fn process(id: u32) -> String {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     // The time of its start is the 22nd field; the second one is a name that may hold spaces.
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
     let started = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19)).unwrap_or_default();
-    format!("{} {} {started}", boot.trim(), std::process::id())
+    format!("{} {id} {started}", boot.trim())
+}
+
+/// Whether the process of a record goes on.
+fn lives(recorded: &str) -> bool {
+    let id = recorded.split(' ').nth(1).and_then(|id| id.parse().ok());
+    id.is_some_and(|id| process(id) == recorded) && !recorded.ends_with(' ')
 }
 
 impl Starts {
@@ -95,28 +106,46 @@ impl Starts {
 
     pub(super) fn open_as(folder: &Path, identity: String, process: &str) -> Self {
         let file = folder.join(FILE);
-        let mut record = read(&file).filter(|record| record.identity == identity).unwrap_or_default();
+        let before = read(&file).unwrap_or_else(|error| {
+            tracing::warn!("how earlier starts ended is not known: {}: {error}", file.display());
+            None
+        });
+        let mut record = before.filter(|record| record.identity == identity).unwrap_or_default();
         record.identity = identity;
         record.judge(now(), process);
         process.clone_into(&mut record.process);
         let mut starts = Self { file: Some(file), record };
-        starts.write();
+        starts.write(Self::store);
         starts
     }
 
     /// Somebody has mended something: deaths of the model with this SHA-256 do not count any more. Gives the rungs that
-    /// would have been left out or were counted. The service that runs keeps what it knows until it ends.
+    /// would have been left out or were counted. A service that runs forgets them with its next word; what it is starting is
+    /// no death.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// Those of the file system. A damaged record is removed: it counts nothing.
     pub(super) fn forget(folder: &Path, model: &str) -> std::io::Result<Vec<String>> {
         let file = folder.join(FILE);
-        let record = read(&file).filter(|record| record.identity.starts_with(model)).unwrap_or_default();
-        let died: Vec<String> = record.died.into_keys().chain(record.starting.map(|kind| kind.to_string())).collect();
-        if !died.is_empty() {
+        let record = match read(&file) {
+            Err(error) if error.kind() == ErrorKind::InvalidData => {
+                tracing::warn!("the record of starts is removed: {}: {error}", file.display());
+                std::fs::remove_file(&file)?;
+                None
+            }
+            record => record?,
+        };
+        let Some(mut record) = record.filter(|record| record.identity.starts_with(model)) else {
+            return Ok(Vec::new());
+        };
+        if !lives(&record.process) {
+            record.judge(now(), "");
+        }
+        if !record.died.is_empty() {
+            // Removed, not written anew: a file of whoever calls this might be one that the service cannot read.
             std::fs::remove_file(&file)?;
         }
-        Ok(died)
+        Ok(record.died.into_keys().collect())
     }
 
     /// The rung to begin with.
@@ -127,48 +156,92 @@ impl Starts {
     /// `kind` is about to be loaded; whatever kills the process from now on is its doing.
     pub(super) fn starting(&mut self, kind: BackendKind) {
         self.record.starting = Some(kind);
-        self.write();
+        self.save();
     }
 
     /// `kind` could not be loaded, but nobody died of it.
     pub(super) fn failed(&mut self, kind: BackendKind) {
         if self.record.starting == Some(kind) {
             self.record.starting = None;
-            self.write();
+            self.save();
         }
     }
 
     /// `kind` serves.
     pub(super) fn served(&mut self, kind: BackendKind) {
         self.record.served(kind, now());
-        self.write();
+        self.save();
     }
 
     /// The program ends as it should.
     pub(super) fn stopped(&mut self) {
         if self.record.starting.take().is_some() {
-            self.write();
+            self.save();
         }
     }
 
-    fn write(&mut self) {
-        let Some(file) = &self.file else { return };
-        let written = serde_json::to_string(&self.record).map_err(std::io::Error::other).and_then(|text| {
-            let fresh = file.with_extension("new");
-            std::fs::write(&fresh, text)?;
-            std::fs::rename(&fresh, file)
+    /// What has been taken back meanwhile is not written again.
+    fn save(&mut self) {
+        self.write(|starts, file| {
+            starts.take_back(file)?;
+            starts.store(file)
         });
-        if let Err(error) = written {
+    }
+
+    fn write(&mut self, write: impl FnOnce(&mut Self, &Path) -> std::io::Result<()>) {
+        let Some(file) = self.file.clone() else { return };
+        if let Err(error) = write(self, &file) {
             tracing::warn!("starts are not recorded any more: {}: {error}", file.display());
             self.file = None;
         }
     }
+
+    /// Deaths that are not in the file any more, because of [`Self::forget`], do not count here either.
+    fn take_back(&mut self, file: &Path) -> std::io::Result<()> {
+        let there = match read(file) {
+            // Nobody has taken anything back: it is written anew.
+            Err(error) if error.kind() == ErrorKind::InvalidData => return Ok(()),
+            there => there?,
+        };
+        let counted = match there {
+            None => BTreeMap::new(),
+            Some(there) if there.identity == self.record.identity => there.died,
+            // Of another model, after a reload.
+            Some(_) => return Ok(()),
+        };
+        self.record.died.retain(|kind, _| counted.contains_key(kind));
+        if self.record.died.is_empty() {
+            self.record.served_since = None;
+        }
+        Ok(())
+    }
+
+    fn store(&mut self, file: &Path) -> std::io::Result<()> {
+        let text = serde_json::to_string(&self.record).map_err(std::io::Error::other)?;
+        let fresh = file.with_extension("new");
+        std::fs::write(&fresh, text)?;
+        std::fs::rename(&fresh, file)
+    }
 }
 
-fn read(file: &Path) -> Option<Record> {
-    let small = std::fs::metadata(file).is_ok_and(|meta| meta.len() <= LARGEST);
-    let text = if small { std::fs::read_to_string(file).ok() } else { None };
-    serde_json::from_str(&text?).ok()
+/// `None`: there is no record.
+///
+/// # Errors
+/// Those of the file system; `InvalidData`: it is damaged.
+fn read(file: &Path) -> std::io::Result<Option<Record>> {
+    let damaged = |why: String| std::io::Error::new(ErrorKind::InvalidData, why);
+    let meta = match std::fs::metadata(file) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        meta => meta?,
+    };
+    if !meta.is_file() || meta.len() > LARGEST {
+        return Err(damaged(format!("it is no record of starts, which is a file of at most {LARGEST} bytes")));
+    }
+    match std::fs::read_to_string(file) {
+        // Taken back between the two.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        text => serde_json::from_str(&text?).map(Some).map_err(|error| damaged(format!("it is damaged ({error})"))),
+    }
 }
 
 fn now() -> u64 {
@@ -261,6 +334,49 @@ mod tests {
         assert_eq!(start(dir.path()).first(&LADDER), 1);
         assert_eq!(Starts::forget(dir.path(), "model").unwrap(), ["cuda"]);
         assert_eq!(start(dir.path()).first(&LADDER), 0);
+    }
+
+    #[test]
+    fn a_service_that_runs_does_not_bring_back_what_was_mended() {
+        let dir = tempfile::tempdir().unwrap();
+        for _ in 0..2 {
+            start(dir.path()).starting(Cuda);
+        }
+        let mut service = start(dir.path());
+        service.starting(Cpu);
+        service.served(Cpu);
+        assert_eq!(Starts::forget(dir.path(), "model").unwrap(), ["cuda"]);
+        service.starting(Tract);
+        service.failed(Tract);
+        service.served(Cpu);
+        assert_eq!(Starts::forget(dir.path(), "model").unwrap(), Vec::<String>::new());
+        assert_eq!(start(dir.path()).first(&LADDER), 0);
+    }
+
+    #[test]
+    fn what_is_being_started_has_not_died_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        Starts::open(dir.path(), "model".into()).starting(Cuda);
+        assert_eq!(Starts::forget(dir.path(), "model").unwrap(), Vec::<String>::new());
+        let gone = tempfile::tempdir().unwrap();
+        start(gone.path()).starting(Cpu);
+        assert_eq!(Starts::forget(gone.path(), "model").unwrap(), ["cpu"], "its process is not there");
+        assert!(lives(&this_process()) && !lives("") && !lives("boot 1 ") && !lives(&process(u32::MAX)));
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(FILE);
+        std::fs::write(&file, "{\"identity\":").unwrap();
+        assert_eq!(Starts::forget(dir.path(), "model").unwrap(), Vec::<String>::new());
+        assert!(!file.exists(), "it counts nothing");
+        std::fs::create_dir(&file).unwrap();
+        assert!(Starts::forget(dir.path(), "model").is_err());
+        assert!(Starts::forget(&dir.path().join("engine-starts.json/no"), "model").is_ok(), "there is none");
+        std::fs::remove_dir(&file).unwrap();
+        std::fs::write(&file, "").unwrap();
+        assert!(Starts::forget(&file, "model").is_err(), "no folder");
     }
 
     #[test]
