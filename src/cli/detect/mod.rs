@@ -11,7 +11,7 @@ use self::output::Output;
 pub(super) use self::stills::{DEADLINE, read_picture, submit};
 use super::Failure;
 use crate::app::open_model;
-use crate::config::{BackendChoice, DetectConfig, ModelConfig, Precision};
+use crate::config::{BackendChoice, DetectConfig, ModelConfig, OpenvinoConfig, Precision};
 use crate::infer::Engine;
 use crate::model::ModelSpec;
 use crate::telemetry;
@@ -59,6 +59,9 @@ pub(crate) struct Args {
     /// Path of libonnxruntime.so [default: ORT_DYLIB_PATH, then the usual places]
     #[arg(long, value_name = "FILE")]
     ort_library: Option<PathBuf>,
+    /// Path of libopenvino_c.so [default: OPENVINO_INSTALL_DIR or INTEL_OPENVINO_DIR, then the usual places]
+    #[arg(long, value_name = "FILE")]
+    openvino_library: Option<PathBuf>,
 }
 
 pub(super) fn parse_backend(text: &str) -> Result<BackendChoice, String> {
@@ -149,6 +152,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         backend: args.backend,
         ort_library: args.ort_library.clone(),
         input_size: args.input_size,
+        openvino: OpenvinoConfig { library: args.openvino_library.clone(), ..OpenvinoConfig::default() },
         ..ModelConfig::default()
     };
     let spec = Arc::new(open_model(&model)?);

@@ -16,7 +16,7 @@ use self::report::{Outputs, Report};
 use super::Failure;
 use super::detect::{DEADLINE, parse_backend, parse_share, parse_size, read_picture, start_engine, submit};
 use crate::app::open_model;
-use crate::config::{BackendChoice, DetectConfig, ModelConfig};
+use crate::config::{BackendChoice, DetectConfig, ModelConfig, OpenvinoConfig};
 use crate::eval::{self, Found, ImageTruths, MAX_PER_CLASS, Rect, ResultRow};
 use crate::infer::Engine;
 use crate::pipeline::Detector;
@@ -73,6 +73,9 @@ pub(crate) struct Args {
     /// Path of libonnxruntime.so [default: ORT_DYLIB_PATH, then the usual places]
     #[arg(long, value_name = "FILE")]
     ort_library: Option<PathBuf>,
+    /// Path of libopenvino_c.so [default: OPENVINO_INSTALL_DIR or INTEL_OPENVINO_DIR, then the usual places]
+    #[arg(long, value_name = "FILE")]
+    openvino_library: Option<PathBuf>,
 }
 
 /// What the run over all pictures gave.
@@ -92,6 +95,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         backend: args.backend,
         ort_library: args.ort_library.clone(),
         input_size: args.input_size,
+        openvino: OpenvinoConfig { library: args.openvino_library.clone(), ..OpenvinoConfig::default() },
         ..ModelConfig::default()
     };
     let spec = Arc::new(open_model(&model)?);

@@ -23,6 +23,9 @@ use crate::telemetry;
 use crate::telemetry::log::LogFormat;
 use crate::types::{BackendInfo, BackendKind, Detection, Size};
 
+/// Two runs that see nothing always agree.
+const NOTHING: &str = "nothing was found on these pictures: nothing is proven";
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// An .onnx file or a model folder; without it the model that `run` and `detect` take
@@ -69,6 +72,9 @@ pub(super) struct Args {
     /// Path of libonnxruntime.so [default: ORT_DYLIB_PATH, then the usual places]
     #[arg(long, value_name = "FILE")]
     ort_library: Option<PathBuf>,
+    /// Path of libopenvino_c.so [default: OPENVINO_INSTALL_DIR or INTEL_OPENVINO_DIR, then the usual places]
+    #[arg(long, value_name = "FILE")]
+    openvino_library: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -90,14 +96,7 @@ struct Verdict {
 /// The text to print, and whether all is well.
 pub(super) fn run(args: &Args) -> Result<(String, bool), Failure> {
     telemetry::log::init("warn", LogFormat::Auto).map_err(|error| Failure::new(2, error))?;
-    let model = ModelConfig {
-        file: Some(chosen(args.path.clone())?),
-        backend: args.backend,
-        ort_library: args.ort_library.clone(),
-        input_size: args.input_size,
-        openvino: OpenvinoConfig { precision: args.precision, ..OpenvinoConfig::default() },
-        ..ModelConfig::default()
-    };
+    let model = config(args)?;
     // Opening computes the SHA-256 of what it reads and compares it; there is no second way to get it wrong.
     let spec = Arc::new(open_model(&model)?);
     let pictures = pictures(args, &spec)?;
@@ -111,6 +110,18 @@ pub(super) fn run(args: &Args) -> Result<(String, bool), Failure> {
     };
     let text = if args.json { format!("{:#}\n", verdict.json(args)) } else { verdict.text(args) };
     Ok((text, verdict.faults.is_empty()))
+}
+
+/// What shall run the model.
+fn config(args: &Args) -> Result<ModelConfig, Failure> {
+    Ok(ModelConfig {
+        file: Some(chosen(args.path.clone())?),
+        backend: args.backend,
+        ort_library: args.ort_library.clone(),
+        input_size: args.input_size,
+        openvino: OpenvinoConfig { precision: args.precision, library: args.openvino_library.clone() },
+        ..ModelConfig::default()
+    })
 }
 
 /// The pictures named, else those of the model's folder.
@@ -230,6 +241,12 @@ pub(in crate::cli) fn agrees(
     let reference = reference.ok_or("the golden pictures cannot be compared: no CPU backend runs this model")?;
     let wanted = detect(&reference, &pictures, &detection).map_err(failed)?;
     let agreement = agreement(&wanted, &found, &tolerance);
+    if agreement.objects == 0 {
+        let golden = golden.display();
+        tracing::warn!(
+            "{kind} was compared on the pictures in {golden}, but {NOTHING}; give it some with objects on them"
+        );
+    }
     if agreement.share() >= config.min_agreement {
         return Ok(());
     }
@@ -312,11 +329,18 @@ impl Verdict {
         if let Some([wanted, found]) = self.map {
             line("mAP50-95", format!("{found:.4}, reference {wanted:.4}, at most {} may be lost", args.max_map_loss));
         }
+        if let Some(note) = self.note() {
+            line("note", note.into());
+        }
         for fault in &self.faults {
             line("fault", fault.clone());
         }
         line("verdict", if self.faults.is_empty() { "ok".into() } else { "not fit to be deployed".into() });
         text
+    }
+
+    fn note(&self) -> Option<&'static str> {
+        (!self.pictures.is_empty() && self.agreement.objects == 0).then_some(NOTHING)
     }
 
     fn place(&self, worst: &Worst) -> String {
@@ -342,6 +366,7 @@ impl Verdict {
             "worst_score": self.agreement.worst_score.map(|worst| worst.value),
             "map50_95": self.map.map(|[wanted, found]| json!({"reference": wanted, "deployed": found})),
             "limits": {"min_iou": args.min_iou, "max_score_delta": args.max_score_delta, "min_agreement": args.min_agreement, "max_map_loss": args.max_map_loss},
+            "note": self.note(),
             "faults": self.faults,
             "ok": self.faults.is_empty(),
         })
@@ -349,43 +374,5 @@ impl Verdict {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use crate::infer::{Consume, Fork, InferError};
-    use crate::model::Input;
-
-    /// Finds nothing, whatever it sees.
-    struct Blind(Arc<ModelSpec>);
-
-    impl Session for Blind {
-        fn run(&mut self, _: &[Input<'_>], consume: &mut Consume<'_>) -> Result<(), InferError> {
-            consume(0, &[&vec![0.0; self.0.output.len()]]);
-            Ok(())
-        }
-
-        fn fork(&self) -> Fork {
-            let spec = self.0.clone();
-            Arc::new(move || Ok(Box::new(Self(spec.clone()))))
-        }
-    }
-
-    #[test]
-    fn an_engine_that_lost_the_boxes_does_not_serve() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/yolov5s-efficientnetv2");
-        let config = ModelConfig { file: Some(folder), backend: BackendChoice::Tract, ..ModelConfig::default() };
-        let spec = Arc::new(open_model(&config).unwrap());
-        let info = || BackendInfo {
-            kind: BackendKind::Tensorrt,
-            version: "pretended".into(),
-            fallbacks: Vec::new(),
-            nodes: Default::default(),
-        };
-        let why = agrees(&spec, Box::new(Blind(spec.clone())), info(), &config).unwrap_err();
-        assert!(why.contains("agrees with tract on 0 of") && why.contains("min_agreement"), "{why}");
-        let lenient = ModelConfig { min_agreement: 0.0, ..config.clone() };
-        assert_eq!(agrees(&spec, Box::new(Blind(spec.clone())), info(), &lenient), Ok(()));
-        let session = crate::infer::load(&spec, &config).unwrap().0;
-        assert_eq!(agrees(&spec, session, info(), &config), Ok(()), "the reference itself");
-    }
-}
+#[path = "verify_tests.rs"]
+mod tests;
