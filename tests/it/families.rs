@@ -10,6 +10,7 @@ use ocelli::infer::{Backend, InferError, OrtBackend, OrtProvider, load};
 use ocelli::model::{Candidate, DecodeParams, Family, Input, ModelSpec, Nms, decode};
 use ocelli::types::{Letterbox, Padding, Size};
 
+use crate::common::skipped;
 use crate::openvino::openvino_library;
 use crate::runtime::{model_config, ort_library};
 
@@ -119,13 +120,16 @@ fn open(bytes: &[u8], manifest: &str) -> Opened {
     Opened { _folder: folder, spec }
 }
 
-/// Runs the model once on each backend there is; `look` sees the outputs.
-fn on_each(spec: &ModelSpec, input: &[f32], mut look: impl FnMut(&str, &[&[f32]])) {
+/// Runs the model once on each backend there is; `look` sees the outputs. `no_rows`: one of them is an initializer without
+/// values.
+fn on_each(spec: &ModelSpec, input: &[f32], no_rows: bool, mut look: impl FnMut(&str, &[&[f32]])) {
     let run = |choice, library: Option<&Path>, look: &mut dyn FnMut(&str, &[&[f32]])| {
         let (mut session, info) = match load(spec, &model_config(choice, library)) {
             Ok(loaded) => loaded,
-            // Its reader takes an initializer without values for one value; outputs without rows that are computed are right.
-            Err(InferError::Output { expected: 0, got: 1 }) if choice == BackendChoice::Openvino => return,
+            // Outputs without rows that are computed are right.
+            Err(InferError::Output { expected: 0, got: 1 }) if no_rows && choice == BackendChoice::Openvino => {
+                return skipped("OpenVINO's reader takes an initializer without values for one value");
+            }
             Err(error) => panic!("{error}"),
         };
         // Twice: a session is for many frames; and once more through a further session.
@@ -167,7 +171,8 @@ fn check(family: Family, manifest: &str, names: usize, outputs: &[Constant], exp
     let opened = open(&constants(outputs, names, family == Family::DetrBoxes), manifest);
     let spec = &opened.spec;
     assert_eq!(spec.output.family, family);
-    on_each(spec, &vec![0.5; 3 * 200 * 100], |backend, tensors| {
+    let no_rows = outputs.iter().any(|output| output.values.is_empty());
+    on_each(spec, &vec![0.5; 3 * 200 * 100], no_rows, |backend, tensors| {
         let mut candidates = Vec::new();
         decode(spec, tensors, &DecodeParams { threshold: 0.25, classes: None }, &mut candidates);
         assert_eq!(found(&candidates), expected, "{family:?} on {backend}");
@@ -275,7 +280,7 @@ fn the_second_input_takes_width_and_height() {
     graph.extend(port(12, "boxes", FLOAT, "1 2 4"));
     graph.extend(port(12, "scores", FLOAT, "1 2"));
     let opened = open(&model(&graph, 2), "");
-    on_each(&opened.spec, &vec![0.5; 3 * 200 * 100], |backend, tensors| {
+    on_each(&opened.spec, &vec![0.5; 3 * 200 * 100], false, |backend, tensors| {
         assert_eq!((tensors[0], tensors[2]), (&[200.0, 100.0][..], &[200.0, 100.0][..]), "{backend}");
     });
 }
@@ -301,7 +306,7 @@ fn bytes_and_pixels() {
         graph.extend(port(12, "output0", FLOAT, "1 120 6"));
         let opened = open(&model(&graph, 3), "");
         assert_eq!(opened.spec.input.size, Size::new(24, 10), "{dims}");
-        on_each(&opened.spec, &planes, |backend, tensors| {
+        on_each(&opened.spec, &planes, false, |backend, tensors| {
             assert_eq!(tensors[0], expected.as_slice(), "type {elem} {dims} on {backend}");
         });
     }
