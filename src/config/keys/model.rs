@@ -239,7 +239,7 @@ pub(crate) static OPENVINO: Section = Section {
             Kind::Word(&["f32", "f16", "bf16"]),
             Some("f32"),
             "bf16",
-            "What it computes in; a processor that cannot is an error, and under `auto` the next backend's turn. `bf16` is faster where there is AMX or AVX-512, and moves boxes by pixels. In `f32` OpenVINO is no faster than `cpu`, so `auto` takes it only in another one.",
+            "What it computes in; a processor that cannot is an error, and under `auto` the next backend's turn. `bf16` is faster where there is AMX or AVX-512, and moves boxes by pixels. In `f32` OpenVINO is hardly faster than `cpu`, so `auto` takes it only in another one.",
         ),
     ],
 };
