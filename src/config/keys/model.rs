@@ -1,6 +1,15 @@
 //! The keys of `model:`.
 
-use super::{Kind, Section, Short, key};
+use super::{Key, Kind, Section, Short, key};
+
+/// The same for both of NVIDIA's providers.
+const CUDA_GRAPH: Key = key(
+    "cuda_graph",
+    Kind::Bool,
+    Some("false"),
+    "true",
+    "Launch all kernels at once, by a recording of them. Not every model can: all nodes on the GPU, sizes that never change.",
+);
 
 /// `model:`
 pub(crate) static MODEL: Section = Section {
@@ -136,13 +145,7 @@ pub(crate) static TENSORRT: Section = Section {
             "5",
             "How hard the builder tries: 0 builds fast, 5 runs fast. Default: TensorRT's, 3.",
         ),
-        key(
-            "cuda_graph",
-            Kind::Bool,
-            Some("false"),
-            "true",
-            "Launch all kernels at once, by a recording of them. Not every model can: all nodes on the GPU, sizes that never change.",
-        ),
+        CUDA_GRAPH,
         key(
             "profile",
             Kind::Section(&PROFILE),
@@ -211,13 +214,7 @@ pub(crate) static CUDA: Section = Section {
             "false",
             "Shorter floats inside matrix products, on GPUs that have them.",
         ),
-        key(
-            "cuda_graph",
-            Kind::Bool,
-            Some("false"),
-            "true",
-            "Launch all kernels at once, by a recording of them. Not every model can: all nodes on the GPU, sizes that never change.",
-        ),
+        CUDA_GRAPH,
     ],
 };
 

@@ -87,26 +87,18 @@ impl Tail {
     }
 
     fn whole(&mut self, name: &str, dims: &[u64], values: &[i64]) -> String {
-        let name = self.name(name);
-        put_tensor(
-            &name,
-            dims,
-            INT64,
-            &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>(),
-            &mut self.head,
-        );
-        name
+        let raw: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.constant(name, dims, INT64, &raw)
     }
 
     fn floats(&mut self, name: &str, dims: &[u64], values: &[f32]) -> String {
+        let raw: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.constant(name, dims, FLOAT, &raw)
+    }
+
+    fn constant(&mut self, name: &str, dims: &[u64], elem: u64, raw: &[u8]) -> String {
         let name = self.name(name);
-        put_tensor(
-            &name,
-            dims,
-            FLOAT,
-            &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>(),
-            &mut self.head,
-        );
+        put_tensor(&name, dims, elem, raw, &mut self.head);
         name
     }
 
