@@ -1,12 +1,14 @@
 //! Ocelli: cameras in, detections out. See `ARCHITECTURE.md` for the rooms and the arrows between them.
 
-pub mod accel;
 pub mod annotate;
 pub mod app;
+pub mod cancel;
 pub mod cli;
 pub mod config;
 pub mod doctor;
 pub mod eval;
+pub mod ffi;
+pub mod frame;
 pub mod infer;
 pub mod model;
 pub mod pipeline;
@@ -15,4 +17,5 @@ pub mod queue;
 pub mod sink;
 pub mod source;
 pub mod telemetry;
+pub mod tract_conv;
 pub mod types;

@@ -5,8 +5,8 @@ use std::time::SystemTime;
 
 use super::AppError;
 use super::outlets::Outlets;
-use crate::accel::Frame;
 use crate::config::{CameraConfig, SourceConfig};
+use crate::frame::Frame;
 use crate::infer::Engine;
 use crate::pipeline::{Camera, CameraParts, Detector};
 use crate::queue::{self, DropPolicy, Receiver};

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use crate::accel::Frame;
+use crate::frame::Frame;
 use crate::sink::Sink;
 use crate::sink::rtsp::View;
 use crate::source::FrameTap;

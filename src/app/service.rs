@@ -13,8 +13,8 @@ use super::reload::Reader;
 use super::sinks::Sinks;
 use super::vitals::{Phase, Vitals};
 use super::{Signal, Signals};
-use crate::accel;
 use crate::config::{Config, ModelConfig};
+use crate::ffi::glibc;
 use crate::infer::Engine;
 use crate::model::ModelSpec;
 use crate::queue::{self, Receiver, RecvError};
@@ -78,7 +78,7 @@ impl Service {
             engines.insert(name, engine);
         }
         let loaded = begun.elapsed();
-        accel::trim_heap();
+        glibc::trim_heap();
         for camera in cameras.values_mut().filter(|camera| camera.config().enabled) {
             let engine = engines.get(&camera.config().detect.model).ok_or(AppError::NoModel)?;
             camera.detect_with(RunningCamera::detector(camera.config(), engine)?)?;

@@ -6,76 +6,34 @@
 //! Architecture Invariant: a runtime library is opened in this process only after a child process has opened it, because
 //! opening a damaged one kills the process that does it.
 
-mod build;
-#[cfg(test)]
-mod building_tests;
+mod backend;
 mod cache;
-#[cfg(test)]
-mod cache_tests;
-mod child;
-mod conformance;
-mod convert;
-mod crew;
-mod elf;
 mod engine;
-mod engine_build;
-#[cfg(test)]
-mod engine_tests;
 mod error;
-mod factory;
-#[cfg(test)]
-mod failover_tests;
-#[cfg(test)]
-mod fake;
-mod gpu;
-mod ladder;
-mod lanes;
-mod library;
-mod needs;
-mod openvino;
-mod openvino_library;
-mod ort;
-mod ort_bound;
-mod ort_library;
-mod parallel;
-mod placement;
-mod places;
-mod policy;
-mod probe;
-mod providers;
-#[cfg(test)]
-mod stage;
-mod starts;
-mod status;
-mod supervisor;
-#[cfg(feature = "tract")]
-mod tract;
-#[cfg(feature = "tract")]
-mod tract_rewrite;
-mod trial;
-mod verdicts;
-mod worker;
+mod runtime;
 
-pub use build::{BuildEvent, BuildRequest};
-pub use cache::{BuildRecord, CacheError, EngineCache, EngineKey, Lookup};
-pub use child::{Answer, ChildError, ask, set_prober};
-pub use conformance::check_session;
-pub use crew::hung_threads;
-pub use elf::check as check_elf;
-pub use engine::Engine;
-pub use engine_build::{Built, Proof, build_engine, build_here};
-pub use error::InferError;
-pub use gpu::NVIDIA_DEVICES;
-pub use ladder::{load, rungs};
-pub use lanes::{Job, Lane};
-pub use library::{LibrarySource, Survey, candidates, survey};
-pub use openvino::{OpenvinoBackend, check_openvino_here};
-pub use openvino_library::{openvino_candidates, openvino_computes, openvino_survey, probe_openvino, wants_openvino};
-pub use ort::{OrtBackend, OrtProvider};
-pub use probe::{ProbeReport, ProviderReport, check_here, probe, probe_provider};
-pub use status::Observer;
+pub use backend::check_session;
+pub use backend::openvino::{OpenvinoBackend, check_openvino_here};
+pub use backend::ort::{OrtBackend, OrtProvider};
 #[cfg(feature = "tract")]
-pub use tract::TractBackend;
+pub use backend::tract::TractBackend;
+pub use cache::build::{BuildEvent, BuildRequest};
+pub use cache::engine_build::{Built, Proof, build_engine, build_here};
+pub use cache::{BuildRecord, CacheError, EngineCache, EngineKey, Lookup};
+pub use engine::Engine;
+pub use engine::crew::hung_threads;
+pub use engine::ladder::{load, rungs};
+pub use engine::lanes::{Job, Lane};
+pub use engine::status::Observer;
+pub use error::InferError;
+pub use runtime::child::{Answer, ChildError, ask, set_prober};
+pub use runtime::elf::check as check_elf;
+pub use runtime::gpu::NVIDIA_DEVICES;
+pub use runtime::library::{LibrarySource, Survey, candidates, survey};
+pub use runtime::openvino_library::{
+    openvino_candidates, openvino_computes, openvino_survey, probe_openvino, wants_openvino,
+};
+pub use runtime::probe::{ProbeReport, ProviderReport, check_here, probe, probe_provider};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -146,7 +104,7 @@ pub trait Backend: Send + Sync {
 /// # Errors
 /// Those of the file system.
 pub fn forget_deaths(state_folder: &std::path::Path, spec: &ModelSpec) -> std::io::Result<Vec<String>> {
-    starts::Starts::forget(state_folder, &spec.id.sha256)
+    engine::starts::Starts::forget(state_folder, &spec.id.sha256)
 }
 
 /// Refuses frames that a session with `batch` frames of `spec` in a run cannot take.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::accel::Frame;
+use crate::frame::Frame;
 use crate::pipeline::{Detector, DetectorError};
 use crate::queue::{Receiver, RecvError};
 use crate::sink::Sink;

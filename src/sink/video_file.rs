@@ -9,7 +9,7 @@ use gstreamer_app as gst_app;
 use gstreamer_video as gst_video;
 
 use super::encoder::{self, ELEMENT_NAME, EncoderError, Purpose};
-use crate::accel::Frame;
+use crate::frame::Frame;
 use crate::types::Size;
 
 /// Frames that wait for the encoder at most; then [`VideoFile::push`] waits.

@@ -12,7 +12,7 @@ use gstreamer_video as gst_video;
 use super::control::wake;
 use super::pts::PtsLine;
 use super::{FrameTap, Outputs};
-use crate::accel::Frame;
+use crate::frame::Frame;
 use crate::queue;
 use crate::types::{CameraName, FrameMeta, Size};
 

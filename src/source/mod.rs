@@ -31,8 +31,8 @@ use std::time::Duration;
 
 use gstreamer as gst;
 
-use crate::accel::Frame;
 use crate::config::CameraConfig;
+use crate::frame::Frame;
 use crate::queue;
 use crate::types::{CameraName, CameraStatus};
 

@@ -22,8 +22,8 @@ use gstreamer_rtsp_server::prelude::*;
 
 use super::error::missing;
 use super::{Outcome, Outputs, Source, SourceError, write_counter};
-use crate::accel::Frame;
 use crate::config::{CameraConfig, DetectConfig, ReconnectConfig, SourceConfig};
+use crate::frame::Frame;
 use crate::queue::{self, DropPolicy, RecvError};
 
 /// A file's first frame must be there by then.

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
-use ocelli::accel::Frame;
 use ocelli::config::{CameraConfig, DetectConfig, ReconnectConfig, SourceConfig, Transport};
+use ocelli::frame::Frame;
 use ocelli::queue::{self, DropPolicy, Receiver, RecvError};
 use ocelli::source::{Outcome, Outputs, Source, SourceError, read_counter};
 use ocelli::types::{CameraState, CameraStatus, Size};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::media::Outlet;
 use super::worker::Worker;
-use crate::accel::Frame;
+use crate::frame::Frame;
 use crate::queue::{self, DropPolicy};
 use crate::sink::Sink;
 use crate::source::FrameTap;

@@ -10,8 +10,8 @@ use gstreamer_video as gst_video;
 use super::media::Outlet;
 use super::timeline::Timeline;
 use super::view::{Input, Known, Shared};
-use crate::accel::Frame;
 use crate::annotate::{self, FORGET, Matcher};
+use crate::frame::Frame;
 use crate::queue::{Receiver, RecvError};
 use crate::types::{CameraState, FrameMeta, FrameResult, Size};
 
