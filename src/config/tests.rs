@@ -1,6 +1,7 @@
 //! Each test is a text and what is said about it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod golden;
 mod hostile;
 mod table;
 
