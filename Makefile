@@ -8,13 +8,13 @@ OCELLI := $(shell if [ -n "$$CARGO_TARGET_DIR" ]; then echo "$$CARGO_TARGET_DIR"
 demo: build
 	@OCELLI=$(OCELLI) deploy/demo.sh
 
-## all tests
+## all tests; the end prints how many were skipped, and why
 test: setup
 	@tests/fetch-ort.sh "$${OCELLI_CACHE:-$$HOME/.cache/ocelli}/onnxruntime-1.24.4" 1.24.4 || \
-	  echo "SKIPPED: no ONNX Runtime library could be fetched; the tests of the cpu backend will say so" >&2
+	  echo "SKIPPED: no ONNX Runtime library could be fetched; the tests of the cpu backend are skipped" >&2
 	@tests/fetch-openvino.sh "$${OCELLI_CACHE:-$$HOME/.cache/ocelli}/openvino-2026.4.1" || \
-	  echo "SKIPPED: no OpenVINO could be fetched; the tests of the openvino backend will say so" >&2
-	cargo test --release --locked
+	  echo "SKIPPED: no OpenVINO could be fetched; the tests of the openvino backend are skipped" >&2
+	@tests/run.sh
 
 build: setup
 	cargo build --release --locked

@@ -11,21 +11,67 @@ pub fn ocelli() -> Command {
     Command::new(env!("CARGO_BIN_EXE_ocelli"))
 }
 
-/// `name` below the test data folder (`OCELLI_TEST_DATA`, else `../shared/data`); `None`, said loudly, when absent.
+/// A file of `tests/data`, which every clone has.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
+}
+
+/// The folder of the shipped model.
+pub fn shipped_model() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/yolov5s-efficientnetv2")
+}
+
+/// `name` in the folder of larger test data (`OCELLI_TEST_DATA`, else `../shared/data`); `None`, recorded as a skip, if it is
+/// absent.
 pub fn test_data(name: &str) -> Option<PathBuf> {
     let root = std::env::var_os("OCELLI_TEST_DATA")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
     let path = root.join(name);
-    if path.exists() {
-        return Some(path);
+    if !path.exists() {
+        skip(&format!("test data {} is absent; OCELLI_TEST_DATA names its folder", path.display()));
+        return None;
     }
+    Some(path)
+}
+
+/// Tests that may skip even with `REQUIRE_TEST_DATA=1`, each with its reason.
+const ALLOWED_SKIPS: &str = include_str!("../allowed-skips.txt");
+
+/// Records that this test, or a part of it, does not run: on the real standard error, because the test runner captures what
+/// `eprintln!` writes, and in the file named by `OCELLI_SKIPS`, which `tests/run.sh` prints at the end. With `REQUIRE_TEST_DATA=1` a
+/// skip is a failure unless `tests/allowed-skips.txt` lists the test.
+pub fn skip(why: &str) {
+    use std::io::Write;
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("unnamed thread");
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {why}");
+    if let Some(log) = std::env::var_os("OCELLI_SKIPS") {
+        let mut log = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
+        log.write_all(format!("{test}: {why}\n").as_bytes()).unwrap();
+    }
+    let required = std::env::var_os("REQUIRE_TEST_DATA").is_some_and(|value| !value.is_empty() && value != "0");
     assert!(
-        std::env::var_os("REQUIRE_TEST_DATA").is_none(),
-        "REQUIRE_TEST_DATA is set, but {} is absent",
-        path.display()
+        !required || may_skip(test),
+        "REQUIRE_TEST_DATA is set, but {test} is skipped: {why}. If that is right everywhere, list it in tests/allowed-skips.txt"
     );
-    skipped(&format!("test data {} is absent; set OCELLI_TEST_DATA to its folder", path.display()));
-    None
+}
+
+fn may_skip(test: &str) -> bool {
+    let entries = ALLOWED_SKIPS.lines().filter(|line| !line.starts_with('#'));
+    entries.filter_map(|line| line.split_once(": ")).any(|(name, _)| name == test)
+}
+
+#[test]
+fn only_listed_tests_may_skip_and_each_entry_has_a_reason() {
+    for line in ALLOWED_SKIPS.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let (test, reason) = line.split_once(": ").unwrap_or_else(|| panic!("`{line}` is not `module::test: reason`"));
+        assert!(reason.len() > 10 && may_skip(test), "{line}");
+        let (module, name) = test.rsplit_once("::").unwrap();
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it").join(module.replace("::", "/") + ".rs");
+        let code = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        assert!(code.contains(&format!("fn {name}(")), "{} has no test {name}", file.display());
+    }
+    assert!(!may_skip("parity::shipped::f32_on_tract"));
 }
 
 /// A TCP port that was free a moment ago on 127.0.0.1.
@@ -41,13 +87,6 @@ impl Drop for Guard {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// Says on the real standard error that a test could not run: what `eprintln!` writes, the test runner keeps to itself.
-pub fn skipped(why: &str) {
-    use std::io::Write;
-    let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {why}");
 }
 
 /// Lines of a child's output, collected by a thread.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use crate::common::{ocelli, skipped};
+use crate::common::{ocelli, skip};
 
 fn completions(shell: &str) -> String {
     let run = ocelli().args(["completions", shell]).output().unwrap();
@@ -32,7 +32,7 @@ fn each_shell_accepts_its_completions_and_they_hold_all_visible_verbs() {
         assert!(!script.contains("probe-runtime"), "{shell}: a hidden verb is offered");
         let checker = Command::new(shell).arg("-n").stdin(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let Ok(mut checker) = checker else {
-            skipped(&format!("{shell} is not installed, its syntax was not checked"));
+            skip(&format!("{shell} is not installed, its syntax was not checked"));
             continue;
         };
         checker.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();

@@ -8,7 +8,7 @@ use ocelli::infer::{build_engine, check_session, load};
 use ocelli::model::{Input, ModelSpec};
 use ocelli::types::BackendKind;
 
-use crate::common::{ocelli, skipped, test_data};
+use crate::common::{ocelli, skip, test_data};
 use crate::openvino::openvino_library;
 use crate::runtime::{model_config, ort_library};
 
@@ -24,7 +24,7 @@ fn models() -> Vec<ModelSpec> {
         Ok(spec) => Some(spec),
         // A family that is not known yet is another test's business.
         Err(error) => {
-            skipped(&format!("{}: {error}", path.display()));
+            skip(&format!("{}: {error}", path.display()));
             None
         }
     });
@@ -99,7 +99,7 @@ fn openvino_keeps_its_promises() {
 #[test]
 fn gpus_keep_their_promises() {
     if std::env::var_os("REQUIRE_GPU").is_none() {
-        skipped("CUDA and TensorRT are not tried; REQUIRE_GPU=1 does");
+        skip("CUDA and TensorRT are not tried; REQUIRE_GPU=1 does");
         return;
     }
     let library = ort_library().expect("REQUIRE_GPU is set, but there is no ONNX Runtime library");

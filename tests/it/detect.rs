@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use crate::common::{ocelli, test_data};
+use crate::common::{fixture, ocelli, test_data};
 
 fn marker_model() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/marker.onnx")
+    fixture("marker.onnx")
 }
 
 /// A grey picture with a red square at (x, y).
@@ -147,6 +147,28 @@ fn an_unreachable_stream_is_unavailable() {
 
 #[test]
 fn a_video_gives_a_painted_clip_and_a_line_per_frame() {
+    let folder = tempfile::tempdir().unwrap();
+    let (clip, model) = (fixture("clip.mp4"), marker_model());
+    let args = [clip.to_str().unwrap(), "--model", model.to_str().unwrap(), "--out", "o", "--json", "all.jsonl"];
+    let output = detect(folder.path(), &args);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let lines = std::fs::read_to_string(folder.path().join("all.jsonl")).unwrap();
+    assert_eq!(lines.lines().count(), 75);
+    // `make_clip.py` says where the square is in each frame.
+    for (n, line) in lines.lines().enumerate() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        let (x, y) = (40.0 + 6.0 * n as f64, 60.0 + 2.0 * n as f64);
+        let want = [x / 640.0, y / 360.0, (x + 48.0) / 640.0, (y + 48.0) / 360.0];
+        for (got, want) in line["objects"][0]["box"].as_array().unwrap().iter().zip(want) {
+            assert!((got.as_f64().unwrap() - want).abs() < 0.015, "frame {n}: {line} against {want}");
+        }
+    }
+    assert!(folder.path().join("o/clip.mp4").metadata().unwrap().len() > 10_000);
+    assert_eq!(std::fs::read_to_string(folder.path().join("o/clip.jsonl")).unwrap().lines().count(), 75);
+}
+
+#[test]
+fn a_longer_video_gives_a_line_per_frame() {
     let Some(clip) = test_data("clips/bikes.mp4") else { return };
     let folder = tempfile::tempdir().unwrap();
     let model = marker_model();

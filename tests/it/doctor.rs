@@ -151,7 +151,7 @@ fn a_box_without_plugins_is_told_what_to_install() {
 #[test]
 fn a_plugin_that_does_not_load_is_named() {
     let Ok(output) = Command::new("pkg-config").args(["--variable=pluginsdir", "gstreamer-1.0"]).output() else {
-        crate::common::skipped("no pkg-config to say where the plugins are");
+        crate::common::skip("no pkg-config to say where the plugins are");
         return;
     };
     let real = String::from_utf8(output.stdout).unwrap();
@@ -206,7 +206,7 @@ fn a_good_library_and_its_providers_are_told() {
     report.says("onnxruntime", "ok", &["1.", "ORT_DYLIB_PATH"]);
     report.says("backend", "ok", &["`backend: auto` gives"]);
     if Path::new("/dev/nvidiactl").exists() {
-        crate::common::skipped("this box has a GPU; what a box without one says is not tried");
+        crate::common::skip("this box has a GPU; what a box without one says is not tried");
         return;
     }
     report.says("gpu", "skipped", &[]);
@@ -224,7 +224,7 @@ fn a_library_that_hangs_is_told_and_does_not_hang_the_doctor() {
     let (source, library) = (doctor.file("hang.c", code), doctor.path("libonnxruntime.so"));
     match Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status() {
         Ok(status) => assert!(status.success()),
-        Err(error) => return crate::common::skipped(&format!("no C compiler ({error})")),
+        Err(error) => return crate::common::skip(&format!("no C compiler ({error})")),
     }
     let report = doctor.env("ORT_DYLIB_PATH", &library).report();
     report.says("onnxruntime", "warning", &["did not end within 10 s"]);
@@ -267,7 +267,7 @@ fn a_full_and_a_read_only_state_folder_are_told_apart() {
         let mount = format!("mount -t tmpfs -o {options} tmpfs {} && exec \"$0\" \"$@\"", state.path().display());
         let probe = Command::new("unshare").args(["-rm", "sh", "-c", &mount, "true"]).output();
         if !probe.is_ok_and(|output| output.status.success()) {
-            crate::common::skipped(
+            crate::common::skip(
                 "no mount in a namespace of our own (unshare -rm): full and read-only disks are not tried",
             );
             return;
@@ -355,7 +355,7 @@ fn cameras_are_asked_for_a_picture() {
 #[test]
 fn a_clock_of_1970_is_told() {
     if Command::new("faketime").arg("--version").output().is_err() {
-        crate::common::skipped("faketime is not installed: a wrong clock is tried in the unit tests only");
+        crate::common::skip("faketime is not installed: a wrong clock is tried in the unit tests only");
         return;
     }
     let doctor = Doctor::by(Command::new("faketime")).args(&["1970-01-02 00:00:00", env!("CARGO_BIN_EXE_ocelli")]);

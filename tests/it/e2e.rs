@@ -97,7 +97,7 @@ fn start_box(extra_camera: Option<String>) -> Option<Box_> {
     std::fs::write(&conf, format!("listener {mqtt_port} 127.0.0.1\nallow_anonymous true\n")).unwrap();
     let mosquitto = ["/usr/sbin/mosquitto", "/usr/bin/mosquitto"].into_iter().find(|path| Path::new(path).exists());
     let Some(mosquitto) = mosquitto else {
-        crate::common::skipped("mosquitto is not installed");
+        crate::common::skip("mosquitto is not installed");
         return None;
     };
     let broker = Command::new(mosquitto).arg("-c").arg(&conf).stderr(Stdio::null()).spawn().unwrap();

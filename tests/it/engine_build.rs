@@ -43,7 +43,7 @@ impl Pretence {
                 .unwrap();
             }
             Err(error) => {
-                crate::common::skipped(&format!("no C compiler ({error})"));
+                crate::common::skip(&format!("no C compiler ({error})"));
                 return None;
             }
         }
@@ -257,17 +257,16 @@ fn a_service_whose_engine_cannot_be_built_ends_and_does_not_try_for_ever() {
     assert_eq!(pretence.builds().len(), 3);
 }
 
-/// A clip that is played again and again; `None`, said loudly, without it.
-fn clip() -> Option<String> {
-    let clip = crate::common::test_data("clips/vtest_1080p_120f.mp4")?;
-    Some(format!("{{file: {}, loop: true}}", clip.display()))
+/// The source of a camera that plays a clip in a loop.
+fn clip() -> String {
+    format!("{{file: {}, loop: true}}", crate::common::fixture("clip.mp4").display())
 }
 
 #[test]
 fn a_runtime_that_begins_to_fail_is_left_for_the_next_backend() {
-    let (Some(pretence), Some(clip)) = (Pretence::new("ok"), clip()) else { return };
+    let (Some(pretence), clip) = (Pretence::new("ok"), clip()) else { return };
     if Path::new("/dev/nvidiactl").exists() {
-        crate::common::skipped("this box has a GPU, which auto would take");
+        crate::common::skip("this box has a GPU, which auto would take");
         return;
     }
     let port = free_port();
@@ -287,7 +286,7 @@ fn a_runtime_that_begins_to_fail_is_left_for_the_next_backend() {
 
 #[test]
 fn a_lost_gpu_ends_the_service_with_an_exit_code_of_its_own() {
-    let (Some(pretence), Some(clip)) = (Pretence::new("ok"), clip()) else { return };
+    let (Some(pretence), clip) = (Pretence::new("ok"), clip()) else { return };
     let port = free_port();
     let mut service = Guard(pretence.run_with(port, "auto", &clip).stderr(Stdio::piped()).spawn().unwrap());
     let log = BufReader::new(service.0.stderr.take().unwrap());

@@ -10,7 +10,7 @@ use ocelli::infer::{Backend, InferError, OrtBackend, OrtProvider, load};
 use ocelli::model::{Candidate, DecodeParams, Family, Input, ModelSpec, Nms, decode};
 use ocelli::types::{Letterbox, Padding, Size};
 
-use crate::common::skipped;
+use crate::common::skip;
 use crate::openvino::openvino_library;
 use crate::runtime::{model_config, ort_library};
 
@@ -128,7 +128,7 @@ fn on_each(spec: &ModelSpec, input: &[f32], no_rows: bool, mut look: impl FnMut(
             Ok(loaded) => loaded,
             // Outputs without rows that are computed are right.
             Err(InferError::Output { expected: 0, got: 1 }) if no_rows && choice == BackendChoice::Openvino => {
-                return skipped("OpenVINO's reader takes an initializer without values for one value");
+                return skip("OpenVINO's reader takes an initializer without values for one value");
             }
             Err(error) => panic!("{error}"),
         };

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::{Guard, Lines, free_port, http_get, ocelli, signal, skipped, wait_exit};
+use crate::common::{Guard, Lines, free_port, http_get, ocelli, signal, skip, wait_exit};
 
 /// Plugins that the pipelines need besides the stand-in; the real `v4l2src` must not be among them.
 const PLUGINS: [&str; 8] = [
@@ -37,7 +37,7 @@ impl Place {
         let flags = config(&["--cflags", "--libs", "gstreamer-1.0", "gstreamer-base-1.0"]);
         let real = config(&["--variable=pluginsdir", "gstreamer-1.0"]);
         let (Some(flags), Some(real)) = (flags, real) else {
-            skipped("no pkg-config for GStreamer: USB and CSI cameras are not tried");
+            skip("no pkg-config for GStreamer: USB and CSI cameras are not tried");
             return None;
         };
         let plugins = folder.path().join("plugins");
@@ -56,7 +56,7 @@ impl Place {
             .args(flags.split_whitespace())
             .status();
         if !built.is_ok_and(|status| status.success()) {
-            skipped("no C compiler: USB and CSI cameras are not tried");
+            skip("no C compiler: USB and CSI cameras are not tried");
             return None;
         }
         Some(Self { folder, http: free_port() })

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, clippy::print_stdout)]
 #![allow(missing_docs, unreachable_pub, dead_code)]
 
+mod allocation;
 mod batch;
 mod common;
 mod completions;

@@ -32,7 +32,7 @@ fn have(tools: &[&str]) -> bool {
         return true;
     }
     assert!(std::env::var_os("REQUIRE_TOOLS").is_none(), "REQUIRE_TOOLS is set, but {absent:?} are not installed");
-    crate::common::skipped(&format!(
+    crate::common::skip(&format!(
         "{absent:?} are not installed; on Debian: apt-get install mosquitto mosquitto-clients openssl"
     ));
     false

@@ -25,7 +25,7 @@ pub fn openvino_library() -> Option<PathBuf> {
     });
     if library.is_none() {
         assert!(std::env::var_os("REQUIRE_OPENVINO").is_none(), "REQUIRE_OPENVINO is set, but there is no OpenVINO");
-        crate::common::skipped("no OpenVINO library; set OPENVINO_INSTALL_DIR to an installation");
+        crate::common::skip("no OpenVINO library; set OPENVINO_INSTALL_DIR to an installation");
     }
     library.clone()
 }

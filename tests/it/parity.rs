@@ -1,8 +1,9 @@
-//! Boxes against those of the reference code, on real pictures and trained models, with every CPU backend.
+//! Boxes against those of the reference code, on real pictures and trained models, with every CPU backend. The shipped model's
+//! data are in the repository (`shipped`); those of other models are in the larger test data.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use image::ImageDecoder;
 use ocelli::config::BackendChoice;
@@ -17,20 +18,21 @@ use crate::openvino::openvino_library;
 use crate::runtime::{model_config, ort_library};
 
 mod document;
+mod shipped;
 
-/// What a box must have in common with the reference's.
+/// How far a box may lie from the reference's.
 struct Tolerance {
     score: f32,
     iou: f32,
-    /// A box of ours without a partner must not be surer than the threshold by this.
+    /// A box without a counterpart may exceed the confidence threshold by this much.
     extra: f32,
-    /// The reference counts a box once for each class above the threshold, we for its best class only: a box of it that
-    /// overlaps a surer one of another class may be missing.
+    /// The reference reports a box once per class above the threshold, Ocelli only for its best class. So a reference box that
+    /// overlaps a more confident one of another class may be missing.
     second_labels: bool,
 }
 
 const STRICT: Tolerance = Tolerance { score: 0.01, iou: 0.98, extra: 0.02, second_labels: false };
-/// Half floats: the reference is the model in single ones.
+/// f16 weights and activations; the reference is the same model in f32.
 const HALF: Tolerance = Tolerance { score: 0.02, iou: 0.96, extra: 0.03, second_labels: false };
 
 const MANY_LABELS: Tolerance = Tolerance { second_labels: true, ..STRICT };
@@ -44,7 +46,7 @@ struct Picture {
 }
 
 impl Picture {
-    /// Reads a picture the way that people see it: turned as its EXIF data say.
+    /// Reads a picture and applies its EXIF orientation.
     fn open(path: &Path) -> Self {
         let mut decoder = image::ImageReader::open(path).unwrap().into_decoder().unwrap();
         let orientation = decoder.orientation().unwrap();
@@ -59,7 +61,7 @@ impl Picture {
     }
 }
 
-/// A loaded model with all that lies around it.
+/// A loaded model with its preprocessing and NMS.
 struct Detector {
     spec: ModelSpec,
     session: Box<dyn Session>,
@@ -89,11 +91,11 @@ impl Detector {
     }
 }
 
-/// One of the backends of a plain box.
+/// A CPU backend.
 #[derive(Clone)]
 struct Backend {
     choice: BackendChoice,
-    library: Option<std::path::PathBuf>,
+    library: Option<PathBuf>,
 }
 
 fn tract() -> Option<Backend> {
@@ -121,7 +123,7 @@ fn reference_boxes(boxes: &Value) -> Vec<Detection> {
     boxes.as_array().unwrap().iter().map(one).collect()
 }
 
-/// Pairs each reference box with our best one and writes down what does not fit.
+/// Pairs each reference box with the best of ours and collects the differences.
 fn compare(ours: &[Detection], theirs: &[Detection], tolerance: &Tolerance, what: &str, complaints: &mut String) {
     let mut partners = vec![false; ours.len()];
     for wanted in theirs {
@@ -146,7 +148,7 @@ fn compare(ours: &[Detection], theirs: &[Detection], tolerance: &Tolerance, what
     }
 }
 
-/// Whether `one` may be a second label of what `other` shows.
+/// Whether `one` may be a second label of the object that `other` shows.
 fn is_second(one: &Detection, other: &Detection) -> bool {
     other.score > one.score && other.class_id != one.class_id && other.bbox.iou(&one.bbox) > IOU
 }
@@ -207,19 +209,22 @@ fn yolov5_on_openvino() {
     yolov5(openvino());
 }
 
-/// One model, one size, the boxes of each picture under `key` (a list of runs when `key` is `runs`).
-fn single(backend: Option<Backend>, model: &Path, reference_name: &str, key: &str, tolerance: &Tolerance) {
-    let (Some(backend), Some(reference)) = (backend, reference(reference_name)) else { return };
+/// One model at one size. `boxes` finds a picture's reference boxes in its entry of the reference.
+fn single(
+    backend: Option<Backend>,
+    model: &Path,
+    reference: Option<Value>,
+    picture: impl Fn(&str) -> Option<PathBuf>,
+    boxes: impl Fn(&Value) -> &Value,
+    tolerance: &Tolerance,
+) {
+    let (Some(backend), Some(reference)) = (backend, reference) else { return };
     let mut detector = Detector::open(model, None, backend);
     let (mut complaints, mut compared) = (String::new(), 0);
     for result in reference["results"].as_array().unwrap() {
         let name = result["image"].as_str().unwrap();
-        let Some(path) = test_data(&format!("images/{name}")) else { return };
-        let boxes = match key {
-            "runs" => &result["runs"].as_array().unwrap().iter().find(|r| r["mode"] == "square640").unwrap()["torch"],
-            _ => &result[key],
-        };
-        let theirs = reference_boxes(boxes);
+        let Some(path) = picture(name) else { return };
+        let theirs = reference_boxes(boxes(result));
         compare(&detector.detect(&Picture::open(&path)), &theirs, tolerance, name, &mut complaints);
         compared += theirs.len();
     }
@@ -227,62 +232,76 @@ fn single(backend: Option<Backend>, model: &Path, reference_name: &str, key: &st
     assert!(complaints.is_empty(), "\n{complaints}");
 }
 
-#[test]
-fn half_floats_on_tract() {
-    let Some(model) = test_data("models/yolov5n_coco_640_fp16.onnx") else { return };
-    single(tract(), &model, "yolov5n_coco.json", "runs", &HALF);
+/// A model of the larger test data against its reference there.
+fn large(backend: Option<Backend>, model: &str, reference_name: &str, tolerance: &Tolerance) {
+    let Some(model) = test_data(model) else { return };
+    large_at(backend, &model, reference_name, tolerance);
+}
+
+fn large_at(backend: Option<Backend>, model: &Path, reference_name: &str, tolerance: &Tolerance) {
+    let picture = |name: &str| test_data(&format!("images/{name}"));
+    let square = |run: &&Value| run["mode"] == "square640";
+    single(
+        backend,
+        model,
+        reference(reference_name),
+        picture,
+        |result| match &result["runs"] {
+            Value::Array(runs) => &runs.iter().find(square).unwrap()["torch"],
+            _ if result["dets"].is_array() => &result["dets"],
+            _ => &result["yolox_nano_416"],
+        },
+        tolerance,
+    );
 }
 
 #[test]
-fn half_floats_on_onnx_runtime() {
-    let Some(model) = test_data("models/yolov5n_coco_640_fp16.onnx") else { return };
-    single(onnx_runtime(), &model, "yolov5n_coco.json", "runs", &HALF);
+fn f16_on_tract() {
+    large(tract(), "models/yolov5n_coco_640_fp16.onnx", "yolov5n_coco.json", &HALF);
 }
 
 #[test]
-fn half_floats_on_openvino() {
-    let Some(model) = test_data("models/yolov5n_coco_640_fp16.onnx") else { return };
-    single(openvino(), &model, "yolov5n_coco.json", "runs", &HALF);
+fn f16_on_onnx_runtime() {
+    large(onnx_runtime(), "models/yolov5n_coco_640_fp16.onnx", "yolov5n_coco.json", &HALF);
+}
+
+#[test]
+fn f16_on_openvino() {
+    large(openvino(), "models/yolov5n_coco_640_fp16.onnx", "yolov5n_coco.json", &HALF);
 }
 
 #[test]
 fn yolov8_on_tract() {
-    let Some(model) = test_data("families/yolov8n_coco_640.onnx") else { return };
-    single(tract(), &model, "yolov8n_coco.json", "dets", &STRICT);
+    large(tract(), "families/yolov8n_coco_640.onnx", "yolov8n_coco.json", &STRICT);
 }
 
 #[test]
 fn yolov8_on_onnx_runtime() {
-    let Some(model) = test_data("families/yolov8n_coco_640.onnx") else { return };
-    single(onnx_runtime(), &model, "yolov8n_coco.json", "dets", &STRICT);
+    large(onnx_runtime(), "families/yolov8n_coco_640.onnx", "yolov8n_coco.json", &STRICT);
 }
 
 #[test]
 fn yolov8_on_openvino() {
-    let Some(model) = test_data("families/yolov8n_coco_640.onnx") else { return };
-    single(openvino(), &model, "yolov8n_coco.json", "dets", &STRICT);
+    large(openvino(), "families/yolov8n_coco_640.onnx", "yolov8n_coco.json", &STRICT);
 }
 
-/// The reference's own boxes from what it would put into its last layer.
+/// The three raw heads, which the reference decodes in its last layer.
 #[test]
 fn raw_heads_on_tract() {
-    let Some(model) = test_data("families/yolov5n_coco_640_raw_heads.onnx") else { return };
-    single(tract(), &model, "yolov5n_coco.json", "runs", &STRICT);
+    large(tract(), "families/yolov5n_coco_640_raw_heads.onnx", "yolov5n_coco.json", &STRICT);
 }
 
 #[test]
 fn raw_heads_on_onnx_runtime() {
-    let Some(model) = test_data("families/yolov5n_coco_640_raw_heads.onnx") else { return };
-    single(onnx_runtime(), &model, "yolov5n_coco.json", "runs", &STRICT);
+    large(onnx_runtime(), "families/yolov5n_coco_640_raw_heads.onnx", "yolov5n_coco.json", &STRICT);
 }
 
 #[test]
 fn raw_heads_on_openvino() {
-    let Some(model) = test_data("families/yolov5n_coco_640_raw_heads.onnx") else { return };
-    single(openvino(), &model, "yolov5n_coco.json", "runs", &STRICT);
+    large(openvino(), "families/yolov5n_coco_640_raw_heads.onnx", "yolov5n_coco.json", &STRICT);
 }
 
-/// An end-to-end model of random weights: its rows are what it chose, all of them become boxes, and none twice.
+/// An end-to-end model with random weights: each valid output row becomes exactly one box.
 fn end_to_end(backend: Option<Backend>) {
     let (Some(backend), Some(model), Some(picture)) =
         (backend, test_data("families/yolov10n_random_640.onnx"), test_data("images/bus.jpg"))
@@ -326,13 +345,13 @@ fn end_to_end_on_openvino() {
     end_to_end(openvino());
 }
 
-/// YOLOX says nothing of itself: a manifest beside it does.
+/// A YOLOX export has no metadata: a manifest beside it names the family.
 fn yolox(backend: Option<Backend>) {
     let Some(model) = test_data("models/yolox_nano_coco_416.onnx") else { return };
     let dir = tempfile::tempdir().unwrap();
     std::fs::copy(model, dir.path().join("yolox.onnx")).unwrap();
     std::fs::write(dir.path().join("model.yaml"), "file: yolox.onnx\nfamily: yolox\n").unwrap();
-    single(backend, dir.path(), "yolox_nano_coco.json", "yolox_nano_416", &MANY_LABELS);
+    large_at(backend, dir.path(), "yolox_nano_coco.json", &MANY_LABELS);
 }
 
 #[test]

@@ -500,7 +500,7 @@ fn stopping_disconnects_viewers_and_frees_the_port() {
 #[test]
 fn ffprobe_sees_the_stream() {
     if std::process::Command::new("ffprobe").arg("-version").output().is_err() {
-        crate::common::skipped("ffprobe is not installed (Debian package ffmpeg)");
+        crate::common::skip("ffprobe is not installed (Debian package ffmpeg)");
         return;
     }
     let server = start(&["gate"]);
@@ -670,7 +670,7 @@ fn a_video_file_says_what_is_wrong() {
 #[test]
 fn a_full_disk_is_an_error_not_a_hang() {
     if !std::path::Path::new("/dev/full").exists() {
-        crate::common::skipped("this system has no /dev/full");
+        crate::common::skip("this system has no /dev/full");
         return;
     }
     gst::init().unwrap();

@@ -27,7 +27,7 @@ pub fn ort_library() -> Option<PathBuf> {
     });
     if library.is_none() {
         assert!(std::env::var_os("REQUIRE_ORT").is_none(), "REQUIRE_ORT is set, but there is no ONNX Runtime library");
-        crate::common::skipped("no ONNX Runtime library; set ORT_DYLIB_PATH to one");
+        crate::common::skip("no ONNX Runtime library; set ORT_DYLIB_PATH to one");
     }
     library.clone()
 }
@@ -147,7 +147,7 @@ pub fn compile(dir: &tempfile::TempDir, name: &str, code: &str) -> Option<PathBu
     match Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status() {
         Ok(status) => assert!(status.success(), "cc failed on {name}"),
         Err(error) => {
-            crate::common::skipped(&format!("no C compiler ({error})"));
+            crate::common::skip(&format!("no C compiler ({error})"));
             return None;
         }
     }
@@ -197,7 +197,7 @@ fn a_good_library_is_taken_by_auto_and_a_gpu_that_is_not_there_is_an_error() {
     assert_eq!(info.kind, BackendKind::Cpu);
     assert!(info.version.starts_with("ONNX Runtime 1."), "{}", info.version);
     if Path::new("/dev/nvidiactl").exists() {
-        crate::common::skipped("this box has a GPU; what a box without one says is not tried");
+        crate::common::skip("this box has a GPU; what a box without one says is not tried");
         return;
     }
     assert!(info.fallbacks.is_empty(), "{:?}", info.fallbacks);

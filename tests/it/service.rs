@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::{Guard, Lines, free_port, http_get, ocelli, signal, skipped, wait_exit, wait_for_port};
+use crate::common::{Guard, Lines, free_port, http_get, ocelli, signal, skip, wait_exit, wait_for_port};
 use crate::e2e::write_clip;
 
 /// A folder with a clip, a configuration and what the service writes.
@@ -198,7 +198,7 @@ impl Mosquitto {
     fn start() -> Option<Self> {
         let program = ["/usr/sbin/mosquitto", "/usr/bin/mosquitto"].into_iter().find(|path| Path::new(path).exists());
         let Some(program) = program else {
-            skipped("mosquitto is not installed");
+            skip("mosquitto is not installed");
             return None;
         };
         let (folder, port) = (tempfile::tempdir().unwrap(), free_port());

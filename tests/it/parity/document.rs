@@ -6,7 +6,7 @@ use std::process::Command;
 use ocelli::model::Input;
 
 use super::{Backend, Detector, onnx_runtime, openvino, tract};
-use crate::common::{skipped, test_data};
+use crate::common::{skip, test_data};
 
 /// A `.npy` file of 32-bit floats.
 fn read_npy(path: &Path) -> Vec<f32> {
@@ -32,7 +32,7 @@ fn document(backend: Option<Backend>) {
     match Command::new("python3").args(["-c", unpack]).args([npz.as_path(), dir.path()]).status() {
         Ok(status) => assert!(status.success(), "python3 cannot unpack {}", npz.display()),
         Err(error) => {
-            skipped(&format!("no python3 to unpack the reference ({error})"));
+            skip(&format!("no python3 to unpack the reference ({error})"));
             return;
         }
     }
