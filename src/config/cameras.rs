@@ -8,7 +8,7 @@ use super::resolved::Config;
 use super::resolved_camera::{CameraConfig, Capture, DetectConfig, ReconnectConfig, SourceConfig};
 use super::value::{is_camera_name, nearest};
 use super::view::{View, located, url};
-use crate::types::DEFAULT_MODEL;
+use crate::types::{DEFAULT_MODEL, Url};
 
 /// Keys that only an RTSP source reads.
 const STREAM_ONLY: [&str; 4] = ["username", "password", "transport", "latency"];
@@ -222,8 +222,7 @@ pub(crate) fn across(root: &Group, config: &Config, resolver: &mut Resolver<'_>)
             resolver.errors.push(at(Problem::new(text).hint("name another file"), name));
         }
         if let (SourceConfig::Rtsp { url, .. }, Some(rtsp)) = (&camera.source, &config.rtsp)
-            && super::url::Url::parse(url)
-                .is_ok_and(|url| url.is_loopback() && url.port.unwrap_or(554) == rtsp.listen.port())
+            && Url::parse(url).is_ok_and(|url| url.is_loopback() && url.port.unwrap_or(554) == rtsp.listen.port())
         {
             let text = format!("`cameras.{name}` reads from the port of Ocelli's own RTSP server ({})", rtsp.listen);
             resolver.errors.push(at(

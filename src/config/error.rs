@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::mask;
-use crate::telemetry::redact::redact;
+use crate::types::redact;
 
 /// Problems printed at most; a file that is something else altogether would fill screens.
 const SHOWN: usize = 50;

@@ -2,7 +2,7 @@
 //!
 //! Works on text, not on the parsed tree, because a file that does not parse is shown as well.
 
-use crate::telemetry::redact::{HIDDEN, redact};
+use crate::types::{HIDDEN, redact};
 
 /// Is a key of this name a secret? Misspelled ones too: they are shown just when they are wrong.
 pub(crate) fn is_secret_key(key: &str) -> bool {

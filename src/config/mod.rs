@@ -18,7 +18,6 @@ mod show;
 #[cfg(test)]
 mod tests;
 mod tree;
-mod url;
 mod value;
 mod view;
 

@@ -12,10 +12,9 @@ use super::resolved::{
     BatchProfile, Config, CudaConfig, HttpConfig, JsonlConfig, ModelConfig, MqttConfig, OpenvinoConfig, RtspConfig,
     TensorrtConfig,
 };
-use super::url::Url;
 use super::value::Value;
 use super::view::{View, located, url};
-use crate::types::DEFAULT_MODEL;
+use crate::types::{DEFAULT_MODEL, Url};
 
 /// What a path leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

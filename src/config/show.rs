@@ -5,7 +5,7 @@ use super::keys::{self, Key, Kind, Section};
 use super::load::Loaded;
 use super::value::{Value, default};
 use super::view::View;
-use crate::telemetry::redact::{HIDDEN, redact};
+use crate::types::{HIDDEN, redact};
 
 impl Loaded {
     /// The keys that were given, merged. With `effective` also every default and everything that a camera inherits;

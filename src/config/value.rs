@@ -4,8 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::keys::{Key, Kind, Section};
-use super::url::Url;
-use crate::types::Size;
+use crate::types::{Size, Url};
 
 /// A typed value.
 #[derive(Clone, PartialEq)]

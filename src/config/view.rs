@@ -10,9 +10,8 @@ use serde::de::value::{Error as WordError, StrDeserializer};
 
 use super::check::{Given, Group};
 use super::keys::Section;
-use super::url::Url;
 use super::value::{Value, default};
-use crate::types::Size;
+use crate::types::{Size, Url};
 
 /// One section seen through several places that may give its keys.
 pub(crate) struct View<'a> {

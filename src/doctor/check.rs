@@ -115,8 +115,8 @@ impl Report {
     pub(super) fn new(mut checks: Vec<Check>) -> Self {
         let mut counts = Counts::default();
         for check in &mut checks {
-            check.detail = crate::telemetry::redact(&check.detail);
-            check.fix = check.fix.take().map(|fix| crate::telemetry::redact(&fix));
+            check.detail = crate::types::redact(&check.detail);
+            check.fix = check.fix.take().map(|fix| crate::types::redact(&fix));
             match check.status {
                 Status::Ok => counts.ok += 1,
                 Status::Warning => counts.warning += 1,

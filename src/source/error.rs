@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gstreamer as gst;
 
-use super::redact::redacted;
+use crate::types::redact_with;
 
 /// Why a source does not deliver frames. Texts hold no user name and no password.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -70,7 +70,7 @@ impl SourceError {
         if detail.as_deref().is_some_and(|d| d.contains("(401)")) {
             return Self::AuthFailed;
         }
-        Self::Stream(redacted(&sentence(&error, detail), secrets))
+        Self::Stream(redact_with(&sentence(&error, detail), secrets))
     }
 
     /// From an error message on the bus of a file's pipeline.

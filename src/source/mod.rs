@@ -19,7 +19,6 @@ mod pipeline;
 mod plan;
 mod probe;
 mod pts;
-mod redact;
 mod runner;
 mod simulate;
 mod status;

@@ -16,11 +16,10 @@ use super::file;
 use super::handover::Handover;
 use super::local::LocalSpec;
 use super::pipeline::{self, Fault, RtspSpec};
-use super::redact::split_credentials;
 use super::status::Reporter;
 use super::{Outcome, Outputs, SourceError};
 use crate::config::{CameraConfig, SourceConfig};
-use crate::types::{CameraName, CameraState};
+use crate::types::{CameraName, CameraState, Url, redact_with};
 
 /// Patience with a camera's first picture: many send a whole one only every ten seconds.
 pub(super) const FIRST_FRAME: Duration = Duration::from_secs(15);
@@ -221,7 +220,7 @@ impl Runner {
                 (None, Input::File { path, .. }) => SourceError::from_file(error, path),
             })),
             gst::MessageView::Warning(warning) => {
-                tracing::debug!(camera = %self.camera, "{}", super::redact::redacted(warning.error().message(), &self.secrets));
+                tracing::debug!(camera = %self.camera, "{}", redact_with(warning.error().message(), &self.secrets));
                 None
             }
             _ => None,
@@ -275,12 +274,16 @@ impl Input {
     pub(super) fn new(source: &SourceConfig) -> Self {
         match source {
             SourceConfig::Rtsp { url, username, password, transport, latency } => {
-                let (url, inline) = split_credentials(url);
-                let (user, pass) = inline.unzip();
+                let parsed = Url::parse(url).ok();
+                let (inline_name, inline_password) =
+                    parsed.as_ref().map(|url| (url.username.clone(), url.password.clone())).unwrap_or_default();
+                let username = username.clone().or(inline_name);
+                // `rtspsrc` logs in only when both are set; a camera's password may be empty.
+                let password = password.clone().or(inline_password).or(username.as_ref().map(|_| String::new()));
                 Self::Rtsp(RtspSpec {
-                    url,
-                    username: username.clone().or(user),
-                    password: password.clone().or(pass),
+                    url: parsed.map_or_else(|| url.clone(), |url| url.without_credentials()),
+                    username,
+                    password,
                     transport: *transport,
                     latency: *latency,
                 })

@@ -7,10 +7,8 @@ mod engine;
 mod health;
 mod journal;
 pub mod log;
-pub mod redact;
 mod registry;
 
 pub use engine::{BuildStats, DivisionStats, EngineReport, EngineStats};
 pub use health::{CameraHealth, Health, HealthStatus, MqttHealth};
-pub use redact::{HIDDEN, redact};
 pub use registry::{Beat, CameraStats, ModelStats, Registry, Reload, StatsSnapshot};

@@ -8,9 +8,11 @@ mod frame;
 mod geometry;
 mod image;
 mod result;
+mod url;
 
 pub use engine::{BuildProgress, DEFAULT_MODEL, Division, EngineState, EngineStatus, Priority};
 pub use frame::{CameraName, FrameMeta};
 pub use geometry::{Letterbox, NormBox, Padding, PixelBox, Size};
 pub use image::{ColorMatrix, ColorRange, ColorSpec, ImageView, ImageViewMut, Plane, PlaneMut};
 pub use result::{BackendInfo, BackendKind, CameraState, CameraStatus, Detection, FrameResult, Latency, ModelId};
+pub use url::{HIDDEN, Url, redact, redact_with};

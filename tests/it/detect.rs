@@ -145,6 +145,28 @@ fn an_unreachable_stream_is_unavailable() {
     assert!(!message.contains("topsecret"), "{message}");
 }
 
+/// A password that needs percent-encoding and has none: `/` makes the host end before it, by the standard.
+#[test]
+fn a_careless_password_reaches_the_camera_and_no_output() {
+    let camera = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = camera.local_addr().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let model = marker_model();
+    let output = detect(folder.path(), &[&format!("rtsp://u:p/x@{address}"), "--model", model.to_str().unwrap()]);
+    let message = text(&output.stderr) + &text(&output.stdout);
+    assert_eq!(output.status.code(), Some(69), "{message}");
+    camera.set_nonblocking(true).unwrap();
+    assert!(camera.accept().is_ok(), "the part behind the last `@` is the host");
+    let files = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    let files: Vec<String> = files.map(|name| name.into_string().unwrap()).collect();
+    for secret in ["p/x", "u:p", "u_p"] {
+        assert!(!message.contains(secret) && !files.iter().any(|name| name.contains(secret)), "{message} {files:?}");
+    }
+    let output = detect(folder.path(), &["rtsp://u:p/x@127.0.0.1:x", "--model", model.to_str().unwrap()]);
+    let message = text(&output.stderr);
+    assert!(message.contains("rtsp://***@127.0.0.1:x: this is not an address: the port"), "{message}");
+}
+
 #[test]
 fn a_video_gives_a_painted_clip_and_a_line_per_frame() {
     let folder = tempfile::tempdir().unwrap();

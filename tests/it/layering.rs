@@ -8,7 +8,7 @@ const EDGES: [(&str, &[&str]); 19] = [
     ("types", &[]),
     ("queue", &[]),
     ("telemetry", &["types"]),
-    ("config", &["types", "telemetry::redact"]),
+    ("config", &["types"]),
     ("model", &["types"]),
     ("preprocess", &["types", "model"]),
     ("cancel", &[]),

@@ -16,7 +16,7 @@ use crate::infer::Engine;
 use crate::model::ModelSpec;
 use crate::telemetry;
 use crate::telemetry::log::LogFormat;
-use crate::types::Size;
+use crate::types::{Size, Url, redact};
 
 /// sysexits(3): a service that is needed is not available.
 pub(super) const UNAVAILABLE: u8 = 69;
@@ -117,8 +117,11 @@ impl Input {
             anyhow::ensure!(
                 matches!(scheme, "rtsp" | "rtsps"),
                 "{}: only rtsp:// and rtsps:// addresses can be read; for a file give its path",
-                telemetry::redact(text)
+                redact(text)
             );
+            if let Err(reason) = Url::parse(text) {
+                anyhow::bail!("{}: this is not an address: {reason}", redact(text));
+            }
             return Ok(Self::Stream(text.to_owned()));
         }
         let path = PathBuf::from(text);

@@ -20,7 +20,7 @@ use crate::queue::{self, DropPolicy, RecvError};
 use crate::sink::message::{FrameMessage, Run as RunId};
 use crate::sink::video_file::VideoFile;
 use crate::source::{Outputs, Source};
-use crate::types::{CameraState, CameraStatus, FrameResult};
+use crate::types::{CameraState, CameraStatus, FrameResult, redact};
 
 /// A stream must deliver its first frame within this time.
 const FIRST_FRAME: Duration = Duration::from_secs(20);
@@ -32,9 +32,12 @@ pub(super) fn file(path: &Path) -> (PathBuf, SourceConfig) {
     (path.to_owned(), SourceConfig::File { path: path.to_owned(), looped: false, realtime: false })
 }
 
-/// A live stream; the source takes credentials out of the address.
+/// A live stream, named after the last part of its path, else its host.
 pub(super) fn stream(url: &str) -> (PathBuf, SourceConfig) {
-    let name = url.rsplit('/').find(|part| !part.is_empty() && !part.contains('@')).unwrap_or("stream");
+    let shown = redact(url);
+    let path = shown.split(['?', '#']).next().unwrap_or_default();
+    let part = path.rsplit('/').find(|part| !part.is_empty()).unwrap_or("stream");
+    let name = part.rsplit('@').next().unwrap_or(part).to_owned();
     let source = SourceConfig::Rtsp {
         url: url.to_owned(),
         username: None,
