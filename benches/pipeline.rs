@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ocelli::cancel::Cancel;
 use ocelli::config::{
     BackendChoice, CameraConfig, DetectConfig, ModelConfig, MqttConfig, ReconnectConfig, SourceConfig,
 };
@@ -178,7 +179,9 @@ fn bare(spec: &Arc<ModelSpec>, setup: &Setup, frames: u64) -> Round {
 fn decode_only(setup: &Setup) -> Round {
     let (tx, rx) = queue::bounded("bench", 4, DropPolicy::Block);
     let (cpu, start) = (process_cpu(), Instant::now());
-    let source = Source::start(&camera(setup), Outputs { frames: tx, tap: None, status: Arc::new(|_| {}) }).unwrap();
+    let source =
+        Source::start(&camera(setup), Outputs { frames: tx, tap: None, status: Arc::new(|_| {}) }, &Cancel::new())
+            .unwrap();
     let mut frames = 0;
     while rx.recv_timeout(Duration::from_secs(30)).is_ok() {
         frames += 1;
@@ -198,17 +201,18 @@ fn whole(engine: &Engine, setup: &Setup) -> Round {
     let before = thread_cpu();
     let (cpu, start) = (process_cpu(), Instant::now());
     let outputs = Outputs { frames: tx, tap: None, status: Arc::new(|_| {}) };
-    let source = Source::start(&config, outputs).unwrap();
+    let source = Source::start(&config, outputs, &Cancel::new()).unwrap();
     let detector = Detector::new(engine, "bench", &config.detect, 1).unwrap();
     let parts = CameraParts {
         name: config.name.clone(),
+        model: config.detect.model.clone(),
         frames,
         detector,
         fps: None,
         sinks: vec![sink.clone()],
         registry: registry.clone(),
     };
-    let camera = Camera::start(parts).unwrap();
+    let camera = Camera::start(parts, &Cancel::new()).unwrap();
     while !camera.is_finished() {
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -11,7 +11,6 @@ pub mod ffi;
 pub mod frame;
 pub mod infer;
 pub mod model;
-pub mod onnx;
 pub mod pipeline;
 pub mod preprocess;
 pub mod queue;

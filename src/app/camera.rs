@@ -1,10 +1,11 @@
-//! One configured camera while the service runs: its source, its detector's thread, its way out.
+//! One configured camera while the service runs: its source, its detecting thread, its outputs.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use super::AppError;
-use super::outlets::Outlets;
+use super::error::AppError;
+use super::outputs::CameraOutputs;
+use crate::cancel::{Cancel, HookGuard};
 use crate::config::{CameraConfig, SourceConfig};
 use crate::frame::Frame;
 use crate::infer::Engine;
@@ -15,33 +16,42 @@ use crate::source::{Outputs, Source};
 use crate::telemetry::Registry;
 use crate::types::{CameraState, CameraStatus};
 
-/// A source that runs, and where its frames wait.
-struct Feed {
-    source: Source,
-    frames: Receiver<Frame>,
-}
+/// Longest stop of a camera that is removed or exchanged by a reload.
+pub(super) const STOP: Duration = Duration::from_secs(2);
 
 /// A camera of the configuration. A disabled one has neither source nor thread.
 pub(super) struct RunningCamera {
     config: CameraConfig,
-    outlets: Arc<Outlets>,
+    outputs: Arc<CameraOutputs>,
     registry: Registry,
-    feed: Option<Feed>,
+    cancel: Cancel,
+    /// The source, and the queue of its frames.
+    source: Option<(Source, Receiver<Frame>)>,
     thread: Option<Camera>,
+    _parent: HookGuard,
 }
 
 impl RunningCamera {
-    /// Starts the source, so that the camera connects; frames are detected once [`Self::detect_with`] was called.
-    pub(super) fn open(config: &CameraConfig, outlets: Arc<Outlets>, registry: &Registry) -> Result<Self, AppError> {
+    /// Starts the source, so that the camera connects; detection begins with [`Self::detect_with`]. The camera ends when
+    /// `cancel` is cancelled.
+    pub(super) fn open(
+        config: &CameraConfig,
+        outputs: Arc<CameraOutputs>,
+        registry: &Registry,
+        cancel: &Cancel,
+    ) -> Result<Self, AppError> {
+        let (cancel, parent) = cancel.child();
         let mut camera = Self {
             config: config.clone(),
-            outlets: outlets.clone(),
+            outputs: outputs.clone(),
             registry: registry.clone(),
-            feed: None,
+            cancel,
+            source: None,
             thread: None,
+            _parent: parent,
         };
         if !config.enabled {
-            outlets.status(&CameraStatus {
+            outputs.status(&CameraStatus {
                 camera: config.name.clone(),
                 state: CameraState::Disabled,
                 since: SystemTime::now(),
@@ -55,21 +65,21 @@ impl RunningCamera {
             SourceConfig::File { realtime: false, .. } => queue::bounded("frames", 4, DropPolicy::Block),
             _ => queue::latest("frames"),
         };
-        let states = outlets.clone();
+        let states = outputs.clone();
         let outputs = Outputs {
             frames: frame_tx,
-            tap: Some(outlets),
+            tap: Some(outputs),
             status: Arc::new(move |status: CameraStatus| states.status(&status)),
         };
-        let source = Source::start(config, outputs)
+        let source = Source::start(config, outputs, &camera.cancel)
             .map_err(|error| AppError::Source { camera: config.name.to_string(), error })?;
-        camera.feed = Some(Feed { source, frames });
+        camera.source = Some((source, frames));
         Ok(camera)
     }
 
-    /// The stages for this camera on `engine`; fails when a label is not one of the model's.
+    /// The stages of this camera on `engine`; fails when a label of the filter is not one of the model's.
     pub(super) fn detector(config: &CameraConfig, engine: &Engine) -> Result<Detector, AppError> {
-        // For files a batch more than workers, so that one is ready when a worker becomes free.
+        // For files one batch more than workers, so that one is ready when a worker becomes free.
         let spare = match config.source {
             SourceConfig::File { realtime: false, .. } => engine.spec().input.batch.size,
             _ => 0,
@@ -77,25 +87,27 @@ impl RunningCamera {
         Ok(Detector::new(engine, &config.name, &config.detect, spare)?)
     }
 
-    /// Detects with `detector` from now on. A detector that was there before finishes the frames that it has; the source
-    /// and its queue stay.
+    /// Detects with `detector` from now on. The previous detector finishes the frames that it has; the source and its queue
+    /// stay.
     pub(super) fn detect_with(&mut self, detector: Detector) -> Result<(), AppError> {
         if let Some(thread) = self.thread.take() {
             thread.finish();
         }
-        let Some(feed) = &self.feed else { return Ok(()) };
-        self.thread = Some(Camera::start(CameraParts {
+        let Some((_, frames)) = &self.source else { return Ok(()) };
+        let parts = CameraParts {
             name: self.config.name.clone(),
-            frames: feed.frames.clone(),
+            model: self.config.detect.model.clone(),
+            frames: frames.clone(),
             detector,
             fps: self.config.detect.fps,
-            sinks: vec![self.outlets.clone()],
+            sinks: vec![self.outputs.clone()],
             registry: self.registry.clone(),
-        })?);
+        };
+        self.thread = Some(Camera::start(parts, &self.cancel)?);
         Ok(())
     }
 
-    /// Takes over what is looked for; the caller gives the detector that goes with it.
+    /// Takes over a configuration with the same source; the caller passes the detector that goes with it.
     pub(super) fn set_config(&mut self, config: &CameraConfig) {
         self.config = config.clone();
     }
@@ -104,28 +116,25 @@ impl RunningCamera {
         &self.config
     }
 
-    pub(super) fn outlets(&self) -> &Arc<Outlets> {
-        &self.outlets
+    pub(super) fn outputs(&self) -> &CameraOutputs {
+        &self.outputs
     }
 
-    /// True when it was enabled and is over: a source that failed for good or a file that ended closes the frames, which
-    /// ends the thread.
+    /// True when it was enabled and has ended: a source that failed for good or a file that ended closes the queue of
+    /// frames, which ends the thread.
     pub(super) fn is_finished(&self) -> bool {
         self.thread.as_ref().is_some_and(Camera::is_finished)
     }
 
-    /// Disconnects the camera. Frames that wait are still detected until [`Self::stop`].
-    pub(super) fn stop_source(&mut self) {
-        if let Some(feed) = self.feed.take() {
-            feed.source.stop();
-        }
-    }
-
     /// Disconnects the camera and ends its thread.
-    pub(super) fn stop(mut self) {
-        self.stop_source();
-        if let Some(thread) = self.thread.take() {
+    pub(super) fn stop(self) {
+        // Both begin to stop at once.
+        self.cancel.cancel(STOP);
+        if let Some(thread) = self.thread {
             thread.stop();
+        }
+        if let Some((source, _)) = self.source {
+            source.stop();
         }
     }
 }

@@ -1,15 +1,17 @@
 //! Taking over a new configuration while the service runs. Everything that can fail is made first; only then is anything
-//! touched, and of that only what differs. So a bad file, a taken port or a model that does not load changes nothing.
+//! exchanged, and only what differs. So a bad file, a port in use or a model that does not load changes nothing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::AppError;
-use super::camera::RunningCamera;
-use super::outlets::Outlets;
+use super::camera::{self, RunningCamera};
+use super::engines::{self, open_model};
+use super::error::AppError;
+use super::outputs::CameraOutputs;
 use super::plan::{Change, Plan};
-use super::service::{Service, open_model, show_engine, start_engine};
+use super::service::Service;
 use super::sinks::{self, FLUSH};
+use super::stop::{Step, stop_all};
 use crate::config::{Config, ConfigErrors};
 use crate::infer::Engine;
 use crate::pipeline::Detector;
@@ -19,15 +21,15 @@ use crate::sink::mqtt::MqttSink;
 use crate::sink::rtsp::RtspServer;
 use crate::types::CameraName;
 
-/// Name of the fault that a refused configuration is.
+/// Name of the fault of a refused configuration.
 const FAULT: &str = "config";
 
-/// Reads the configuration anew: the same files and arguments as at the start.
+/// Reads the configuration again: the same files and arguments as at the start.
 pub type Reader = Box<dyn Fn() -> Result<Config, ConfigErrors> + Send>;
 
-/// What was made before anything was touched.
+/// What was made before anything is exchanged.
 struct Prepared {
-    /// Engines of models that are new or not what they were.
+    /// Engines of models that are new or changed.
     engines: BTreeMap<String, Engine>,
     detectors: BTreeMap<CameraName, Detector>,
     http: Option<HttpServer>,
@@ -36,8 +38,8 @@ struct Prepared {
 }
 
 impl Service {
-    /// Reads the configuration and takes over what differs. Whatever goes wrong is logged and shown in health; then the
-    /// old configuration stays in force as a whole.
+    /// Reads the configuration and takes over what differs. An error is logged and shown in health, and the old
+    /// configuration stays in force as a whole.
     pub(super) fn reload(&mut self, read: &Reader) {
         tracing::info!("reloading the configuration");
         let prepared = read().map_err(|errors| errors.to_string()).and_then(|new| {
@@ -65,18 +67,18 @@ impl Service {
 
     fn plan(&self, new: &Config) -> Plan {
         let mut plan = Plan::between(&self.config, new);
-        // A file that was moved away by logrotate is opened anew.
+        // A file that logrotate has moved is opened again.
         plan.jsonl |= self.sinks.jsonl.as_ref().is_some_and(|jsonl| jsonl.was_moved());
         plan
     }
 
-    /// Fails only where the system refuses what it has granted before (a thread, a port); then the rest is done.
+    /// Fails only where the system refuses what it granted before (a thread, a port); the rest is done all the same.
     fn apply(&mut self, plan: &Plan, new: Config, prepared: Prepared) -> Result<(), AppError> {
         self.remove_cameras(plan, &new);
         let sinks = self.exchange_sinks(plan, &new, prepared.http, prepared.jsonl, prepared.rtsp);
         let old_engines = self.exchange_engines(plan, &new, prepared.engines);
         let cameras = self.change_cameras(plan, &new, prepared.detectors);
-        // Their lanes are gone: what still runs in them is nobody's.
+        // No camera uses them any more.
         drop(old_engines);
         self.config = new;
         sinks.and(cameras)
@@ -94,56 +96,55 @@ impl Service {
             true => sinks::start_jsonl(new, &self.registry)?,
             false => None,
         };
-        // On the same address the old server must go first.
+        // On the same address the old server must stop first.
         let moved = self.config.rtsp.as_ref().map(|rtsp| rtsp.listen) != new.rtsp.as_ref().map(|rtsp| rtsp.listen);
         let rtsp = match plan.rtsp && moved {
             true => sinks::start_rtsp(new)?,
             false => None,
         };
-        let mut engines = BTreeMap::new();
+        let mut made = BTreeMap::new();
         for (name, model) in new.used_models() {
             if plan.models.contains(name) {
-                engines.insert(name.to_owned(), start_engine(name, Arc::new(open_model(model)?), model, new)?);
+                let spec = Arc::new(open_model(model)?);
+                made.insert(name.to_owned(), engines::start(name, spec, model, new, self.signals.cancel())?);
             }
         }
         let mut detectors = BTreeMap::new();
         for camera in new.cameras.iter().filter(|camera| camera.enabled) {
             let name = &camera.detect.model;
             if plan.models.contains(name) || plan.cameras.contains_key(&camera.name) {
-                let engine = engines.get(name).or_else(|| self.engines.get(name)).ok_or(AppError::NoModel)?;
+                let engine = made.get(name).or_else(|| self.engines.get(name)).ok_or(AppError::NoModel)?;
                 detectors.insert(camera.name.clone(), RunningCamera::detector(camera, engine)?);
             }
         }
-        Ok(Prepared { engines, detectors, http, jsonl, rtsp })
+        Ok(Prepared { engines: made, detectors, http, jsonl, rtsp })
     }
 
-    /// Gives the engines that nobody uses any more.
+    /// Returns the engines that are no longer used.
     fn exchange_engines(&mut self, plan: &Plan, new: &Config, made: BTreeMap<String, Engine>) -> Vec<Engine> {
         let old: Vec<Engine> = plan.models.iter().filter_map(|name| self.engines.remove(name)).collect();
         old.iter().for_each(|engine| engine.observe(None));
         let names: Vec<String> = new.used_models().into_keys().map(str::to_owned).collect();
         self.registry.use_models(&names);
         for (name, engine) in made {
-            show_engine(&name, &engine, &self.registry);
+            engines::observe(&name, &engine, &self.registry);
             self.engines.insert(name, engine);
         }
         old
     }
 
-    /// Those that are gone, and those that come back from another source.
+    /// Stops the cameras that are gone, and those that come back with another source.
     fn remove_cameras(&mut self, plan: &Plan, new: &Config) {
-        for (name, change) in &plan.cameras {
-            if !matches!(change, Change::Removed | Change::Source) {
-                continue;
-            }
-            if let Some(camera) = self.cameras.remove(name) {
-                camera.stop();
-            }
-            if *change == Change::Removed {
-                self.registry.forget(name);
-                if let Some(mqtt) = &self.sinks.mqtt {
-                    mqtt.forget(name);
-                }
+        let ends = plan.cameras.iter().filter(|(_, change)| matches!(change, Change::Removed | Change::Source));
+        let steps = ends.filter_map(|(name, _)| {
+            let camera = self.cameras.remove(name)?;
+            Some::<Step>((format!("camera {name}"), Box::new(move || camera.stop())))
+        });
+        stop_all(self.signals.cancel(), camera::STOP, steps.collect());
+        for (name, _) in plan.cameras.iter().filter(|(_, change)| **change == Change::Removed) {
+            self.registry.forget(name);
+            if let Some(mqtt) = &self.sinks.mqtt {
+                mqtt.forget(name);
             }
         }
         if let (Some(rtsp), false) = (&mut self.sinks.rtsp, plan.rtsp) {
@@ -180,7 +181,7 @@ impl Service {
                 Err(error) => outcome = Err(error),
             }
             match &self.sinks.mqtt {
-                Some(mqtt) => self.cameras.values().for_each(|camera| camera.outlets().introduce(&**mqtt)),
+                Some(mqtt) => self.cameras.values().for_each(|camera| camera.outputs().introduce(&**mqtt)),
                 None => self.registry.no_mqtt(),
             }
         }
@@ -195,7 +196,7 @@ impl Service {
         let mut outcome = Ok(());
         if plan.rtsp {
             if let Some(old) = self.sinks.rtsp.take() {
-                self.cameras.values().for_each(|camera| camera.outlets().set_view(None));
+                self.cameras.values().for_each(|camera| camera.outputs().set_view(None));
                 old.stop();
             }
             match rtsp.map_or_else(|| sinks::start_rtsp(new), |made| Ok(Some(made))) {
@@ -203,12 +204,12 @@ impl Service {
                 Err(error) => outcome = Err(error),
             }
             for (name, camera) in &self.cameras {
-                camera.outlets().set_view(self.sinks.view(name));
+                camera.outputs().set_view(self.sinks.view(name));
             }
         } else if let Some(rtsp) = &mut self.sinks.rtsp {
             for name in sinks::enabled(new) {
                 match rtsp.add(&name) {
-                    Ok(true) => sinks::tell_stream(rtsp, &name),
+                    Ok(true) => sinks::log_stream(rtsp, &name),
                     Ok(false) => {}
                     Err(error) => outcome = Err(error.into()),
                 }
@@ -227,9 +228,9 @@ impl Service {
         for config in &new.cameras {
             let name = &config.name;
             if !self.cameras.contains_key(name) {
-                let outlets = Arc::new(Outlets::new(self.registry.clone(), self.sinks.shared().clone()));
-                outlets.set_view(self.sinks.view(name));
-                match RunningCamera::open(config, outlets, &self.registry) {
+                let outputs = Arc::new(CameraOutputs::new(self.registry.clone(), self.sinks.shared().clone()));
+                outputs.set_view(self.sinks.view(name));
+                match RunningCamera::open(config, outputs, &self.registry, self.signals.cancel()) {
                     Ok(camera) => drop(self.cameras.insert(name.clone(), camera)),
                     Err(error) => {
                         outcome = Err(error);

@@ -1,55 +1,66 @@
-//! SIGINT and SIGTERM ask for an orderly end, a second one ends the process at once; SIGHUP asks for a reload.
+//! SIGINT and SIGTERM ask for an orderly stop, a second one ends the process at once; SIGHUP asks for a reload.
 
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::queue::Sender;
+use crate::cancel::{Cancel, HookGuard};
+use crate::queue::{self, Receiver};
 
-/// What was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Signal {
-    /// SIGINT or SIGTERM.
-    Terminate,
-    /// SIGHUP.
-    Reload,
-}
-
-/// The thread `signals`; ended by [`Signals::stop`].
+/// The thread `signals`. While it is there, signals do not end the process by themselves.
 pub struct Signals {
+    cancel: Cancel,
+    hangups: Receiver<()>,
     handle: signal_hook::iterator::Handle,
-    thread: JoinHandle<()>,
+    thread: Option<JoinHandle<()>>,
+    _waking: HookGuard,
 }
 
 impl Signals {
-    /// Sends [`Signal::Terminate`] at the first signal to end, and nothing more after it; at the second the process exits
-    /// with 128 + the signal's number. Sends [`Signal::Reload`] at each SIGHUP.
-    pub fn start(asked: Sender<Signal>) -> std::io::Result<Self> {
+    /// At the first signal to stop, [`Self::cancel`] is cancelled with a deadline in `within`; at the second, the process
+    /// exits with 128 + the signal's number.
+    pub fn start(within: Duration) -> std::io::Result<Self> {
+        let cancel = Cancel::new();
+        let (hangup, hangups) = queue::latest("signals");
+        let waker = hangups.waker();
+        let waking = cancel.on_cancel(move |_| waker.wake());
         let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])?;
         let handle = signals.handle();
+        let asked = cancel.clone();
         let thread = std::thread::Builder::new().name("signals".into()).spawn(move || {
-            let mut ending = false;
+            let mut stopping = false;
             for signal in signals.forever() {
                 match signal {
-                    // The queue holds the newest only: a reload must not push out the end.
-                    SIGHUP if ending => {}
-                    SIGHUP => drop(asked.send(Signal::Reload)),
-                    signal if ending => std::process::exit(128 + signal),
+                    SIGHUP => drop(hangup.send(())),
+                    // Not `exit`: destructors would run while ONNX Runtime is at work.
+                    signal if stopping => signal_hook::low_level::exit(128 + signal),
                     _ => {
-                        ending = true;
-                        asked.send(Signal::Terminate);
+                        stopping = true;
+                        asked.cancel(within);
                     }
                 }
             }
         })?;
-        Ok(Self { handle, thread })
+        Ok(Self { cancel, hangups, handle, thread: Some(thread), _waking: waking })
     }
 
-    /// Ends the thread.
-    pub fn stop(self) {
+    /// The token that the signals cancel.
+    pub fn cancel(&self) -> &Cancel {
+        &self.cancel
+    }
+
+    /// Waits for SIGHUP; false when the time is over or the token is cancelled.
+    pub fn hangup(&self, timeout: Duration) -> bool {
+        self.hangups.recv_timeout(timeout).is_ok()
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
         self.handle.close();
-        if self.thread.join().is_err() {
-            tracing::error!("the signal thread panicked; please report this");
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread signals panicked; please report this");
         }
     }
 }

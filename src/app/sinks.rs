@@ -1,10 +1,12 @@
-//! The sinks of the service, and how they are exchanged while it runs.
+//! The sinks of the service.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::AppError;
-use super::outlets::SharedSinks;
+use super::error::AppError;
+use super::outputs::SharedSinks;
+use super::stop::Step;
+use crate::cancel::Cancel;
 use crate::config::Config;
 use crate::sink::Sink;
 use crate::sink::http::HttpServer;
@@ -14,16 +16,15 @@ use crate::sink::rtsp::{RtspServer, View};
 use crate::telemetry::Registry;
 use crate::types::CameraName;
 
-/// Sinks get this long to send what they have.
+/// Time for a sink to send the results in its queue.
 pub(super) const FLUSH: Duration = Duration::from_secs(3);
 
-/// Sinks, in the order in which they are stopped.
 pub(super) struct Sinks {
     pub(super) rtsp: Option<RtspServer>,
     pub(super) jsonl: Option<Arc<JsonlSink>>,
     pub(super) http: Option<HttpServer>,
     pub(super) mqtt: Option<Arc<MqttSink>>,
-    /// What the cameras see of them.
+    /// The sinks that the cameras' outputs write to.
     shared: Arc<SharedSinks>,
 }
 
@@ -45,7 +46,7 @@ impl Sinks {
         &self.shared
     }
 
-    /// Gives the cameras what is in place now.
+    /// Gives the cameras the sinks that are in place now.
     pub(super) fn share(&self) {
         let mut shared: Vec<Arc<dyn Sink>> = Vec::new();
         if let Some(mqtt) = &self.mqtt {
@@ -57,28 +58,33 @@ impl Sinks {
         self.shared.replace(shared);
     }
 
-    /// The annotated stream of a camera; none for a disabled one.
+    /// The annotated stream of a camera; `None` for a disabled one.
     pub(super) fn view(&self, camera: &str) -> Option<Arc<View>> {
         self.rtsp.as_ref().and_then(|rtsp| rtsp.view(camera))
     }
 
-    pub(super) fn stop(self) {
-        if let Some(rtsp) = self.rtsp {
-            rtsp.stop();
+    /// The stop of each sink.
+    pub(super) fn stop(self, cancel: &Cancel) -> Vec<Step> {
+        let mut steps: Vec<Step> = Vec::new();
+        if let Some(mqtt) = self.mqtt {
+            let flush = cancel.remaining(FLUSH);
+            steps.push(("MQTT".into(), Box::new(move || mqtt.stop(flush))));
         }
         if let Some(jsonl) = self.jsonl {
-            jsonl.stop(FLUSH);
+            let flush = cancel.remaining(FLUSH);
+            steps.push(("JSON Lines".into(), Box::new(move || jsonl.stop(flush))));
         }
-        if let Some(mqtt) = self.mqtt {
-            mqtt.stop(FLUSH);
+        if let Some(rtsp) = self.rtsp {
+            steps.push(("the RTSP server".into(), Box::new(move || rtsp.stop())));
         }
         if let Some(http) = self.http {
-            http.stop();
+            steps.push(("the HTTP server".into(), Box::new(move || http.stop())));
         }
+        steps
     }
 }
 
-/// Names of the cameras that have a stream.
+/// The cameras that have a stream.
 pub(super) fn enabled(config: &Config) -> Vec<CameraName> {
     config.cameras.iter().filter(|camera| camera.enabled).map(|camera| camera.name.clone()).collect()
 }
@@ -87,13 +93,12 @@ pub(super) fn start_rtsp(config: &Config) -> Result<Option<RtspServer>, AppError
     let Some(rtsp) = &config.rtsp else { return Ok(None) };
     let server = RtspServer::start(rtsp, &enabled(config))?;
     for name in enabled(config) {
-        tell_stream(&server, &name);
+        log_stream(&server, &name);
     }
     Ok(Some(server))
 }
 
-/// One line with the address of a camera's stream.
-pub(super) fn tell_stream(server: &RtspServer, camera: &CameraName) {
+pub(super) fn log_stream(server: &RtspServer, camera: &CameraName) {
     tracing::info!(camera = &**camera, url = format!("rtsp://{}/{camera}", server.addr()), "annotated stream");
 }
 

@@ -1,13 +1,27 @@
 //! Stopping: one token and one deadline for everything that has to end.
 //!
-//! Belongs here: asking for a stop, hearing of it, and how much time is left. Does not belong here: what is stopped, and
-//! in which order (room `app`).
+//! Belongs here: the request to stop, its notification, and how much time is left. Does not belong here: what is stopped,
+//! and in which order (room `app`).
 //!
 //! The service makes one token. Whatever waits, waits on it or registers a hook that wakes it; whatever is waited for
 //! during a stop is waited for until [`Cancel::remaining`] is zero, never for a time of its own.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
+
+static LEFT_BEHIND: AtomicBool = AtomicBool::new(false);
+
+/// Notes that a hanging thread was not joined: see [`left_behind`].
+pub fn leave_behind() {
+    LEFT_BEHIND.store(true, Ordering::Relaxed);
+}
+
+/// True when a thread of this process hangs. Then the process must end by `_exit`: an ordinary exit runs destructors, and
+/// they would tear down what that thread still uses.
+pub fn left_behind() -> bool {
+    LEFT_BEHIND.load(Ordering::Relaxed)
+}
 
 type Hook = Box<dyn Fn(Instant) + Send>;
 
@@ -26,7 +40,7 @@ struct Inner {
 }
 
 impl Inner {
-    // No holder of the lock runs foreign code except the hooks, which must not panic; a poisoned lock is still good.
+    // Only the hooks run under the lock, and they must not panic; a poisoned lock is still good.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -107,7 +107,7 @@ pub fn main() -> ExitCode {
             failure.code
         }
     };
-    if infer::hung_threads() > 0 {
+    if infer::hung_threads() > 0 || crate::cancel::left_behind() {
         // An ordinary exit tears down what the hanging thread still uses, and would crash or hang with it.
         let _ = std::io::stdout().flush();
         signal_hook::low_level::exit(code.into());

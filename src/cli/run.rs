@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::Failure;
-use crate::app::{AppError, Reader, Service, Stop};
+use crate::app::{AppError, Reader, STOP_WITHIN, Service, Signals, Stop};
 use crate::config;
 use crate::telemetry;
 
@@ -32,7 +32,17 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     telemetry::log::init("info", args.log_format).map_err(|error| Failure::new(USAGE, error))?;
     let config = config::load(&args.config, &args.set).map_err(|errors| Failure::new(CONFIG, errors))?;
-    let mut service = Service::start(config).map_err(|error| Failure::new(exit_code(&error), error))?;
+    // Before anything slow: a signal during the start ends the process in order.
+    let signals = Signals::start(STOP_WITHIN)?;
+    let cancel = signals.cancel().clone();
+    let mut service = match Service::start(config, signals) {
+        Ok(service) => service,
+        Err(_) if cancel.is_cancelled() => {
+            tracing::info!("stopped during the start: signal received");
+            return Ok(());
+        }
+        Err(error) => return Err(Failure::new(exit_code(&error), error)),
+    };
     let read: Reader = Box::new(move || config::load(&args.config, &args.set));
     let stop = service.wait(&read);
     match &stop {

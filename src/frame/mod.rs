@@ -6,21 +6,17 @@ use gstreamer_video::prelude::*;
 
 use crate::types::{ColorMatrix, ColorRange, ColorSpec, FrameMeta, ImageView, ImageViewMut, Plane, PlaneMut, Size};
 
-/// Why a frame's pixels cannot be reached.
+/// Why a frame's pixels cannot be accessed.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    /// The buffer could not be mapped.
     #[error("cannot map a {0} frame into memory")]
     Map(Size),
-    /// Neither I420 nor NV12.
     #[error("unsupported pixel format {0}: the pipeline must deliver I420 or NV12")]
     Format(String),
 }
 
-/// A decoded frame. Cloning it clones a reference, not the pixels.
 #[derive(Debug, Clone)]
 pub struct Frame {
-    /// What is known besides the pixels.
     pub meta: FrameMeta,
     buffer: gst::Buffer,
     info: gst_video::VideoInfo,
@@ -35,19 +31,17 @@ impl Frame {
         }
     }
 
-    /// The layout of the buffer.
     pub fn info(&self) -> &gst_video::VideoInfo {
         &self.info
     }
 
-    /// Maps the pixels for reading.
     pub fn map(&self) -> Result<MappedFrame<'_>, FrameError> {
         gst_video::VideoFrameRef::from_buffer_ref_readable(&self.buffer, &self.info)
             .map(|inner| MappedFrame { inner, size: self.meta.size, color: color_spec(&self.info) })
             .map_err(|_| FrameError::Map(self.meta.size))
     }
 
-    /// Lets `draw` paint into the pixels. Copies the picture first only when somebody else still holds the buffer.
+    /// Lets `draw` paint into the pixels. Copies them first only while another reference to the buffer exists.
     pub fn paint(&mut self, draw: impl FnOnce(&mut ImageViewMut<'_>)) -> Result<(), FrameError> {
         let size = self.meta.size;
         let color = color_spec(&self.info);
@@ -70,7 +64,6 @@ impl Frame {
         Ok(())
     }
 
-    /// The buffer, for pushing it on.
     pub fn into_buffer(self) -> gst::Buffer {
         self.buffer
     }
@@ -88,7 +81,6 @@ pub struct MappedFrame<'a> {
 }
 
 impl MappedFrame<'_> {
-    /// The planes.
     pub fn view(&self) -> Result<ImageView<'_>, FrameError> {
         let strides = frame_strides(&self.inner, [0; 3]);
         let plane = |n: u32| {
@@ -105,7 +97,7 @@ impl MappedFrame<'_> {
     }
 }
 
-/// Colorimetry of a stream; what it leaves open is BT.601 below 720 lines and BT.709 from there on, limited range.
+/// Colorimetry of a stream. Defaults: BT.601 below 720 lines, BT.709 from there on, limited range.
 pub fn color_spec(info: &gst_video::VideoInfo) -> ColorSpec {
     let colorimetry = info.colorimetry();
     let matrix = match colorimetry.matrix() {

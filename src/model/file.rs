@@ -1,4 +1,4 @@
-//! Reads model files: regular files of limited length, without ever blocking on a pipe.
+//! Reading model files: regular ones of bounded length, and never waiting for one.
 
 use std::fs::{File, OpenOptions};
 use std::io::Read;
@@ -9,13 +9,14 @@ use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 
 use super::error::ModelError;
-use crate::onnx::MAX_FILE;
+use super::gate::MAX_FILE;
 
-/// Opens without blocking: a pipe without a writer would block forever.
+/// Opens a file for reading. A pipe without a writer would else keep the caller waiting for ever.
 fn open(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)
 }
 
+/// A whole model file.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, ModelError> {
     let failed = |source| ModelError::Read { path: path.display().to_string(), source };
     let file = open(path).map_err(failed)?;
@@ -36,11 +37,16 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, ModelError> {
     }
 }
 
-/// SHA-256 of a file in lower-case hex, without reading it into memory as a whole.
+/// SHA-256 of a file, lower-case hex, without holding it in memory.
 pub fn file_sha256(path: &Path) -> Result<String, ModelError> {
     let failed = |source| ModelError::Read { path: path.display().to_string(), source };
     let mut file = open(path).map_err(failed)?;
     let mut hash = Sha256::new();
     std::io::copy(&mut file, &mut hash).map_err(failed)?;
-    Ok(hex::encode(hash.finalize()))
+    Ok(hex(&hash.finalize()))
+}
+
+/// Lower-case hex.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -5,72 +5,73 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::detector::{Detector, DetectorError};
+use crate::cancel::{Cancel, HookGuard};
 use crate::frame::Frame;
-use crate::pipeline::{Detector, DetectorError};
 use crate::queue::{Receiver, RecvError};
 use crate::sink::Sink;
 use crate::telemetry::{Beat, Registry};
 use crate::types::{CameraName, FrameMeta, FrameResult};
 
-/// Longest wait for a frame or a result before the stop flag is looked at again.
+/// Longest wait for a frame or a result before the flags are read again.
 const TICK: Duration = Duration::from_millis(250);
 
 /// What one camera's thread works with.
 pub struct CameraParts {
-    /// Its name.
     pub name: CameraName,
+    /// The name of its model in the configuration.
+    pub model: String,
     /// Frames from its source: newest wins for live video, none lost for files.
     pub frames: Receiver<Frame>,
-    /// Its stages around the engine.
     pub detector: Detector,
-    /// Frames per second given to the detector at most.
+    /// Most frames per second given to the detector.
     pub fps: Option<f64>,
-    /// Where results go.
     pub sinks: Vec<Arc<dyn Sink>>,
-    /// Counters.
     pub registry: Registry,
 }
 
 /// A running camera thread.
 pub struct Camera {
     name: CameraName,
-    stop: Arc<AtomicBool>,
+    cancel: Cancel,
     leave: Arc<AtomicBool>,
     thread: JoinHandle<()>,
+    _hooks: [HookGuard; 2],
 }
 
 impl Camera {
-    /// Starts the thread. It ends when the frames are closed and all are done, or on [`Camera::stop`].
-    pub fn start(mut parts: CameraParts) -> std::io::Result<Self> {
-        let (stop, leave) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    /// Starts the thread. It ends when the queue of frames is closed and all are done, or when `cancel` is cancelled.
+    pub fn start(mut parts: CameraParts, cancel: &Cancel) -> std::io::Result<Self> {
+        let (cancel, parent) = cancel.child();
+        let leave = Arc::new(AtomicBool::new(false));
         let name = parts.name.clone();
-        let waker = parts.frames.waker();
+        let (waker, cancelled) = (parts.frames.waker(), parts.frames.waker());
         parts.detector.on_done(Arc::new(move || waker.wake()));
-        let flags = (stop.clone(), leave.clone());
+        let waking = cancel.on_cancel(move |_| cancelled.wake());
+        let (stop, leaves) = (cancel.clone(), leave.clone());
         let thread = std::thread::Builder::new().name(format!("cam-{name}")).spawn(move || {
-            // What the queue dropped before belongs to the thread that read it before.
+            // Frames dropped earlier were counted by the thread that read the queue before.
             let dropped = parts.frames.dropped();
-            Worker { pace: Pace::new(parts.fps), parts, dropped, failing: false, beat: Beat::default() }
-                .run(&flags.0, &flags.1);
+            let beat = Beat { model: parts.model.as_str().into(), turns: 0, taken: 0, finished: 0 };
+            Worker { pace: Pace::new(parts.fps), parts, dropped, failing: false, beat }.run(&stop, &leaves);
         })?;
-        Ok(Self { name, stop, leave, thread })
+        Ok(Self { name, cancel, leave, thread, _hooks: [parent, waking] })
     }
 
-    /// True once the thread has ended.
     pub fn is_finished(&self) -> bool {
         self.thread.is_finished()
     }
 
-    /// Takes no frame more, finishes and publishes those in work, and waits for that. Frames that wait in the queue stay
-    /// there for the next thread.
+    /// Takes no more frames, finishes and publishes those in work, and joins the thread. Frames in the queue stay there
+    /// for the next thread.
     pub fn finish(self) {
         self.leave.store(true, Ordering::Relaxed);
         self.join();
     }
 
-    /// Ends the thread and waits for it; the source must have been stopped before.
+    /// Drops the frames in work and joins the thread.
     pub fn stop(self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.cancel.cancel(Duration::ZERO);
         self.join();
     }
 
@@ -85,17 +86,17 @@ struct Worker {
     parts: CameraParts,
     pace: Pace,
     dropped: u64,
-    /// Errors are logged when they begin and when they end, not per frame.
+    /// Errors are logged when they begin and when they end, not for each frame.
     failing: bool,
     beat: Beat,
 }
 
 impl Worker {
-    fn run(mut self, stop: &AtomicBool, leave: &AtomicBool) {
-        while !stop.load(Ordering::Relaxed) && !leave.load(Ordering::Relaxed) {
+    fn run(mut self, cancel: &Cancel, leave: &AtomicBool) {
+        while !cancel.is_cancelled() && !leave.load(Ordering::Relaxed) {
             self.publish_done(Duration::ZERO);
             self.beat.turns += 1;
-            self.parts.registry.beat(&self.parts.name, Some(self.beat));
+            self.parts.registry.beat(&self.parts.name, Some(self.beat.clone()));
             if !self.parts.detector.has_room() {
                 // The engine is full. Newer frames push older ones out of the queue meanwhile.
                 self.publish_done(TICK);
@@ -108,10 +109,10 @@ impl Worker {
             }
             self.count_dropped();
         }
-        while self.parts.detector.in_flight() > 0 && !stop.load(Ordering::Relaxed) {
+        while self.parts.detector.in_flight() > 0 && !cancel.is_cancelled() {
             self.publish_done(TICK);
             self.beat.turns += 1;
-            self.parts.registry.beat(&self.parts.name, Some(self.beat));
+            self.parts.registry.beat(&self.parts.name, Some(self.beat.clone()));
         }
         self.parts.registry.beat(&self.parts.name, None);
     }
@@ -131,7 +132,7 @@ impl Worker {
         }
     }
 
-    /// Publishes what the engine has finished, waiting at most `timeout` for the first.
+    /// Publishes the frames that the engine has finished, waiting at most `timeout` for the first.
     fn publish_done(&mut self, timeout: Duration) {
         let mut timeout = timeout;
         while let Some(outcome) = self.parts.detector.finish(timeout) {
@@ -162,7 +163,7 @@ impl Worker {
         self.parts.registry.count("detect_errors", 1);
         if !self.failing {
             self.failing = true;
-            tracing::error!(camera = &*self.parts.name, error, "detection failed; trying on with the next frame");
+            tracing::error!(camera = &*self.parts.name, error, "detection failed; the next frame is tried");
         }
     }
 
@@ -189,11 +190,11 @@ impl Pace {
     fn accepts(&mut self, pts_ns: u64) -> bool {
         let Some(interval) = self.interval_ns else { return true };
         let now = pts_ns as f64;
-        // A tenth of slack: at 10 of 30 fps, time stamps rounded down must not turn every third frame into every fourth.
+        // A tenth of tolerance: at 10 of 30 fps, rounded time stamps must not turn every third frame into every fourth.
         if now + interval * 0.1 < self.due_ns {
             return false;
         }
-        // After a gap the schedule starts anew instead of catching up.
+        // After a gap the schedule restarts instead of catching up.
         self.due_ns = if now > self.due_ns + interval { now + interval } else { self.due_ns + interval };
         true
     }

@@ -1,5 +1,5 @@
-//! The stages of one camera around the engine: preprocess → (engine) → NMS → result. Used by the service and by
-//! `ocelli detect` alike, so that both give the same boxes.
+//! The stages of one camera around the engine: preprocess → (engine) → NMS → result. The service and `ocelli detect` both
+//! use it, so that both give the same boxes.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,23 +17,19 @@ pub enum DetectorError {
     /// A label of the filter is not one of the model's.
     #[error("camera `{camera}`: {error}")]
     Labels {
-        /// Which camera.
         camera: String,
-        /// Which label, and the nearest one.
+        /// Names the label and the nearest one of the model.
         error: Box<ModelError>,
     },
-    /// The frame could not be brought into the tensor.
     #[error(transparent)]
     Preprocess(#[from] PreprocessError),
-    /// The engine refused or failed.
     #[error(transparent)]
     Infer(#[from] InferError),
-    /// No answer within the time given.
     #[error("no answer from the engine within {0:?}")]
     Timeout(Duration),
 }
 
-/// A frame in the engine: what is needed to finish it.
+/// A frame in the engine, and what is needed to finish it.
 struct Pending {
     meta: FrameMeta,
     letterbox: Letterbox,
@@ -41,11 +37,12 @@ struct Pending {
     preprocess: Duration,
 }
 
-/// One camera's stages. Owns an input tensor for each frame that it may have in the engine; they travel there and back.
+/// One camera's stages. Owns an input tensor for each frame that it may have in the engine; the tensors move there and
+/// back.
 pub struct Detector {
     spec: Arc<ModelSpec>,
     params: DecodeParams,
-    /// What the engine ran when this began; a job knows better.
+    /// The engine's backend at the start; a finished job reports its own.
     backend: BackendKind,
     lane: Lane,
     spare: usize,
@@ -58,7 +55,7 @@ pub struct Detector {
 }
 
 impl Detector {
-    /// Stages for the camera `name` with a frame in the engine for each of its workers, and `spare` frames more.
+    /// Stages for the camera `name` with one frame in the engine per worker, and `spare` frames more.
     pub fn new(engine: &Engine, name: &str, config: &DetectConfig, spare: usize) -> Result<Self, DetectorError> {
         let spec = engine.spec().clone();
         let depth = engine.most_workers() + spare;
@@ -77,27 +74,26 @@ impl Detector {
         })
     }
 
-    /// Calls `wake` on the engine's thread whenever a frame of this camera is done.
+    /// Calls `wake` on the engine's thread when a frame of this camera is done.
     pub fn on_done(&mut self, wake: Arc<dyn Fn() + Send + Sync>) {
         self.lane.on_done(wake);
     }
 
-    /// True when one frame more may go to the engine.
+    /// True when the engine takes another frame of this camera.
     pub fn has_room(&self) -> bool {
         self.pending.len() < self.room()
     }
 
-    /// Frames in the engine at most; changes when the engine goes to a backend with more or fewer workers.
+    /// Most frames in the engine; changes when the engine switches to a backend with more or fewer workers.
     fn room(&self) -> usize {
         (self.lane.workers() + self.spare).min(self.lane.depth())
     }
 
-    /// Frames that are in the engine now.
     pub fn in_flight(&self) -> usize {
         self.pending.len()
     }
 
-    /// Brings a frame into a free tensor and hands it to the engine. Without room the frame is refused as a timeout.
+    /// Fills a free tensor with the frame and hands it to the engine. Without room the frame is refused as a timeout.
     pub fn submit(&mut self, meta: FrameMeta, image: &ImageView<'_>) -> Result<(), DetectorError> {
         if !self.has_room() {
             return Err(DetectorError::Timeout(Duration::ZERO));
@@ -118,7 +114,7 @@ impl Detector {
         Ok(())
     }
 
-    /// The result of the oldest frame in the engine. `None` when it is not done within `timeout`, or nothing is there.
+    /// The result of the oldest frame in the engine. `None` when it is not done within `timeout`, or there is none.
     pub fn finish(&mut self, timeout: Duration) -> Option<Result<FrameResult, (FrameMeta, DetectorError)>> {
         if self.pending.is_empty() {
             return None;
@@ -127,14 +123,14 @@ impl Detector {
         let pending = self.pending.pop_front()?;
         let outcome = std::mem::replace(&mut job.outcome, Ok(()));
         let start = Instant::now();
-        // The list of detections lives as long as the result is shared by the sinks: the one allocation per frame.
+        // The sinks share the list of detections: the one allocation per frame.
         let mut detections = Vec::new();
         if outcome.is_ok() {
             self.nms.run(&mut job.candidates, self.iou, self.max_detections, &pending.letterbox, &mut detections);
         }
         let (infer, postprocess, batch) = (job.infer, job.decode + start.elapsed(), job.batch);
         let backend = job.backend.unwrap_or(self.backend);
-        // An inference that hangs keeps its tensor, and fewer workers need fewer of them.
+        // A hanging inference keeps its tensor, and fewer workers need fewer of them.
         if !job.input.is_empty() && self.idle.len() + self.pending.len() < self.room() {
             self.idle.push(job);
         }

@@ -1,6 +1,6 @@
-//! One camera from frame to result: the thread between its source, the shared engine and the sinks.
+//! One camera from frame to result: the thread between its source, its model's engine and the sinks.
 //!
-//! Belongs here: the order of the stages, their timing, the pace. Does not belong here: what a stage does.
+//! Belongs here: the order of the stages, their timing, the frame rate. Does not belong here: what a stage does.
 
 mod camera;
 mod detector;

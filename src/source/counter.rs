@@ -1,6 +1,6 @@
-//! A frame number painted into the picture, so that tests recognise frames after lossy coding.
+//! A frame number painted into the frame, so that tests recognise frames after lossy coding.
 //!
-//! Eighteen cells of 8×8 pixels in the bottom left corner, luma only: one white, one black (so that a picture without a
+//! Eighteen cells of 8×8 pixels in the bottom left corner, luma only: one white, one black (so that a frame without a
 //! counter is not read as one), then the sixteen bits of the number, most significant first, white for 1.
 
 use crate::types::{ImageView, ImageViewMut};
@@ -12,7 +12,7 @@ const CELLS: usize = 18;
 const BLACK: u8 = 16;
 const WHITE: u8 = 235;
 
-/// Paints `number`. Returns false, and paints nothing, when the picture is smaller than 144×8 or has no luma plane.
+/// Paints `number`. Returns false, and paints nothing, when the frame is smaller than 144×8 or has no luma plane.
 pub fn write_counter(view: &mut ImageViewMut<'_>, number: u16) -> bool {
     let size = view.size();
     let (ImageViewMut::I420 { y, .. } | ImageViewMut::Nv12 { y, .. }) = view else {
@@ -43,7 +43,7 @@ pub fn read_counter(view: &ImageView<'_>) -> Option<u16> {
     let top = first_row(size.w, size.h)?;
     let mut bits = 0u32;
     for cell in 0..CELLS {
-        // The inner 4×4 pixels: the border suffers from its neighbour's colour.
+        // The inner 4×4 pixels: lossy coding blurs the border.
         let mut sum = 0u32;
         for row in top + 2..top + 6 {
             let start = row * y.stride + cell * CELL + 2;

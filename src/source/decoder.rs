@@ -1,31 +1,28 @@
-//! Which elements turn a camera's RTP packets, or a file's packets, into pictures.
+//! Which elements turn a camera's RTP packets, or a file's packets, into frames.
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
 
-use super::SourceError;
-use super::error::{make, missing, package};
-use super::plan::{CodecPlan, DecoderPlan, ElementPlan};
+use super::error::{SourceError, make, missing};
 
-/// A codec that is taken apart with elements chosen here, never by auto-plugging.
+/// A codec whose elements are chosen here, never by auto-plugging.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Codec {
-    /// Name for people.
     pub(super) name: &'static str,
     /// `encoding-name` in RTP caps.
     rtp: &'static str,
     /// Media type of the packets in a file.
     media: &'static str,
-    depay: &'static str,
-    parse: Option<&'static str>,
-    /// Best first; the first that the registry has and whose device opens is taken.
-    decoders: &'static [Decoder],
+    pub(super) depay: &'static str,
+    pub(super) parse: Option<&'static str>,
+    /// Best first; the first that is installed and whose device opens is taken.
+    pub(super) decoders: &'static [Decoder],
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Decoder {
-    element: &'static str,
-    /// Brings pictures from the decoder's own memory into the system's.
+pub(super) struct Decoder {
+    pub(super) element: &'static str,
+    /// Copies frames from the decoder's own memory into system memory.
     download: Option<&'static str>,
 }
 
@@ -64,17 +61,15 @@ pub(super) static CODECS: [Codec; 3] = [
 ];
 
 impl Codec {
-    /// By the `encoding-name` of RTP caps.
     pub(super) fn of_rtp(encoding: &str) -> Option<&'static Self> {
         CODECS.iter().find(|c| c.rtp.eq_ignore_ascii_case(encoding))
     }
 
-    /// By the media type of packets in a file.
     pub(super) fn of_media(media: &str) -> Option<&'static Self> {
         CODECS.iter().find(|c| c.media == media)
     }
 
-    /// The elements from RTP packets to pictures, in order.
+    /// The elements from RTP packets to frames, in order.
     pub(super) fn rtp_chain(&self) -> Result<Vec<gst::Element>, SourceError> {
         let mut chain = vec![make(self.depay)?];
         chain.extend(self.packet_chain()?);
@@ -84,7 +79,7 @@ impl Codec {
         Ok(chain)
     }
 
-    /// The elements from a file's packets to pictures, in order.
+    /// The elements from a file's packets to frames, in order.
     pub(super) fn packet_chain(&self) -> Result<Vec<gst::Element>, SourceError> {
         let mut chain = Vec::with_capacity(4);
         chain.extend(self.parse.map(make).transpose()?);
@@ -97,7 +92,7 @@ impl Codec {
             match choice.open() {
                 Ok(chain) => return Ok(chain),
                 Err(Unusable::NotInstalled) => {}
-                Err(trouble) => tracing::info!("decoder {} {trouble}: trying the next one", choice.element),
+                Err(reason) => tracing::info!("decoder {} {reason}: trying the next one", choice.element),
             }
         }
         let names: Vec<&str> = self.decoders.iter().map(|d| d.element).collect();
@@ -110,31 +105,14 @@ impl Codec {
         }
     }
 
-    /// True when `element` is one of the codec's decoders.
     pub(super) fn decodes_with(&self, element: &str) -> bool {
         self.decoders.iter().any(|decoder| decoder.element == element)
-    }
-
-    /// What this box has for the codec: tries every decoder as [`Self::decoder`] does, also those behind the first that
-    /// works.
-    pub(super) fn plan(&self) -> CodecPlan {
-        let decoders = self.decoders.iter().map(|choice| DecoderPlan {
-            element: choice.element.into(),
-            package: package(choice.element).into(),
-            hardware: choice.hardware(),
-            trouble: choice.open().map(close).err().map(|trouble| trouble.to_string()),
-        });
-        CodecPlan {
-            codec: self.name.into(),
-            elements: [Some(self.depay), self.parse].into_iter().flatten().map(ElementPlan::of).collect(),
-            decoders: decoders.collect(),
-        }
     }
 }
 
 /// Why a decoder is not taken.
 #[derive(Debug, thiserror::Error)]
-enum Unusable {
+pub(super) enum Unusable {
     #[error("is not installed")]
     NotInstalled,
     #[error("is installed, but its device does not open")]
@@ -144,8 +122,8 @@ enum Unusable {
 }
 
 impl Decoder {
-    /// The decoder and what follows it, opened; what fails later is the stream's fault, not the box's.
-    fn open(&self) -> Result<Vec<gst::Element>, Unusable> {
+    /// The decoder and what follows it, with its device opened: a later failure is the stream's, not the box's.
+    pub(super) fn open(&self) -> Result<Vec<gst::Element>, Unusable> {
         let decoder = gst::ElementFactory::make(self.element).build().map_err(|_| Unusable::NotInstalled)?;
         // READY opens the device: a hardware decoder whose device is absent or taken fails here, not later.
         if decoder.set_state(gst::State::Ready).is_err() {
@@ -159,23 +137,16 @@ impl Decoder {
         })
     }
 
-    /// On a chip of its own, not on the CPU.
-    fn hardware(&self) -> bool {
-        ["nvv4l2", "v4l2"].iter().any(|prefix| self.element.starts_with(prefix))
+    /// Runs on a chip of its own, not on the CPU.
+    pub(super) fn hardware(&self) -> bool {
+        self.element.starts_with("nvv4l2") || self.element.starts_with("v4l2")
     }
 }
 
-fn close(chain: Vec<gst::Element>) {
-    for element in chain {
-        // Back to NULL is only a release; if it fails there is nothing more to be done.
-        let _ = element.set_state(gst::State::Null);
-    }
-}
-
-/// `decoder`, and what brings its pictures from NVMM memory into the system's.
+/// `decoder`, and the elements that copy its frames from NVMM memory into system memory.
 pub(super) fn downloaded(decoder: gst::Element, download: &'static str) -> Result<Vec<gst::Element>, SourceError> {
     let download = make(download)?;
-    // Frames stay out of the pool while they wait for their boxes; the default of 4 would stop the decoder.
+    // Frames are held while they wait for their boxes; the default pool of 4 would stop the decoder.
     if download.has_property("output-buffers") {
         download.set_property_from_str("output-buffers", "24");
     }
@@ -185,13 +156,11 @@ pub(super) fn downloaded(decoder: gst::Element, download: &'static str) -> Resul
     Ok(vec![decoder, download, filter])
 }
 
-/// One decoding thread for a live picture up to 1080p: 6 ms of one core per frame is enough, and eight cameras with a
-/// thread per core each only fight for the caches. Larger pictures keep libav's own choice. (libav uses slices, not
-/// frames, in a live pipeline, so threads never add delay.)
+/// One decoding thread for live video up to 1080p: 6 ms of one core per frame is enough, and eight cameras with a thread
+/// per core each only compete for the caches. Larger frames keep libav's own choice. (In a live pipeline libav
+/// parallelises by slices, not frames, so threads never add delay.)
 fn few_threads(decoder: &gst::Element) {
-    let Some(pad) = decoder.static_pad("sink") else {
-        return;
-    };
+    let Some(pad) = decoder.static_pad("sink") else { return };
     let decoder = decoder.downgrade();
     // The size is known once the parser has seen the stream; the decoder reads the property when the caps arrive.
     pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {

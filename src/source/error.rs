@@ -1,4 +1,4 @@
-//! What can go wrong with a source, in words for people.
+//! Why a source does not deliver frames, and which package has a missing element.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,56 +10,43 @@ use crate::types::redact_with;
 /// Why a source does not deliver frames. Texts hold no user name and no password.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum SourceError {
-    /// GStreamer itself does not start.
     #[error("GStreamer does not start: {0}")]
     Init(String),
-    /// No thread for the camera.
-    #[error("no thread for the camera: {0}")]
+    #[error("cannot start a thread for the camera: {0}")]
     Thread(String),
-    /// A GStreamer element is not installed.
     #[error("GStreamer element `{element}` is not installed: install {package}")]
     MissingElement {
-        /// Name of the element, or names of which one is needed.
+        /// Its name, or several names of which one is needed.
         element: String,
         /// Debian and Ubuntu package that holds it.
         package: &'static str,
     },
-    /// The pipeline could not be put together.
     #[error("cannot build the pipeline: {0}")]
     Build(String),
-    /// The file cannot be read as video.
     #[error("cannot play {}: {reason}", path.display())]
-    File {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
-    /// The stream or file has no video that is understood.
+    File { path: PathBuf, reason: String },
+    /// The stream or file has no video that Ocelli can decode.
     #[error("no usable video: {0}")]
     NoVideo(String),
-    /// The camera refused the credentials, or wants some.
+    /// The camera refused the credentials, or requires some.
     #[error("the camera refused the credentials (401): check `username` and `password`")]
     AuthFailed,
-    /// The camera cannot be reached, or the stream broke.
     #[error("{0}")]
     Stream(String),
-    /// A live camera ended its stream.
     #[error("the camera ended the stream")]
     StreamEnded,
-    /// Connected, but nothing comes.
+    /// Connected, but frames have stopped.
     #[error("no frame for {0:.1?}")]
     Silent(Duration),
-    /// Connected, but nothing came from the start.
+    /// Connected, but not one frame came.
     #[error("connected, but no frame came within {0:.1?}")]
     NeverAFrame(Duration),
-    /// Earlier pipelines hang in their tear-down.
+    /// The tear-down of earlier pipelines hangs.
     #[error("{0} earlier connections do not close; waiting for them")]
     TearDown(usize),
 }
 
 impl SourceError {
-    /// From an error message on the bus of a camera's pipeline.
     pub(super) fn from_camera(message: &gst::message::Error, secrets: &[String]) -> Self {
         let error = message.error();
         if error.matches(gst::ResourceError::NotAuthorized) {
@@ -73,13 +60,12 @@ impl SourceError {
         Self::Stream(redact_with(&sentence(&error, detail), secrets))
     }
 
-    /// From an error message on the bus of a file's pipeline.
     pub(super) fn from_file(message: &gst::message::Error, path: &std::path::Path) -> Self {
         Self::File { path: path.to_owned(), reason: sentence(&message.error(), detail(message)) }
     }
 }
 
-/// The last line of the debug text: the element's own words, without source file and object path.
+/// The last line of the debug text: the element's own message, without source file and object path.
 fn detail(message: &gst::message::Error) -> Option<String> {
     let debug = message.debug()?;
     let (_, last) = debug.trim().rsplit_once('\n')?;
@@ -95,17 +81,15 @@ fn sentence(error: &gst::glib::Error, detail: Option<String>) -> String {
     }
 }
 
-/// `name` as an element, or which package to install.
 pub(super) fn make(name: &'static str) -> Result<gst::Element, SourceError> {
     gst::ElementFactory::make(name).build().map_err(|_| missing(name))
 }
 
-/// The error for an element that the registry does not have.
 pub(super) fn missing(name: &str) -> SourceError {
     SourceError::MissingElement { element: name.to_owned(), package: package(name) }
 }
 
-/// The Debian and Ubuntu package that has the element `name`: those of Ocelli's own pipelines, in and out.
+/// The Debian and Ubuntu package of a GStreamer element; covers the elements of Ocelli's own pipelines.
 pub fn package(name: &str) -> &'static str {
     match name {
         "h264parse" | "h265parse" | "openh264dec" | "openh264enc" | "tsdemux" | "mpegpsdemux" | "y4mdec"
@@ -117,4 +101,8 @@ pub fn package(name: &str) -> &'static str {
         _ if name.starts_with("nv") => "nvidia-l4t-gstreamer",
         _ => "gstreamer1.0-plugins-good",
     }
+}
+
+pub(super) fn build(error: impl std::fmt::Display) -> SourceError {
+    SourceError::Build(error.to_string())
 }

@@ -1,18 +1,17 @@
-//! A file's pipeline: the container is taken apart by an element chosen here; H.264, H.265 and JPEG get the same decoders
-//! as cameras. Only other codecs are left to `decodebin`, because files come from the user, not from the network.
+//! A file's pipeline: the demuxer is chosen here by the container; H.264, H.265 and JPEG get the same decoders as cameras.
+//! Only other codecs are left to `decodebin`: files come from the user, not from the network.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
-use gstreamer_app as gst_app;
 
-use super::SourceError;
 use super::decoder::Codec;
-use super::error::make;
-use super::pipeline::{Fault, build, insert, tail};
+use super::error::{SourceError, build, make};
+use super::pipeline::Draft;
 
-/// Containers, by the media type that `typefind` finds, and the element that takes each apart.
+/// Containers, by the media type that `typefind` finds, and the demuxer of each.
 const CONTAINERS: [(&str, &str); 13] = [
     ("video/quicktime", "qtdemux"),
     ("application/x-3gp", "qtdemux"),
@@ -26,48 +25,35 @@ const CONTAINERS: [(&str, &str); 13] = [
     ("video/ogg", "oggdemux"),
     ("application/ogg", "oggdemux"),
     ("multipart/x-mixed-replace", "multipartdemux"),
-    // Told from an elementary stream by its `systemstream` field.
+    // An elementary stream has the same name, but not the field `systemstream`.
     ("video/mpeg", "mpegpsdemux"),
 ];
 
 /// The elements of every file's pipeline that come from plugins, besides the container's and the codec's.
 pub(super) const ELEMENTS: [&str; 3] = ["filesrc", "typefind", "videoconvert"];
 
-/// The elements that take containers apart, each once.
-pub(super) fn demuxers() -> impl Iterator<Item = &'static str> {
-    let first =
-        |index: usize| CONTAINERS.iter().position(|(_, demuxer)| *demuxer == CONTAINERS[index].1) == Some(index);
-    CONTAINERS.iter().enumerate().filter(move |(index, _)| first(*index)).map(|(_, (_, demuxer))| *demuxer)
+/// The demuxers, each once.
+pub(super) fn demuxers() -> BTreeSet<&'static str> {
+    CONTAINERS.iter().map(|(_, demuxer)| *demuxer).collect()
 }
 
 /// `filesrc ! typefind ! demuxer ! decoder ! tail`. What follows `typefind` is added when it knows what the file is.
-pub(super) fn file(
-    path: &Path,
-    realtime: bool,
-    callbacks: impl FnOnce(gst::Bus) -> gst_app::AppSinkCallbacks,
-) -> Result<(gst::Pipeline, Fault), SourceError> {
-    let location = playable(path)?;
-    let pipeline = gst::Pipeline::new();
+pub(super) fn file(path: &Path, draft: &Draft) -> Result<(), SourceError> {
     let (source, find) = (make("filesrc")?, make("typefind")?);
-    source.set_property("location", location);
-    let head = tail(&pipeline, realtime, callbacks)?;
-    pipeline.add_many([&source, &find]).map_err(build)?;
+    source.set_property("location", playable(path)?);
+    draft.pipeline.add_many([&source, &find]).map_err(build)?;
     source.link(&find).map_err(build)?;
-    let fault = Fault::default();
-    let (weak, on_type) = (pipeline.downgrade(), fault.clone());
+    let weak = draft.downgrade();
     find.connect("have-type", false, move |values| {
         let find = values.first()?.get::<gst::Element>().ok()?;
         let caps = values.get(2)?.get::<gst::Caps>().ok()?;
-        let pipeline = weak.upgrade()?;
-        if let Err(error) = take_apart(&pipeline, &find, &caps, &head, &on_type) {
-            on_type.set(error, &pipeline);
-        }
+        weak.attempt(|draft| take_apart(draft, &find, &caps));
         None
     });
-    Ok((pipeline, fault))
+    Ok(())
 }
 
-/// The path as GStreamer wants it. A pipe or a device would block the opening thread for ever: refused.
+/// The path as GStreamer wants it. A pipe or a device is refused: it would block the opening thread for ever.
 fn playable(path: &Path) -> Result<&str, SourceError> {
     let refuse = |reason: String| SourceError::File { path: path.to_owned(), reason };
     let data = std::fs::metadata(path).map_err(|e| refuse(e.to_string()))?;
@@ -84,76 +70,57 @@ fn playable(path: &Path) -> Result<&str, SourceError> {
 }
 
 /// Adds what is needed behind `typefind`.
-fn take_apart(
-    pipeline: &gst::Pipeline,
-    find: &gst::Element,
-    caps: &gst::Caps,
-    head: &gst::Pad,
-    fault: &Fault,
-) -> Result<(), SourceError> {
+fn take_apart(draft: &Draft, find: &gst::Element, caps: &gst::Caps) -> Result<(), SourceError> {
     let source = find.static_pad("src").ok_or_else(|| build("typefind has no source pad"))?;
     let whole = caps.structure(0);
     let media = whole.map(|s| s.name().to_string()).unwrap_or_default();
     let elementary = media == "video/mpeg" && whole.and_then(|s| s.get::<bool>("systemstream").ok()) != Some(true);
     if let Some((_, demuxer)) = CONTAINERS.iter().find(|(name, _)| *name == media && !elementary) {
-        return demux(pipeline, &source, demuxer, head, fault);
+        return demux(draft, &source, demuxer);
     }
     match media.as_str() {
-        "application/x-yuv4mpeg" => insert(pipeline, &source, vec![make("y4mdec")?], head),
-        _ if fault.stream(&media) => attach(pipeline, &source, &media, head),
+        "application/x-yuv4mpeg" => draft.insert(&source, vec![make("y4mdec")?]),
+        _ if draft.fault.stream(&media) => attach(draft, &source, &media),
         _ => Err(SourceError::NoVideo(format!("it is {media}, no video that Ocelli plays"))),
     }
 }
 
-fn demux(
-    pipeline: &gst::Pipeline,
-    source: &gst::Pad,
-    demuxer: &'static str,
-    head: &gst::Pad,
-    fault: &Fault,
-) -> Result<(), SourceError> {
+fn demux(draft: &Draft, source: &gst::Pad, demuxer: &'static str) -> Result<(), SourceError> {
     let demux = make(demuxer)?;
-    let (weak, on_pad, head) = (pipeline.downgrade(), fault.clone(), head.clone());
+    let weak = draft.downgrade();
     demux.connect_pad_added(move |_, pad| {
-        let Some(pipeline) = weak.upgrade() else { return };
-        let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
-        let media = caps.structure(0).map(|s| s.name().to_string()).unwrap_or_default();
-        if on_pad.stream(&media)
-            && let Err(error) = attach(&pipeline, pad, &media, &head)
-        {
-            on_pad.set(error, &pipeline);
-        }
+        weak.attempt(|draft| {
+            let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
+            let media = caps.structure(0).map(|s| s.name().to_string()).unwrap_or_default();
+            if draft.fault.stream(&media) { attach(draft, pad, &media) } else { Ok(()) }
+        });
     });
-    let (weak, on_end) = (pipeline.downgrade(), fault.clone());
-    demux.connect_no_more_pads(move |_| {
-        if let (Some(pipeline), Some(error)) = (weak.upgrade(), on_end.explain()) {
-            on_end.set(error, &pipeline);
-        }
-    });
-    pipeline.add(&demux).map_err(build)?;
+    let weak = draft.downgrade();
+    demux.connect_no_more_pads(move |_| weak.attempt(|draft| draft.fault.explain().map_or(Ok(()), Err)));
+    draft.pipeline.add(&demux).map_err(build)?;
     let sink = demux.static_pad("sink").ok_or_else(|| build("a demuxer without a sink pad"))?;
     source.link(&sink).map_err(build)?;
     demux.sync_state_with_parent().map_err(build)
 }
 
 /// Decodes the packets of `pad`.
-fn attach(pipeline: &gst::Pipeline, pad: &gst::Pad, media: &str, head: &gst::Pad) -> Result<(), SourceError> {
-    match Codec::of_media(media) {
-        Some(codec) => insert(pipeline, pad, codec.packet_chain()?, head),
-        None if media == "video/x-raw" => insert(pipeline, pad, Vec::new(), head),
-        None => {
-            let decode = make("decodebin")?;
-            let target = head.clone();
-            decode.connect_pad_added(move |_, pad| {
-                // A pad that does not fit leaves the sink unlinked: the stream then ends with "not-linked" on the bus.
-                if !target.is_linked() && pad.link(&target).is_err() {
-                    tracing::debug!("a decoded stream does not fit the picture's sink");
-                }
-            });
-            pipeline.add(&decode).map_err(build)?;
-            let sink = decode.static_pad("sink").ok_or_else(|| build("decodebin has no sink pad"))?;
-            decode.sync_state_with_parent().map_err(build)?;
-            pad.link(&sink).map(|_| ()).map_err(build)
-        }
+fn attach(draft: &Draft, pad: &gst::Pad, media: &str) -> Result<(), SourceError> {
+    if let Some(codec) = Codec::of_media(media) {
+        return draft.insert(pad, codec.packet_chain()?);
     }
+    if media == "video/x-raw" {
+        return draft.insert(pad, Vec::new());
+    }
+    let decode = make("decodebin")?;
+    let head = draft.head.clone();
+    decode.connect_pad_added(move |_, pad| {
+        // A pad that does not fit leaves the sink unlinked: the stream then ends with "not-linked" on the bus.
+        if !head.is_linked() && pad.link(&head).is_err() {
+            tracing::debug!("a decoded stream is no video that the sink takes");
+        }
+    });
+    draft.pipeline.add(&decode).map_err(build)?;
+    let sink = decode.static_pad("sink").ok_or_else(|| build("decodebin has no sink pad"))?;
+    decode.sync_state_with_parent().map_err(build)?;
+    pad.link(&sink).map(drop).map_err(build)
 }

@@ -1,4 +1,4 @@
-//! From GStreamer's thread to the reader: a frame is numbered, stamped and passed on. No wait (but for files of which
+//! From GStreamer's thread to the reader: a frame is numbered, stamped and handed over. No wait (except for files of which
 //! every frame counts), no log, no lock held across a foreign call.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,14 +9,14 @@ use gstreamer as gst;
 use gstreamer_app as gst_app;
 use gstreamer_video as gst_video;
 
-use super::control::wake;
+use super::outputs::{FrameTap, Outputs};
+use super::pipeline::wake;
 use super::pts::PtsLine;
-use super::{FrameTap, Outputs};
 use crate::frame::Frame;
 use crate::queue;
 use crate::types::{CameraName, FrameMeta, Size};
 
-/// What outlives the runs of one source.
+/// The state of one source that outlives its runs.
 pub(super) struct Handover {
     camera: CameraName,
     frames: queue::Sender<Frame>,
@@ -24,13 +24,13 @@ pub(super) struct Handover {
     live: bool,
     start: Instant,
     line: Mutex<Line>,
-    /// The run whose frames count; one that hangs in its tear-down must not mix in.
+    /// The run whose frames count; frames of one that hangs in its tear-down are refused.
     run: AtomicU64,
-    /// Frames of the present run.
+    /// Frames of the current run.
     count: AtomicU64,
-    /// When the last frame came or its hand-over ended, in nanoseconds since `start`.
+    /// When the last frame came or its hand-over ended, nanoseconds since `start`.
     last: AtomicU64,
-    /// The reader is slow and its queue makes us wait.
+    /// The callback waits for a slow reader.
     waiting: AtomicBool,
     /// The reader has closed the queue.
     closed: AtomicBool,
@@ -77,17 +77,16 @@ impl Handover {
             .build()
     }
 
-    /// Frames that the present run has delivered.
+    /// Frames of the current run.
     pub(super) fn count(&self) -> u64 {
         self.count.load(Ordering::Acquire)
     }
 
-    /// True when the reader has closed the queue.
     pub(super) fn closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// How long nothing has come; zero while the reader makes us wait.
+    /// Time since the last frame; zero while the callback waits for the reader.
     pub(super) fn silence(&self) -> Duration {
         if self.waiting.load(Ordering::Acquire) {
             return Duration::ZERO;
@@ -95,7 +94,7 @@ impl Handover {
         self.start.elapsed().saturating_sub(Duration::from_nanos(self.last.load(Ordering::Acquire)))
     }
 
-    /// No frame more: the reader sees the end once it has read what waits.
+    /// Ends the queue: the reader still gets the frames in it.
     pub(super) fn close(&self) {
         self.frames.close();
     }
@@ -139,7 +138,7 @@ impl Handover {
         Ok(gst::FlowSuccess::Ok)
     }
 
-    /// The frame's number and time; `None` when `run` is no longer the present one.
+    /// The frame's number and time; `None` when `run` is no longer the current one.
     fn stamp(&self, run: u64, own: Option<u64>, now: Instant) -> Option<(u64, u64)> {
         let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
         if self.run.load(Ordering::Acquire) != run {

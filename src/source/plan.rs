@@ -1,20 +1,19 @@
 //! Which elements the pipelines of this room need, and which of them this box has.
 
 use gstreamer as gst;
+use gstreamer::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::decoder::CODECS;
-use super::error::package;
-use super::{SourceError, file, local, pipeline};
+use super::decoder::{CODECS, Codec};
+use super::error::{SourceError, package};
+use super::{file, local, rtsp};
 
-/// An element that is needed.
+/// An element that a pipeline needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ElementPlan {
-    /// Its name.
     pub element: String,
-    /// Debian and Ubuntu package that has it.
+    /// Debian and Ubuntu package.
     pub package: String,
-    /// In GStreamer's registry.
     pub installed: bool,
 }
 
@@ -29,17 +28,16 @@ impl ElementPlan {
 /// One decoder of a codec.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DecoderPlan {
-    /// Name of the element.
     pub element: String,
-    /// Debian and Ubuntu package that has it.
+    /// Debian and Ubuntu package.
     pub package: String,
-    /// On a chip of its own, not on the CPU.
+    /// Runs on a chip of its own, not on the CPU.
     pub hardware: bool,
     /// Why it is not taken, for example `is not installed`; `None`: it opens.
     pub trouble: Option<String>,
 }
 
-/// What turns one codec into pictures.
+/// The elements that decode one codec.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CodecPlan {
     /// `H.264`, `H.265` or `MJPEG`.
@@ -51,43 +49,61 @@ pub struct CodecPlan {
 }
 
 impl CodecPlan {
+    /// Opens every decoder once, also those behind the first that works.
+    fn of(codec: &Codec) -> Self {
+        let decoders = codec.decoders.iter().map(|decoder| DecoderPlan {
+            element: decoder.element.into(),
+            package: package(decoder.element).into(),
+            hardware: decoder.hardware(),
+            trouble: decoder.open().map(close).err().map(|reason| reason.to_string()),
+        });
+        Self {
+            codec: codec.name.into(),
+            elements: [Some(codec.depay), codec.parse].into_iter().flatten().map(ElementPlan::of).collect(),
+            decoders: decoders.collect(),
+        }
+    }
+
     /// The decoder that a pipeline takes: the first that opens.
     pub fn chosen(&self) -> Option<&DecoderPlan> {
         self.decoders.iter().find(|decoder| decoder.trouble.is_none())
     }
 }
 
-/// What the pipelines of cameras and files need.
+fn close(chain: Vec<gst::Element>) {
+    for element in chain {
+        // Back to NULL only releases; there is nothing to do when it fails.
+        let _ = element.set_state(gst::State::Null);
+    }
+}
+
+/// The elements that the pipelines of cameras and files need.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourcePlan {
-    /// Of each RTSP camera.
     pub rtsp: Vec<ElementPlan>,
-    /// Of each USB camera.
     pub usb: Vec<ElementPlan>,
-    /// Of each camera on the CSI connector.
     pub csi: Vec<ElementPlan>,
-    /// Of each file.
     pub file: Vec<ElementPlan>,
     /// Of files, one per kind of container.
     pub demuxers: Vec<ElementPlan>,
-    /// Per codec.
     pub codecs: Vec<CodecPlan>,
 }
 
-/// Looks everything up in GStreamer's registry and opens each decoder once. A decoder's device may take its time, and a
-/// broken driver may crash the process that opens it.
+/// Looks everything up in GStreamer's registry and opens each decoder once. Opening a decoder's device may be slow, and a
+/// broken driver may crash the process.
 ///
 /// # Errors
 /// [`SourceError::Init`] when GStreamer does not start.
 pub fn plan() -> Result<SourcePlan, SourceError> {
     gst::init().map_err(|e| SourceError::Init(e.to_string()))?;
+    let elements = |names: &[&str]| names.iter().copied().map(ElementPlan::of).collect();
     Ok(SourcePlan {
-        rtsp: pipeline::ELEMENTS.into_iter().map(ElementPlan::of).collect(),
-        usb: local::USB_ELEMENTS.into_iter().map(ElementPlan::of).collect(),
-        csi: local::CSI_ELEMENTS.into_iter().map(ElementPlan::of).collect(),
-        file: file::ELEMENTS.into_iter().map(ElementPlan::of).collect(),
-        demuxers: file::demuxers().map(ElementPlan::of).collect(),
-        codecs: CODECS.iter().map(super::decoder::Codec::plan).collect(),
+        rtsp: elements(&rtsp::ELEMENTS),
+        usb: elements(&local::USB_ELEMENTS),
+        csi: elements(&local::CSI_ELEMENTS),
+        file: elements(&file::ELEMENTS),
+        demuxers: file::demuxers().into_iter().map(ElementPlan::of).collect(),
+        codecs: CODECS.iter().map(CodecPlan::of).collect(),
     })
 }
 
@@ -97,12 +113,11 @@ mod tests {
     use std::collections::BTreeSet;
     use std::time::Duration;
 
-    use gstreamer::prelude::*;
     use gstreamer_app as gst_app;
 
-    use super::super::pipeline::RtspSpec;
+    use super::super::input::Input;
     use super::*;
-    use crate::config::Transport;
+    use crate::config::{SourceConfig, Transport};
 
     fn factories(pipeline: &gst::Pipeline) -> BTreeSet<String> {
         pipeline
@@ -113,23 +128,18 @@ mod tests {
             .collect()
     }
 
-    fn callbacks(_: gst::Bus) -> gst_app::AppSinkCallbacks {
-        gst_app::AppSinkCallbacks::builder().build()
+    fn built(source: SourceConfig) -> gst::Pipeline {
+        Input::new(&source).build(|_| gst_app::AppSinkCallbacks::builder().build()).unwrap().pipeline
     }
 
     #[test]
-    fn the_plan_names_every_element_that_the_pipelines_are_built_of() {
+    fn the_plan_names_every_element_of_the_pipelines() {
         let plan = plan().unwrap();
-        let spec = RtspSpec {
-            url: "rtsp://127.0.0.1:1/".into(),
-            username: None,
-            password: None,
-            transport: Transport::Tcp,
-            latency: Duration::ZERO,
-        };
-        let (camera, _) = pipeline::rtsp(&spec, callbacks).unwrap();
-        let clip = std::env::current_exe().unwrap();
-        let (clip, _) = file::file(&clip, false, callbacks).unwrap();
+        let (url, latency) = ("rtsp://127.0.0.1:1/".into(), Duration::ZERO);
+        let camera =
+            built(SourceConfig::Rtsp { url, username: None, password: None, transport: Transport::Tcp, latency });
+        let path = std::env::current_exe().unwrap();
+        let clip = built(SourceConfig::File { path, looped: false, realtime: false });
         for (built, planned) in [(camera, &plan.rtsp), (clip, &plan.file)] {
             let built = factories(&built);
             assert!(built.len() >= 2, "{built:?}");
@@ -141,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn the_chosen_decoder_is_the_one_that_the_pipeline_takes() {
+    fn the_chosen_decoder_is_the_one_in_the_pipeline() {
         let plan = plan().unwrap();
         for (codec, plan) in CODECS.iter().zip(&plan.codecs) {
             let chain = codec.packet_chain().unwrap();

@@ -1,40 +1,40 @@
-//! One line of presentation times over reconnects, loops and cameras that lose their clock. Pure.
+//! One time line of presentation times across reconnects, loops and cameras that lose their clock. Pure; nanoseconds.
 
 /// A larger step forward within one run is a broken clock, not a pause: one hour.
 const LONGEST_STEP: u64 = 3_600_000_000_000;
 /// Step assumed before two frames have shown the real one: 40 ms.
 const DEFAULT_STEP: u64 = 40_000_000;
 
-/// Turns each run's own times into one line that always grows. Nanoseconds throughout.
+/// Maps each run's own times to one time line that always grows.
 #[derive(Debug, Default)]
 pub(super) struct PtsLine {
     last: Option<u64>,
     step: Option<u64>,
-    /// What this run's time 0 is on the line; unknown until the run's first frame.
+    /// Unknown until the run's first frame.
     run: Option<Run>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Run {
-    /// Time of the frame that `line` belongs to, in the run's own time.
+    /// Time of the last frame in the run's own time.
     own: u64,
-    /// The same on the line.
+    /// The same on the time line.
     line: u64,
 }
 
 impl PtsLine {
-    /// A new run: its times have nothing to do with those before.
+    /// A new run begins; its times are unrelated to those before.
     pub(super) fn new_run(&mut self) {
         self.run = None;
     }
 
-    /// The next frame's time on the line. `own` is its time in this run, `since_last` the real time since the last
-    /// frame (used to place the first frame of a run of a live camera; `None` for files: they go on seamlessly).
+    /// The next frame's time on the time line. `own` is its time in this run, `since_last` the real time since the last
+    /// frame; it places the first frame of a live camera's run (`None` for files: they continue without a gap).
     pub(super) fn next(&mut self, own: Option<u64>, since_last: Option<u64>) -> u64 {
         let step = self.step.unwrap_or(DEFAULT_STEP);
         let expected = self.last.map(|last| last.saturating_add(step));
         let line = match (self.run, own, self.last) {
-            // A stream without times gets made-up ones.
+            // A stream without times gets evenly spaced ones.
             (_, None, _) => expected.unwrap_or(0),
             // The very first frame keeps its own time.
             (None, Some(own), None) => own,
@@ -97,7 +97,7 @@ mod tests {
         let got: Vec<u64> = times.iter().map(|t| line.next(*t, None)).collect();
         assert!(got.windows(2).all(|w| w[1] > w[0]), "{got:?}");
         assert_eq!(got[2] - got[1], 100, "a jump back costs one step");
-        assert!(got[8] - got[7] < LONGEST_STEP, "a jump forward is not believed");
+        assert!(got[8] - got[7] < LONGEST_STEP, "a jump forward is not taken over");
     }
 
     #[test]

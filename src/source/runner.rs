@@ -1,7 +1,5 @@
 //! The thread of one source: `run` is the retry loop around `run_once`.
 
-use std::hash::{BuildHasher, RandomState};
-use std::path::PathBuf;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -11,37 +9,22 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 
 use super::backoff::Backoff;
-use super::control::Control;
-use super::file;
+use super::error::SourceError;
 use super::handover::Handover;
-use super::local::LocalSpec;
-use super::pipeline::{self, Fault, RtspSpec};
+use super::input::Input;
+use super::outputs::{Outcome, Outputs};
+use super::pipeline::{Fault, wake};
 use super::status::Reporter;
-use super::{Outcome, Outputs, SourceError};
-use crate::config::{CameraConfig, SourceConfig};
-use crate::types::{CameraName, CameraState, Url, redact_with};
+use crate::cancel::{self, Cancel};
+use crate::config::CameraConfig;
+use crate::types::{CameraName, CameraState, redact_with};
 
-/// Patience with a camera's first picture: many send a whole one only every ten seconds.
-pub(super) const FIRST_FRAME: Duration = Duration::from_secs(15);
-/// Patience with a file: a slow disk and a large picture are no fault.
-const FILE_SILENCE: Duration = Duration::from_secs(60);
 /// Wrong credentials are not tried more often than this: cameras lock accounts.
 const AUTH_RETRY: Duration = Duration::from_secs(60);
 /// A tear-down that takes longer is left to its thread.
 const TEAR_DOWN: Duration = Duration::from_millis(1500);
-/// So many tear-downs may hang before no new connection is made.
+/// With this many hanging tear-downs no new connection is made.
 const HUNG: usize = 4;
-
-pub(super) enum Input {
-    Rtsp(RtspSpec),
-    /// USB or CSI.
-    Local(LocalSpec),
-    File {
-        path: PathBuf,
-        looped: bool,
-        realtime: bool,
-    },
-}
 
 /// How one run ended.
 enum End {
@@ -57,8 +40,7 @@ pub(super) struct Runner {
     camera: CameraName,
     input: Input,
     no_frame: Duration,
-    secrets: Vec<String>,
-    control: Arc<Control>,
+    cancel: Cancel,
     outcome: Arc<OnceLock<Outcome>>,
     handover: Arc<Handover>,
     reporter: Reporter,
@@ -71,69 +53,66 @@ impl Runner {
     pub(super) fn new(
         camera: &CameraConfig,
         outputs: Outputs,
-        control: Arc<Control>,
+        cancel: Cancel,
         outcome: Arc<OnceLock<Outcome>>,
     ) -> Self {
         let input = Input::new(&camera.source);
-        let secrets = input.secrets();
-        let live = !matches!(input, Input::File { .. });
         Self {
             camera: camera.name.clone(),
-            input,
             no_frame: camera.reconnect.no_frame,
-            secrets,
-            control,
+            cancel,
             outcome,
-            handover: Arc::new(Handover::new(camera.name.clone(), &outputs, live)),
+            handover: Arc::new(Handover::new(camera.name.clone(), &outputs, input.is_live())),
+            input,
             reporter: Reporter::new(camera.name.clone(), outputs.status),
             backoff: Backoff::new(&camera.reconnect),
             hung: Vec::new(),
         }
     }
 
-    /// Runs until the stop or, for a file played once, until its end. Closes the queue of frames.
+    /// Runs until it is cancelled or, for a file played once, until its end. Then closes the queue of frames.
     pub(super) fn run(mut self) {
         self.reporter.report(CameraState::Connecting, None);
-        while !self.control.stopping() {
+        while !self.cancel.is_cancelled() {
             let begin = Instant::now();
             let end = self.run_once();
             let online = if self.handover.count() > 0 { begin.elapsed() } else { Duration::ZERO };
             match self.after(end, online) {
-                Some(wait) if self.control.wait(wait) => break,
-                Some(_) => {}
-                None => break,
+                Some(wait) if !self.cancel.sleep(wait) => {}
+                _ => break,
             }
-            // A silent camera was reported as such; now it is being called again.
+            // A silent camera was reported as stalled; now a new attempt begins.
             if self.reporter.state() == Some(CameraState::Stalled) {
                 self.reporter.report(CameraState::Connecting, None);
             }
         }
         self.handover.close();
+        if self.hung.iter().any(|thread| !thread.is_finished()) {
+            cancel::leave_behind();
+        }
     }
 
-    /// What follows: a wait before the next run, or (`None`) the end.
+    /// The wait before the next run; `None` ends the source.
     fn after(&mut self, end: End, online: Duration) -> Option<Duration> {
-        let once = matches!(self.input, Input::File { looped: false, .. });
+        let once = self.input.plays_once();
         let (state, error) = match end {
             End::Stopped => return None,
             End::Over if once => return self.finish(None),
             End::Over => return Some(Duration::ZERO),
-            End::Failed(error) if once => return self.finish(Some(error)),
+            End::Failed(error) | End::Silent(error) if once => return self.finish(Some(error)),
             End::Failed(error @ SourceError::AuthFailed) => (CameraState::AuthFailed, error),
             End::Failed(error) => (CameraState::Offline, error),
-            End::Silent(error) if once => return self.finish(Some(error)),
             End::Silent(error) => (CameraState::Stalled, error),
         };
         self.reporter.failed();
         self.reporter.report(state, Some(&error));
-        self.backoff.ran(online);
-        let wait = self.backoff.next_wait(random());
+        let wait = self.backoff.next_wait(online, fastrand::f64());
         Some(if state == CameraState::AuthFailed { wait.max(AUTH_RETRY) } else { wait })
     }
 
     fn finish(&mut self, error: Option<SourceError>) -> Option<Duration> {
         let outcome = error.clone().map_or(Outcome::Ended, Outcome::Failed);
-        // Set before the report and before the queue closes: whoever learns of the end can ask how it came.
+        // Set before the report and before the queue closes: a reader that sees the end can ask for the reason.
         let _ = self.outcome.set(outcome);
         self.reporter.report(CameraState::Ended, error.as_ref());
         None
@@ -145,53 +124,48 @@ impl Runner {
         if self.hung.len() >= HUNG {
             return End::Failed(SourceError::TearDown(self.hung.len()));
         }
-        let handover = self.handover.clone();
-        let callbacks = |bus| handover.new_run(bus);
-        let built = match &self.input {
-            Input::Rtsp(spec) => pipeline::rtsp(spec, callbacks),
-            Input::Local(spec) => spec.pipeline(callbacks),
-            Input::File { path, realtime, .. } => file::file(path, *realtime, callbacks),
-        };
-        let (pipeline, fault) = match built {
-            Ok(built) => built,
+        let draft = match self.input.build(|bus| self.handover.new_run(bus)) {
+            Ok(draft) => draft,
             Err(error) => return End::Failed(error),
         };
-        let Some(bus) = pipeline.bus() else {
+        let Some(bus) = draft.pipeline.bus() else {
             return End::Failed(SourceError::Build("a pipeline without a bus".into()));
         };
-        self.control.watch(Some(bus.clone()));
+        let woken = bus.clone();
+        let waking = self.cancel.on_cancel(move |_| wake(&woken));
         // A failed start has its reason on the bus.
-        let started = pipeline.set_state(gst::State::Playing).is_ok();
-        let end = self.watch(&bus, &fault, started);
-        self.control.watch(None);
-        // Reported before the tear-down, which may take its time with a frozen camera.
+        let started = draft.pipeline.set_state(gst::State::Playing).is_ok();
+        let end = self.watch(&bus, &draft.fault, started);
+        drop(waking);
+        // Reported before the tear-down, which may be slow with a frozen camera.
         if let End::Silent(error) = &end {
             self.reporter.report(CameraState::Stalled, Some(error));
         }
-        self.tear_down(pipeline);
+        self.tear_down(draft.pipeline);
         end
     }
 
-    /// Reads the bus until the run has an end.
+    /// Reads the bus until the run ends.
     fn watch(&mut self, bus: &gst::Bus, fault: &Fault, started: bool) -> End {
         loop {
-            if self.control.stopping() || self.handover.closed() {
+            if self.cancel.is_cancelled() || self.handover.closed() {
                 return End::Stopped;
             }
             if let Some(error) = fault.take() {
-                return End::Failed(self.with_path(error));
+                return End::Failed(self.input.named(error));
             }
-            if self.handover.count() > 0 && self.reporter.state() != Some(CameraState::Online) {
+            let frames = self.handover.count();
+            if frames > 0 && self.reporter.state() != Some(CameraState::Online) {
                 self.reporter.report(CameraState::Online, None);
             }
-            let (patience, silence) = (self.patience(), self.handover.silence());
-            if silence >= patience {
-                return End::Silent(match self.handover.count() {
-                    0 => SourceError::NeverAFrame(patience),
-                    _ => SourceError::Silent(patience),
+            let (timeout, silence) = (self.input.silence_timeout(frames, self.no_frame), self.handover.silence());
+            if silence >= timeout {
+                return End::Silent(match frames {
+                    0 => SourceError::NeverAFrame(timeout),
+                    _ => SourceError::Silent(timeout),
                 });
             }
-            let wait = if started { patience - silence } else { Duration::ZERO };
+            let wait = if started { timeout - silence } else { Duration::ZERO };
             match bus.timed_pop(gst::ClockTime::from_nseconds(wait.as_nanos().min(u128::from(u64::MAX / 2)) as u64)) {
                 Some(message) => {
                     if let Some(end) = self.message(&message, fault) {
@@ -206,42 +180,14 @@ impl Runner {
 
     fn message(&self, message: &gst::Message, fault: &Fault) -> Option<End> {
         match message.view() {
-            gst::MessageView::Eos(_) => Some(match &self.input {
-                Input::Rtsp(_) | Input::Local(_) => End::Failed(SourceError::StreamEnded),
-                Input::File { .. } if self.handover.count() > 0 => End::Over,
-                Input::File { .. } => {
-                    End::Failed(self.with_path(SourceError::NoVideo("not one picture could be decoded".into())))
-                }
-            }),
-            // Our own word is more to the point than the "not-linked" that follows from it.
-            gst::MessageView::Error(error) => Some(End::Failed(match (fault.explain(), &self.input) {
-                (Some(fault), _) => self.with_path(fault),
-                (None, Input::Rtsp(_) | Input::Local(_)) => SourceError::from_camera(error, &self.secrets),
-                (None, Input::File { path, .. }) => SourceError::from_file(error, path),
-            })),
+            gst::MessageView::Eos(_) => Some(self.input.ended(self.handover.count()).map_or(End::Over, End::Failed)),
+            gst::MessageView::Error(error) => Some(End::Failed(self.input.error(error, fault))),
             gst::MessageView::Warning(warning) => {
-                tracing::debug!(camera = %self.camera, "{}", redact_with(warning.error().message(), &self.secrets));
+                let text = redact_with(warning.error().message(), self.input.secrets());
+                tracing::debug!(camera = %self.camera, "{text}");
                 None
             }
             _ => None,
-        }
-    }
-
-    /// How long nothing may come.
-    fn patience(&self) -> Duration {
-        match &self.input {
-            Input::File { .. } => FILE_SILENCE,
-            _ if self.handover.count() == 0 => FIRST_FRAME.max(self.no_frame),
-            _ => self.no_frame,
-        }
-    }
-
-    fn with_path(&self, error: SourceError) -> SourceError {
-        match (&self.input, error) {
-            (Input::File { path, .. }, SourceError::NoVideo(reason)) => {
-                SourceError::File { path: path.clone(), reason }
-            }
-            (_, error) => error,
         }
     }
 
@@ -257,59 +203,15 @@ impl Runner {
             }
         });
         let Ok(thread) = thread else {
-            // No thread to be had: then here, without a bound.
+            // Without a thread: here, unbounded.
             let _ = pipeline.set_state(gst::State::Null);
             return;
         };
-        if finished.recv_timeout(TEAR_DOWN).is_ok() {
+        if finished.recv_timeout(self.cancel.remaining(TEAR_DOWN)).is_ok() {
             let _ = thread.join();
         } else {
-            tracing::warn!(camera = %self.camera, "the connection does not close within {TEAR_DOWN:?}: left to its thread");
+            tracing::warn!(camera = %self.camera, "closing the connection takes too long: left to a thread");
             self.hung.push(thread);
         }
     }
-}
-
-impl Input {
-    pub(super) fn new(source: &SourceConfig) -> Self {
-        match source {
-            SourceConfig::Rtsp { url, username, password, transport, latency } => {
-                let parsed = Url::parse(url).ok();
-                let (inline_name, inline_password) =
-                    parsed.as_ref().map(|url| (url.username.clone(), url.password.clone())).unwrap_or_default();
-                let username = username.clone().or(inline_name);
-                // `rtspsrc` logs in only when both are set; a camera's password may be empty.
-                let password = password.clone().or(inline_password).or(username.as_ref().map(|_| String::new()));
-                Self::Rtsp(RtspSpec {
-                    url: parsed.map_or_else(|| url.clone(), |url| url.without_credentials()),
-                    username,
-                    password,
-                    transport: *transport,
-                    latency: *latency,
-                })
-            }
-            SourceConfig::Usb { device, format, capture } => {
-                Self::Local(LocalSpec::Usb { device: device.clone(), format: *format, capture: *capture })
-            }
-            SourceConfig::Csi { sensor, capture } => Self::Local(LocalSpec::Csi { sensor: *sensor, capture: *capture }),
-            SourceConfig::File { path, looped, realtime } => {
-                Self::File { path: path.clone(), looped: *looped, realtime: *realtime }
-            }
-        }
-    }
-}
-
-impl Input {
-    /// What must not be repeated in a message.
-    pub(super) fn secrets(&self) -> Vec<String> {
-        match self {
-            Self::Rtsp(spec) => spec.password.iter().cloned().collect(),
-            Self::Local(_) | Self::File { .. } => Vec::new(),
-        }
-    }
-}
-
-/// Uniform in 0 ..= 1. Good enough to keep cameras out of step, and no crate for it.
-fn random() -> f64 {
-    RandomState::new().hash_one(0u8) as f64 / u64::MAX as f64
 }

@@ -1,29 +1,29 @@
-//! Says each change of a camera's state once: to the program and to the log.
+//! Reports each change of a camera's state once, to the program and to the log.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::SourceError;
+use super::error::SourceError;
 use crate::types::{CameraName, CameraState, CameraStatus};
 
 pub(super) struct Reporter {
     camera: CameraName,
     out: Arc<dyn Fn(CameraStatus) + Send + Sync>,
-    said: Option<(CameraState, Option<String>)>,
+    reported: Option<(CameraState, Option<String>)>,
     /// Failed attempts since the camera was last online.
     retries: u32,
 }
 
 impl Reporter {
     pub(super) fn new(camera: CameraName, out: Arc<dyn Fn(CameraStatus) + Send + Sync>) -> Self {
-        Self { camera, out, said: None, retries: 0 }
+        Self { camera, out, reported: None, retries: 0 }
     }
 
     pub(super) fn state(&self) -> Option<CameraState> {
-        self.said.as_ref().map(|(state, _)| *state)
+        self.reported.as_ref().map(|(state, _)| *state)
     }
 
-    /// One more attempt has failed.
+    /// Counts a failed attempt.
     pub(super) fn failed(&mut self) {
         self.retries = self.retries.saturating_add(1);
     }
@@ -34,7 +34,7 @@ impl Reporter {
             self.retries = 0;
         }
         let now = (state, error.map(SourceError::to_string));
-        if self.said.as_ref() == Some(&now) {
+        if self.reported.as_ref() == Some(&now) {
             return;
         }
         self.log(state, now.1.as_deref());
@@ -45,13 +45,13 @@ impl Reporter {
             reason: now.1.clone(),
             retries: self.retries,
         });
-        self.said = Some(now);
+        self.reported = Some(now);
     }
 
     fn log(&self, state: CameraState, reason: Option<&str>) {
         let (camera, word, retries) = (&self.camera, state.as_str(), self.retries);
         match (state, reason) {
-            // Nothing here comes back by itself: somebody must act.
+            // Neither recovers by itself: the user must act.
             (CameraState::AuthFailed | CameraState::Ended, Some(reason)) => {
                 tracing::error!(%camera, state = word, "{reason}");
             }
@@ -69,9 +69,9 @@ mod tests {
     use std::sync::Mutex;
 
     #[test]
-    fn a_state_is_said_once_and_a_new_reason_again() {
-        let said = Arc::new(Mutex::new(Vec::new()));
-        let out = said.clone();
+    fn a_state_is_reported_once_and_a_new_reason_again() {
+        let reported = Arc::new(Mutex::new(Vec::new()));
+        let out = reported.clone();
         let mut reporter = Reporter::new("gate".into(), Arc::new(move |s| out.lock().unwrap().push(s)));
         let (one, two) = (SourceError::StreamEnded, SourceError::AuthFailed);
         reporter.report(Connecting, None);
@@ -84,9 +84,10 @@ mod tests {
         reporter.report(Online, None);
         reporter.failed();
         reporter.report(Offline, Some(&one));
-        let said: Vec<_> = said.lock().unwrap().iter().map(|s| (s.state, s.reason.is_some(), s.retries)).collect();
+        let reported: Vec<_> =
+            reported.lock().unwrap().iter().map(|s| (s.state, s.reason.is_some(), s.retries)).collect();
         let wanted =
             [(Connecting, false, 0), (Offline, true, 1), (Offline, true, 4), (Online, false, 0), (Offline, true, 1)];
-        assert_eq!(said, wanted);
+        assert_eq!(reported, wanted);
     }
 }

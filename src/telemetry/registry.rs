@@ -75,8 +75,10 @@ pub struct Reload {
 }
 
 /// How far a camera's thread has come. Counters only grow.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Beat {
+    /// The name of its model in the configuration.
+    pub model: Arc<str>,
     /// Rounds of its loop; one takes a quarter of a second at most.
     pub turns: u64,
     /// Frames given to the detector.
@@ -175,16 +177,21 @@ impl Registry {
         }
     }
 
-    /// True while no frame can be finished for a reason that is known and ends: a backend is being loaded or built.
-    pub fn engine_waits(&self) -> bool {
-        let inner = self.lock();
-        let waits = |engine: &Engine| matches!(engine.status.state, EngineState::Loading | EngineState::Building);
-        inner.engines.is_empty() || inner.engines.values().any(waits)
+    /// True while the engine of `model` cannot finish a frame for a known reason that ends: its backend is being loaded or
+    /// built.
+    pub fn engine_waits(&self, model: &str) -> bool {
+        let state = self.lock().engines.get(model).map(|engine| engine.status.state);
+        matches!(state, None | Some(EngineState::Loading | EngineState::Building))
+    }
+
+    /// True once each model that is used has run at least once.
+    pub fn all_models_have_run(&self) -> bool {
+        self.lock().engines.values().all(|engine| engine.model.is_some())
     }
 
     /// How far the threads of all cameras have come; those without a thread are left out.
     pub fn beats(&self) -> Vec<(CameraName, Beat)> {
-        self.lock().cameras.iter().filter_map(|(name, camera)| Some((name.clone(), camera.beat?))).collect()
+        self.lock().cameras.iter().filter_map(|(name, camera)| Some((name.clone(), camera.beat.clone()?))).collect()
     }
 
     /// A camera's state changed.

@@ -14,13 +14,13 @@ use crate::runtime::ort_library;
 const LONG: Duration = Duration::from_secs(120);
 
 /// The pretending library, and a cache of its own.
-struct Pretence {
+pub struct Pretence {
     dir: tempfile::TempDir,
 }
 
 impl Pretence {
     /// `None`, said loudly, without ONNX Runtime or a C compiler.
-    fn new(control: &str) -> Option<Self> {
+    pub fn new(control: &str) -> Option<Self> {
         let real = ort_library()?;
         let pretence = Self { dir: tempfile::tempdir().unwrap() };
         std::fs::write(pretence.path("pretend.c"), include_str!("pretend_ort.c")).unwrap();
@@ -50,11 +50,11 @@ impl Pretence {
         Some(pretence)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn control(&self, word: &str) {
+    pub fn control(&self, word: &str) {
         std::fs::write(self.path("control.new"), word).unwrap();
         std::fs::rename(self.path("control.new"), self.path("control")).unwrap();
     }
@@ -91,11 +91,11 @@ impl Pretence {
     }
 
     /// `ocelli run` with TensorRT by name and no camera but a disabled one; health on `port`.
-    fn run(&self, port: u16) -> Command {
+    pub fn run(&self, port: u16) -> Command {
         self.run_with(port, "tensorrt", "{url: \"rtsp://127.0.0.1:9/x\", enabled: false}")
     }
 
-    fn run_with(&self, port: u16, backend: &str, camera: &str) -> Command {
+    pub fn run_with(&self, port: u16, backend: &str, camera: &str) -> Command {
         let config = format!(
             "model: {{file: {}, backend: {backend}}}\nrtsp: {{enabled: false}}\nhttp: 127.0.0.1:{port}\n\
              cameras: {{gate: {camera}}}\n",
@@ -116,7 +116,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + LONG;
     loop {
         if let Some(found) = found() {
@@ -127,7 +127,7 @@ fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-fn health(port: u16) -> Option<serde_json::Value> {
+pub fn health(port: u16) -> Option<serde_json::Value> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     write!(stream, "GET /api/v1/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
     let mut answer = String::new();
@@ -258,7 +258,7 @@ fn a_service_whose_engine_cannot_be_built_ends_and_does_not_try_for_ever() {
 }
 
 /// The source of a camera that plays a clip in a loop.
-fn clip() -> String {
+pub fn clip() -> String {
     format!("{{file: {}, loop: true}}", crate::common::fixture("clip.mp4").display())
 }
 

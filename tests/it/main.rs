@@ -24,3 +24,4 @@ mod rtsp;
 mod runtime;
 mod service;
 mod source;
+mod stopping;

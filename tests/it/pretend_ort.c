@@ -2,7 +2,8 @@
  * that register the provider, create a session with it, and read back its profile. What happens in a build is what the
  * file CONTROL says: "ok", "crash", "error", "empty", "wait" (until it says something else). Each build adds a line to
  * CONTROL.builds, with the id of the process that does it. Inferences fail when it says "run-error", and say that the GPU is
- * lost when it says "run-lost". Indexes are places in OrtApi, which only ever grows at its end. */
+ * lost when it says "run-lost"; they hang while it says "run-wait", and sessions of real models are not created while it says
+ * "load-wait": CONTROL.runs and CONTROL.loads appear then. Indexes are places in OrtApi, which only ever grows at its end. */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,6 +46,15 @@ static int says(const char *word) {
     return !strncmp(text, word, strlen(word));
 }
 
+/* Waits while the control says `word`, once `mark` exists. */
+static void hang(const char *word, const char *mark) {
+    while (says(word)) {
+        FILE *file = fopen(mark, "w");
+        if (file) fclose(file);
+        usleep(10000);
+    }
+}
+
 static void *build(void) {
     char engine[5000];
     /* The probe's tiny model is no engine that anybody keeps. */
@@ -66,6 +76,8 @@ static void *create_session(void *env, const void *model, size_t length, void *o
     registered = 0;
     void *status = pretended ? build() : 0;
     const void *const *original = real->api(17);
+    /* The probe's tiny model is created all the same. */
+    if (length > 2000) hang("load-wait", CONTROL ".loads");
     if (!status) status = ((create *)original[CREATE_SESSION])(env, model, length, options, out);
     if (pretended && !status && count < 64) sessions[count++] = *out;
     return status;
@@ -96,6 +108,7 @@ static void *end_profiling(void *session, void *allocator, char **out) {
 static void *run(void *session, void *options, void *in_names, void *in, size_t ins, void *out_names, size_t outs, void *out) {
     void *(*status)(int, const char *) = (void *(*)(int, const char *))table[CREATE_STATUS];
     if (says("run-error")) return status(1, "CUDNN failure 4: the library says no");
+    hang("run-wait", CONTROL ".runs");
     if (says("run-lost")) return status(1, "CUDA failure 700: an illegal memory access was encountered");
     const void *const *original = real->api(17);
     void *(*call)(void *, void *, void *, void *, size_t, void *, size_t, void *) = (void *)original[RUN];

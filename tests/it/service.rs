@@ -187,15 +187,17 @@ fn a_broker_can_be_added_changed_and_forgets_a_removed_camera() {
     service.stop();
 }
 
-struct Mosquitto {
-    port: u16,
-    lines: Lines,
-    _children: [Guard; 2],
+/// A broker, and everything that it receives.
+pub struct Mosquitto {
+    pub port: u16,
+    pub lines: Lines,
+    broker: Guard,
+    _subscriber: Guard,
     _folder: tempfile::TempDir,
 }
 
 impl Mosquitto {
-    fn start() -> Option<Self> {
+    pub fn start() -> Option<Self> {
         let program = ["/usr/sbin/mosquitto", "/usr/bin/mosquitto"].into_iter().find(|path| Path::new(path).exists());
         let Some(program) = program else {
             skip("mosquitto is not installed");
@@ -212,7 +214,12 @@ impl Mosquitto {
             .spawn()
             .unwrap();
         let lines = Lines::of(subscriber.stdout.take().unwrap());
-        Some(Self { port, lines, _children: [broker, Guard(subscriber)], _folder: folder })
+        Some(Self { port, lines, broker, _subscriber: Guard(subscriber), _folder: folder })
+    }
+
+    /// Suspends the broker: connections stay open, nothing is answered.
+    pub fn freeze(&self) {
+        signal(self.broker.0.id(), "STOP");
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
+use ocelli::cancel::Cancel;
 use ocelli::config::{CameraConfig, DetectConfig, ReconnectConfig, SourceConfig, Transport};
 use ocelli::frame::Frame;
 use ocelli::queue::{self, DropPolicy, Receiver, RecvError};
@@ -128,7 +129,7 @@ impl Watch {
         let camera =
             CameraConfig { name: "gate".into(), enabled: true, source, detect: DetectConfig::default(), reconnect };
         let status = Arc::new(move |s| out.lock().unwrap().push(s));
-        let source = Source::start(&camera, Outputs { frames: sender, tap: None, status }).unwrap();
+        let source = Source::start(&camera, Outputs { frames: sender, tap: None, status }, &Cancel::new()).unwrap();
         Self { source, frames, said }
     }
 

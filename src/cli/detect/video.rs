@@ -11,7 +11,7 @@ use super::super::Failure;
 use super::UNAVAILABLE;
 use super::output::Output;
 use crate::annotate;
-use crate::app::{Signal, Signals};
+use crate::app::{STOP_WITHIN, Signals};
 use crate::config::{CameraConfig, DetectConfig, ReconnectConfig, SourceConfig, Transport};
 use crate::frame::Frame;
 use crate::infer::Engine;
@@ -77,16 +77,14 @@ pub(super) fn run(
     let mut detector = Detector::new(engine, &camera.name, config, usize::from(!live))?;
     let waker = frames.waker();
     detector.on_done(Arc::new(move || waker.wake()));
-    let (signal_tx, signals) = queue::latest::<Signal>("signals");
-    let handler = Signals::start(signal_tx)?;
-    let source = Source::start(&camera, outputs)?;
+    let signals = Signals::start(STOP_WITHIN)?;
+    let source = Source::start(&camera, outputs, signals.cancel())?;
     let mut run =
         Run { writer: Writer::new(&name, output.folder()), detector, waiting: VecDeque::new(), output, done: 0 };
     let outcome = run.until_the_end(&frames, &signals, &status, limit, live);
     // Sources first: nothing upstream may wait for a queue that nobody empties.
     frames.close();
     source.stop();
-    handler.stop();
     let finished = run.writer.finish();
     outcome?;
     finished?;
@@ -105,7 +103,7 @@ impl Run<'_> {
     fn until_the_end(
         &mut self,
         frames: &queue::Receiver<Frame>,
-        signals: &queue::Receiver<Signal>,
+        signals: &Signals,
         status: &Status,
         limit: Option<u64>,
         live: bool,
@@ -113,7 +111,10 @@ impl Run<'_> {
         let bar = self.output.progress(limit.unwrap_or(0));
         let started = std::time::Instant::now();
         let mut taken = 0;
-        while limit.is_none_or(|limit| taken < limit) && signals.try_recv().is_err() {
+        while limit.is_none_or(|limit| taken < limit)
+            && !signals.cancel().is_cancelled()
+            && !signals.hangup(Duration::ZERO)
+        {
             self.publish_done(Duration::ZERO)?;
             bar.set_position(self.done);
             if !self.detector.has_room() {

@@ -1,7 +1,7 @@
-//! Where a camera's frames, results and states go. A camera holds one [`Outlets`] for its whole life; sinks are exchanged
-//! behind it, so a new broker costs no camera a frame.
+//! Where a camera's frames, results and states go. A camera keeps its [`CameraOutputs`] for its whole life; sinks are
+//! exchanged behind it, so a new broker costs no camera a frame.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::frame::Frame;
 use crate::sink::Sink;
@@ -15,12 +15,11 @@ use crate::types::{CameraStatus, FrameResult};
 pub(super) struct SharedSinks(RwLock<Vec<Arc<dyn Sink>>>);
 
 impl SharedSinks {
-    /// From now on results and states go to these.
     pub(super) fn replace(&self, sinks: Vec<Arc<dyn Sink>>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = sinks;
     }
 
-    // Sinks return at once, so the lock is held for a moment only.
+    // Sinks return at once, so the lock is held briefly.
     fn each(&self, mut give: impl FnMut(&dyn Sink)) {
         for sink in self.0.read().unwrap_or_else(PoisonError::into_inner).iter() {
             give(&**sink);
@@ -28,55 +27,44 @@ impl SharedSinks {
     }
 }
 
-#[derive(Default)]
-struct Own {
-    /// The camera's annotated stream.
-    view: Option<Arc<View>>,
-    /// For sinks that come later.
-    status: Option<CameraStatus>,
-}
-
-/// One camera's way out.
-pub(super) struct Outlets {
+/// One camera's outputs.
+pub(super) struct CameraOutputs {
     registry: Registry,
     shared: Arc<SharedSinks>,
-    own: Mutex<Own>,
+    /// The camera's annotated stream.
+    view: RwLock<Option<Arc<View>>>,
+    /// The last state, for sinks that are added later.
+    status: Mutex<Option<CameraStatus>>,
 }
 
-impl Outlets {
+impl CameraOutputs {
     pub(super) fn new(registry: Registry, shared: Arc<SharedSinks>) -> Self {
-        Self { registry, shared, own: Mutex::default() }
+        Self { registry, shared, view: RwLock::default(), status: Mutex::default() }
     }
 
-    fn own(&self) -> MutexGuard<'_, Own> {
-        self.own.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Exchanges the annotated stream; the new one hears the camera's state.
+    /// Exchanges the annotated stream; the new one gets the camera's state.
     pub(super) fn set_view(&self, view: Option<Arc<View>>) {
-        let mut own = self.own();
-        if let (Some(view), Some(status)) = (&view, &own.status) {
-            view.status(status);
-        }
-        let previous = std::mem::replace(&mut own.view, view);
-        drop(own);
+        let previous = std::mem::replace(&mut *self.view.write().unwrap_or_else(PoisonError::into_inner), view.clone());
         // The last reference joins a thread: not under the lock.
         drop(previous);
+        if let Some(view) = view {
+            self.introduce(&*view);
+        }
     }
 
-    /// Tells a sink that has just come what the camera's state is.
+    /// Gives the camera's state to a sink that was just added.
     pub(super) fn introduce(&self, sink: &dyn Sink) {
-        if let Some(status) = &self.own().status {
+        if let Some(status) = &*self.status.lock().unwrap_or_else(PoisonError::into_inner) {
             sink.status(status);
         }
     }
 
     fn view(&self) -> Option<Arc<View>> {
-        self.own().view.clone()
+        self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-impl FrameTap for Outlets {
+impl FrameTap for CameraOutputs {
     fn frame(&self, frame: &Frame) {
         self.registry.frame(&frame.meta.camera);
         if let Some(view) = self.view() {
@@ -85,7 +73,7 @@ impl FrameTap for Outlets {
     }
 }
 
-impl Sink for Outlets {
+impl Sink for CameraOutputs {
     fn result(&self, result: &Arc<FrameResult>) {
         self.shared.each(|sink| sink.result(result));
         if let Some(view) = self.view() {
@@ -95,7 +83,7 @@ impl Sink for Outlets {
 
     fn status(&self, status: &CameraStatus) {
         self.registry.camera_status(status);
-        self.own().status = Some(status.clone());
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Some(status.clone());
         self.shared.each(|sink| sink.status(status));
         if let Some(view) = self.view() {
             view.status(status);
