@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 
-use super::AppError;
+use super::error::AppError;
 
 /// Name of the file whose lock is held.
 const FILE: &str = "ocelli.lock";
@@ -14,52 +14,40 @@ pub(super) struct StateLock {
     _file: File,
 }
 
-/// What came of locking a folder.
 pub(super) enum Locked {
-    /// It is ours.
     Held(StateLock),
-    /// The folder cannot be written: why, for people. A box with a full or read-only disk shall still detect.
+    /// The folder cannot be written, and why. Detection must go on with a full or read-only disk.
     Unwritable(String),
 }
 
 impl StateLock {
-    /// Locks `folder`, which is made when it is absent.
+    /// Locks `folder`, which is created if absent.
     ///
     /// # Errors
     /// [`AppError::SecondInstance`].
     pub(super) fn acquire(folder: &Path) -> Result<Locked, AppError> {
+        let unwritable = |error: std::io::Error| {
+            Ok(Locked::Unwritable(format!("the state folder {} cannot be used: {error}", folder.display())))
+        };
         let opened = std::fs::create_dir_all(folder).and_then(|()| {
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(folder.join(FILE))
         });
         let mut file = match opened {
             Ok(file) => file,
-            Err(error) => {
-                return Ok(Locked::Unwritable(format!(
-                    "the state folder {} cannot be used: {error}",
-                    folder.display()
-                )));
-            }
+            Err(error) => return unwritable(error),
         };
         match file.try_lock() {
-            Ok(()) => {}
+            // The process id is only for the message below: a full disk is no reason to stop here.
+            Ok(()) => _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())),
+            Err(TryLockError::Error(error)) => return unwritable(error),
             Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                let _ = (&file).take(32).read_to_string(&mut holder);
-                let holder = match holder.trim() {
-                    pid if !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit()) => format!("process {pid}"),
-                    _ => "of an unknown process".into(),
-                };
+                let mut text = String::new();
+                let _ = (&file).take(32).read_to_string(&mut text);
+                let pid = text.trim().parse::<u32>();
+                let holder = pid.map_or_else(|_| "of an unknown process".into(), |pid| format!("process {pid}"));
                 return Err(AppError::SecondInstance { folder: folder.to_owned(), holder });
             }
-            Err(TryLockError::Error(error)) => {
-                return Ok(Locked::Unwritable(format!(
-                    "the state folder {} cannot be locked: {error}",
-                    folder.display()
-                )));
-            }
         }
-        // The number is for the message above only: a full disk is no reason to stop here.
-        let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
         Ok(Locked::Held(Self { _file: file }))
     }
 }
@@ -70,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_second_one_is_told_who_is_the_first() {
+    fn a_second_instance_learns_the_first_ones_process_id() {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
         let first = StateLock::acquire(&state).unwrap();
@@ -83,8 +71,8 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_cannot_be_written_is_no_end() {
-        // A file is in the way: also root cannot make a folder there.
+    fn a_folder_that_cannot_be_written_is_reported() {
+        // A file is in the way: not even root can create a folder there.
         let file = tempfile::NamedTempFile::new().unwrap();
         let Ok(Locked::Unwritable(why)) = StateLock::acquire(&file.path().join("state")) else { panic!("it was made") };
         assert!(why.contains("cannot be used"), "{why}");

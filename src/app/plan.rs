@@ -5,30 +5,28 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::config::{CameraConfig, Config};
 use crate::types::{CameraName, DEFAULT_MODEL};
 
-/// What happens to one camera. A camera that is in no plan is not touched.
+/// What happens to one camera. A camera that the plan does not name stays as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
-    /// It is new.
     Added,
-    /// It is gone.
     Removed,
-    /// Its video comes from elsewhere, or it was switched on or off: it is disconnected and connected anew.
+    /// It has another source, or was enabled or disabled: it is disconnected and connected again.
     Source,
-    /// Something else is looked for; its video goes on.
+    /// Only its detection differs; the source keeps running.
     Detect,
 }
 
 /// The difference between the running configuration and a new one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Plan {
-    /// Models that are not what they were, new ones included.
+    /// Models that are added, changed or removed.
     pub(super) models: BTreeSet<String>,
     pub(super) mqtt: bool,
     pub(super) rtsp: bool,
     pub(super) http: bool,
     pub(super) jsonl: bool,
     pub(super) stats_interval: bool,
-    /// The node's name, which is part of all MQTT topics.
+    /// Part of all MQTT topics.
     pub(super) node: bool,
     /// Takes effect at the next start only.
     pub(super) state_dir: bool,
@@ -96,9 +94,9 @@ impl std::fmt::Display for Plan {
             (self.stats_interval, "stats_interval"),
             (self.node, "node"),
         ];
-        let mut said: Vec<String> =
+        let mut all: Vec<String> =
             parts.iter().filter(|(changed, _)| *changed).map(|(_, name)| (*name).to_owned()).collect();
-        said.extend(self.models.iter().map(|name| match name.as_str() {
+        all.extend(self.models.iter().map(|name| match name.as_str() {
             DEFAULT_MODEL => "model".to_owned(),
             name => format!("model {name}"),
         }));
@@ -109,9 +107,9 @@ impl std::fmt::Display for Plan {
                 Change::Source => "connected anew",
                 Change::Detect => "detection",
             };
-            said.push(format!("camera {name} ({how})"));
+            all.push(format!("camera {name} ({how})"));
         }
-        if said.is_empty() { f.write_str("nothing") } else { f.write_str(&said.join(", ")) }
+        if all.is_empty() { f.write_str("nothing") } else { f.write_str(&all.join(", ")) }
     }
 }
 
@@ -134,7 +132,7 @@ mod tests {
     const BASE: &str = "node: n\ncameras:\n  a: rtsp://h/1\n  b: {url: rtsp://h/2}\n";
 
     #[test]
-    fn the_same_is_nothing() {
+    fn equal_configurations_change_nothing() {
         assert!(plan(BASE, BASE) == Plan::default());
         // Another way to write the same.
         let other = "node: n\ncameras: {b: rtsp://h/2, a: {url: rtsp://h/1, enabled: true}}\n";
@@ -143,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_changed_is_in_it() {
+    fn a_plan_names_only_what_changed() {
         let changes =
             |new: &str| plan(BASE, new).cameras.into_iter().map(|(n, c)| (n.to_string(), c)).collect::<Vec<_>>();
         let one = |name: &str, change| vec![(name.to_owned(), change)];
@@ -174,7 +172,7 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         let models = format!("models: {{plates: {{file: {}}}}}\n", file.display());
         let names = |old: &str, new: &str| plan(old, new).models.into_iter().collect::<Vec<_>>();
-        assert!(names(BASE, &format!("{BASE}{models}")).is_empty(), "nobody uses it");
+        assert!(names(BASE, &format!("{BASE}{models}")).is_empty(), "no camera uses it");
         let using =
             format!("{models}{}", BASE.replace("{url: rtsp://h/2}", "{url: rtsp://h/2, detect: {model: plates}}"));
         assert_eq!(names(BASE, &using), ["plates"]);
@@ -184,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nodes_name_is_mqtts_matter_when_there_is_a_broker() {
+    fn a_new_node_name_restarts_mqtt_when_there_is_a_broker() {
         let other = BASE.replace("node: n", "node: m");
         let without = plan(BASE, &other);
         assert!(without.node && !without.mqtt);

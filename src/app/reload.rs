@@ -56,6 +56,8 @@ impl Service {
                 }
                 outcome.map_err(|error| format!("the new configuration is in force, but for this: {error}"))
             }
+            // A signal to stop came meanwhile.
+            Err(_) if self.signals.cancel().is_cancelled() => return,
             Err(error) => Err(format!("the new configuration is refused, the old one is in force: {error}")),
         };
         self.registry.reloaded(outcome.is_ok());

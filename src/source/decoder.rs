@@ -104,10 +104,15 @@ impl Codec {
             other => Err(other),
         }
     }
+}
 
-    pub(super) fn decodes_with(&self, element: &str) -> bool {
-        self.decoders.iter().any(|decoder| decoder.element == element)
-    }
+/// The codec's name and its decoder, by the elements in the pipeline; `None` for files in another codec.
+pub(super) fn decoding(pipeline: &gst::Pipeline) -> Option<(&'static str, String)> {
+    let elements = pipeline.iterate_elements().into_iter().flatten();
+    elements.filter_map(|element| Some(element.factory()?.name().to_string())).find_map(|name| {
+        let codec = CODECS.iter().find(|codec| codec.decoders.iter().any(|decoder| decoder.element == name))?;
+        Some((codec.name, name))
+    })
 }
 
 /// Why a decoder is not taken.

@@ -1,14 +1,14 @@
 //! A running camera or file, as its owner sees it.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use gstreamer as gst;
 
 use super::error::SourceError;
-use super::outputs::{Outcome, Outputs};
+use super::outputs::{Facts, Outcome, Outputs};
 use super::runner::Runner;
 use crate::cancel::{self, Cancel, HookGuard};
 use crate::config::CameraConfig;
@@ -21,7 +21,7 @@ const STOP: Duration = Duration::from_secs(2);
 pub struct Source {
     camera: CameraName,
     cancel: Cancel,
-    outcome: Arc<OnceLock<Outcome>>,
+    facts: Arc<Facts>,
     thread: Option<(JoinHandle<()>, Receiver<()>)>,
     _hooks: [HookGuard; 2],
 }
@@ -35,11 +35,11 @@ impl Source {
     pub fn start(camera: &CameraConfig, outputs: Outputs, cancel: &Cancel) -> Result<Self, SourceError> {
         gst::init().map_err(|e| SourceError::Init(e.to_string()))?;
         let (cancel, parent) = cancel.child();
-        let outcome = Arc::new(OnceLock::new());
+        let facts = Arc::new(Facts::default());
         // Frees a streaming thread that waits for a slow reader; otherwise the pipeline could not be torn down.
         let frames = outputs.frames.clone();
         let closing = cancel.on_cancel(move |_| frames.close());
-        let runner = Runner::new(camera, outputs, cancel.clone(), outcome.clone());
+        let runner = Runner::new(camera, outputs, cancel.clone(), facts.clone());
         let (done, ended) = sync_channel(1);
         let thread = std::thread::Builder::new()
             .name(format!("src-{}", camera.name))
@@ -49,13 +49,18 @@ impl Source {
             })
             .map_err(|e| SourceError::Thread(e.to_string()))?;
         let thread = Some((thread, ended));
-        Ok(Self { camera: camera.name.clone(), cancel, outcome, thread, _hooks: [parent, closing] })
+        Ok(Self { camera: camera.name.clone(), cancel, facts, thread, _hooks: [parent, closing] })
     }
 
     /// How the source ended by itself; `None` while it runs, and for sources that never end (cameras, loops).
     /// Set before the queue of frames is closed.
     pub fn outcome(&self) -> Option<Outcome> {
-        self.outcome.get().cloned()
+        self.facts.outcome.get().cloned()
+    }
+
+    /// The codec's name and its decoder; known soon after the first frame.
+    pub(super) fn decoding(&self) -> Option<Option<(&'static str, String)>> {
+        self.facts.decoding.get().cloned()
     }
 
     /// Closes the queue of frames, tears the pipeline down and joins the thread. After two seconds it logs a warning and

@@ -1,6 +1,6 @@
 //! What a source gives to the rest of the program.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::error::SourceError;
 use crate::frame::Frame;
@@ -24,6 +24,14 @@ pub struct Outputs {
     pub tap: Option<Arc<dyn FrameTap>>,
     /// Called once per change of state (or of its reason), on the thread `src-<camera>`.
     pub status: Arc<dyn Fn(CameraStatus) + Send + Sync>,
+}
+
+/// What is known about a source.
+#[derive(Default)]
+pub(super) struct Facts {
+    pub(super) outcome: OnceLock<Outcome>,
+    /// The codec's name and the element that decodes it, of the first run with a frame; `None` in it: another codec.
+    pub(super) decoding: OnceLock<Option<(&'static str, String)>>,
 }
 
 /// How a source ended by itself.

@@ -1,23 +1,25 @@
 //! A short connection to a camera or file: does a frame come, of which codec and size, and which element decodes it?
 
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
-use gstreamer as gst;
-use gstreamer::prelude::*;
-use gstreamer_app as gst_app;
 use gstreamer_video as gst_video;
 use serde::{Deserialize, Serialize};
 
-use super::decoder::CODECS;
-use super::error::{SourceError, build};
-use super::input::{FIRST_FRAME, Input};
-use super::pipeline::Draft;
-use crate::config::CameraConfig;
-use crate::types::Size;
+use super::error::SourceError;
+use super::handle::Source;
+use super::outputs::Outputs;
+use crate::cancel::Cancel;
+use crate::config::{CameraConfig, SourceConfig};
+use crate::frame::Frame;
+use crate::queue::{self, Receiver};
+use crate::types::CameraStatus;
 
 /// How long frames are counted after the first one, for cameras that do not declare their rate.
 const COUNTING: Duration = Duration::from_secs(2);
+/// Time between two checks for an error.
+const TICK: Duration = Duration::from_millis(20);
 
 /// The stream of a camera or file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,82 +36,34 @@ pub struct CameraProbe {
     pub first_frame_s: f64,
 }
 
-enum Seen {
-    First(gst_video::VideoInfo),
-    Next,
-}
-
-/// Connects once as `ocelli run` does, waits for frames, and closes. Takes about 15 s with a camera that is silent.
+/// Connects as `ocelli run` does, waits for frames, and closes. Takes about 15 s with a camera that is silent.
 ///
 /// # Errors
-/// The reason that a source would report.
+/// The reason of the first attempt that failed.
 pub fn probe(camera: &CameraConfig) -> Result<CameraProbe, SourceError> {
-    gst::init().map_err(|e| SourceError::Init(e.to_string()))?;
-    let input = Input::new(&camera.source);
-    let (seen_tx, seen) = sync_channel(256);
-    let callbacks = |_: gst::Bus| {
-        let mut first = true;
-        gst_app::AppSinkCallbacks::builder()
-            .new_sample(move |sink| {
-                let sample = sink.pull_sample().map_err(|_| gst::FlowError::Flushing)?;
-                let info = sample.caps().and_then(|caps| gst_video::VideoInfo::from_caps(caps).ok());
-                let news = match info {
-                    Some(info) if std::mem::take(&mut first) => Seen::First(info),
-                    _ => Seen::Next,
-                };
-                // A full channel means a file read at full speed, whose frames are not counted.
-                let _ = seen_tx.try_send(news);
-                Ok(gst::FlowSuccess::Ok)
-            })
-            .build()
-    };
+    let (sender, frames) = queue::latest("probe");
+    let (reported, states) = sync_channel(16);
+    let status = Arc::new(move |status: CameraStatus| _ = reported.try_send(status));
     let begin = Instant::now();
-    let draft = input.build(callbacks)?;
-    let outcome = watch(&draft, &input, &seen, begin);
-    // In a thread of its own, because a frozen camera can hold it up; the probing process ends soon.
-    let closing = std::thread::Builder::new().name("end-probe".into()).spawn(move || {
-        let _ = draft.pipeline.set_state(gst::State::Null);
-    });
-    if let Ok(closing) = closing {
-        let deadline = Instant::now() + Duration::from_millis(1500);
-        while !closing.is_finished() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(10));
+    let source = Source::start(camera, Outputs { frames: sender, tap: None, status }, &Cancel::new())?;
+    let first = loop {
+        if let Ok(frame) = frames.recv_timeout(TICK) {
+            break frame;
         }
-    }
-    outcome
-}
-
-fn watch(draft: &Draft, input: &Input, seen: &Receiver<Seen>, begin: Instant) -> Result<CameraProbe, SourceError> {
-    let Draft { pipeline, fault, .. } = draft;
-    let bus = pipeline.bus().ok_or_else(|| build("a pipeline without a bus"))?;
-    // A failed start has its reason on the bus.
-    let started = pipeline.set_state(gst::State::Playing).is_ok();
-    let info = loop {
-        if let Some(error) = fault.take() {
-            return Err(input.named(error));
-        }
-        if let Ok(Seen::First(info)) = seen.recv_timeout(Duration::from_millis(20)) {
-            break info;
-        }
-        while let Some(message) = bus.pop() {
-            match message.view() {
-                gst::MessageView::Error(error) => return Err(input.error(error, fault)),
-                gst::MessageView::Eos(_) => return Err(input.ended(0).unwrap_or(SourceError::StreamEnded)),
-                _ => {}
-            }
-        }
-        if !started {
-            return Err(build("the pipeline does not start"));
-        }
-        if begin.elapsed() >= FIRST_FRAME {
-            return Err(SourceError::NeverAFrame(FIRST_FRAME));
+        if let Some(reason) = states.try_iter().find_map(|status| status.reason) {
+            return Err(SourceError::Stream(reason));
         }
     };
     let first_frame_s = begin.elapsed().as_secs_f64();
-    let (codec, decoder) = codec(pipeline);
-    let size = Size::new(info.width(), info.height());
-    let fps = declared(&info).or_else(|| input.is_live().then(|| counted(seen)).flatten());
-    Ok(CameraProbe { codec, decoder, width: size.w, height: size.h, fps, first_frame_s })
+    let live = !matches!(camera.source, SourceConfig::File { .. });
+    let fps = declared(first.info()).or_else(|| live.then(|| counted(&frames)).flatten());
+    // Set by the source's thread soon after the first frame.
+    while source.decoding().is_none() && begin.elapsed().as_secs_f64() < first_frame_s + 1.0 {
+        std::thread::sleep(TICK);
+    }
+    let (codec, decoder) = source.decoding().flatten().unzip();
+    let size = first.meta.size;
+    Ok(CameraProbe { codec: codec.map(str::to_owned), decoder, width: size.w, height: size.h, fps, first_frame_s })
 }
 
 fn declared(info: &gst_video::VideoInfo) -> Option<f64> {
@@ -118,28 +72,11 @@ fn declared(info: &gst_video::VideoInfo) -> Option<f64> {
 }
 
 /// Counts frames for [`COUNTING`].
-fn counted(seen: &Receiver<Seen>) -> Option<f64> {
-    // Frames in the channel came before the clock was started.
-    while seen.try_recv().is_ok() {}
+fn counted(frames: &Receiver<Frame>) -> Option<f64> {
     let begin = Instant::now();
-    let mut frames = 0_u32;
+    let mut count = 0_u32;
     while let Some(left) = COUNTING.checked_sub(begin.elapsed()) {
-        frames += u32::from(seen.recv_timeout(left).is_ok());
+        count += u32::from(frames.recv_timeout(left).is_ok());
     }
-    (frames > 0).then(|| f64::from(frames) / COUNTING.as_secs_f64())
-}
-
-/// The codec's name and its decoder, by the elements in the pipeline.
-fn codec(pipeline: &gst::Pipeline) -> (Option<String>, Option<String>) {
-    let names: Vec<String> = pipeline
-        .iterate_elements()
-        .into_iter()
-        .flatten()
-        .filter_map(|element| Some(element.factory()?.name().to_string()))
-        .collect();
-    let found = CODECS.iter().find_map(|codec| Some((codec, names.iter().find(|name| codec.decodes_with(name))?)));
-    match found {
-        Some((codec, decoder)) => (Some(codec.name.to_owned()), Some(decoder.clone())),
-        None => (None, None),
-    }
+    (count > 0).then(|| f64::from(count) / COUNTING.as_secs_f64())
 }

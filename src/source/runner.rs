@@ -1,7 +1,7 @@
 //! The thread of one source: `run` is the retry loop around `run_once`.
 
+use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -9,11 +9,12 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 
 use super::backoff::Backoff;
+use super::decoder::decoding;
 use super::error::SourceError;
 use super::handover::Handover;
 use super::input::Input;
-use super::outputs::{Outcome, Outputs};
-use super::pipeline::{Fault, wake};
+use super::outputs::{Facts, Outcome, Outputs};
+use super::pipeline::{Draft, Fault, wake};
 use super::status::Reporter;
 use crate::cancel::{self, Cancel};
 use crate::config::CameraConfig;
@@ -41,7 +42,7 @@ pub(super) struct Runner {
     input: Input,
     no_frame: Duration,
     cancel: Cancel,
-    outcome: Arc<OnceLock<Outcome>>,
+    facts: Arc<Facts>,
     handover: Arc<Handover>,
     reporter: Reporter,
     backoff: Backoff,
@@ -50,18 +51,13 @@ pub(super) struct Runner {
 }
 
 impl Runner {
-    pub(super) fn new(
-        camera: &CameraConfig,
-        outputs: Outputs,
-        cancel: Cancel,
-        outcome: Arc<OnceLock<Outcome>>,
-    ) -> Self {
+    pub(super) fn new(camera: &CameraConfig, outputs: Outputs, cancel: Cancel, facts: Arc<Facts>) -> Self {
         let input = Input::new(&camera.source);
         Self {
             camera: camera.name.clone(),
             no_frame: camera.reconnect.no_frame,
             cancel,
-            outcome,
+            facts,
             handover: Arc::new(Handover::new(camera.name.clone(), &outputs, input.is_live())),
             input,
             reporter: Reporter::new(camera.name.clone(), outputs.status),
@@ -113,7 +109,7 @@ impl Runner {
     fn finish(&mut self, error: Option<SourceError>) -> Option<Duration> {
         let outcome = error.clone().map_or(Outcome::Ended, Outcome::Failed);
         // Set before the report and before the queue closes: a reader that sees the end can ask for the reason.
-        let _ = self.outcome.set(outcome);
+        let _ = self.facts.outcome.set(outcome);
         self.reporter.report(CameraState::Ended, error.as_ref());
         None
     }
@@ -135,8 +131,12 @@ impl Runner {
         let waking = self.cancel.on_cancel(move |_| wake(&woken));
         // A failed start has its reason on the bus.
         let started = draft.pipeline.set_state(gst::State::Playing).is_ok();
-        let end = self.watch(&bus, &draft.fault, started);
+        let end = self.watch(&draft, &bus, started);
         drop(waking);
+        if self.handover.count() > 0 {
+            // A short file may end before it was seen online.
+            let _ = self.facts.decoding.set(decoding(&draft.pipeline));
+        }
         // Reported before the tear-down, which may be slow with a frozen camera.
         if let End::Silent(error) = &end {
             self.reporter.report(CameraState::Stalled, Some(error));
@@ -146,16 +146,17 @@ impl Runner {
     }
 
     /// Reads the bus until the run ends.
-    fn watch(&mut self, bus: &gst::Bus, fault: &Fault, started: bool) -> End {
+    fn watch(&mut self, draft: &Draft, bus: &gst::Bus, started: bool) -> End {
         loop {
             if self.cancel.is_cancelled() || self.handover.closed() {
                 return End::Stopped;
             }
-            if let Some(error) = fault.take() {
+            if let Some(error) = draft.fault.take() {
                 return End::Failed(self.input.named(error));
             }
             let frames = self.handover.count();
             if frames > 0 && self.reporter.state() != Some(CameraState::Online) {
+                let _ = self.facts.decoding.set(decoding(&draft.pipeline));
                 self.reporter.report(CameraState::Online, None);
             }
             let (timeout, silence) = (self.input.silence_timeout(frames, self.no_frame), self.handover.silence());
@@ -168,7 +169,7 @@ impl Runner {
             let wait = if started { timeout - silence } else { Duration::ZERO };
             match bus.timed_pop(gst::ClockTime::from_nseconds(wait.as_nanos().min(u128::from(u64::MAX / 2)) as u64)) {
                 Some(message) => {
-                    if let Some(end) = self.message(&message, fault) {
+                    if let Some(end) = self.message(&message, &draft.fault) {
                         return end;
                     }
                 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::slot::Shared;
+use super::slot::{Shared, TICK};
 use crate::frame::Frame;
 use crate::queue::{self, RecvError};
 use crate::source::counter::write_counter;
@@ -26,8 +26,10 @@ pub(super) struct Feed {
 impl Feed {
     /// Starts after the first frame, which is in the slot already.
     pub(super) fn run(self) {
-        if self.once && self.shared.wait(None, |slot| slot.viewer.is_some()) {
-            return;
+        while self.once && self.shared.lock().viewer.is_none() {
+            if self.shared.cancel.sleep(TICK) {
+                return;
+            }
         }
         let mut number = 0u64;
         let mut pace = Pace::default();
@@ -44,9 +46,9 @@ impl Feed {
                 frame.meta.pts_ns = (number as f64 * 1e9 / fps) as u64;
             }
             number_frame(&mut frame, number, self.counter);
-            let due = pace.due(frame.meta.pts_ns, Instant::now());
-            if self.shared.wait(Some(due), |_| false) {
-                break;
+            let now = Instant::now();
+            if self.shared.cancel.sleep(pace.due(frame.meta.pts_ns, now).saturating_duration_since(now)) {
+                return;
             }
             let mut slot = self.shared.lock();
             if let Some(viewer) = &mut slot.viewer {
@@ -54,16 +56,16 @@ impl Feed {
             }
             slot.newest = Some(frame);
         }
-        self.drain();
-    }
-
-    /// A file played once is over: the viewers get the end of the stream and a moment to receive it.
-    fn drain(&self) {
+        // A file played once is over: the viewers get the end of the stream and a moment to receive it.
         if let Some(viewer) = &self.shared.lock().viewer {
             let _ = viewer.input.end_of_stream();
         }
         let deadline = Instant::now() + DRAIN;
-        self.shared.wait(Some(deadline), |slot| slot.viewer.is_none());
+        while self.shared.lock().viewer.is_some() && Instant::now() < deadline {
+            if self.shared.cancel.sleep(TICK) {
+                return;
+            }
+        }
     }
 }
 

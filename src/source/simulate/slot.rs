@@ -1,7 +1,7 @@
 //! What the feeding thread and the RTSP server share: the encoder's input while a viewer watches, and the newest frame.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
@@ -12,12 +12,11 @@ use gstreamer_rtsp_server::prelude::*;
 use crate::cancel::Cancel;
 use crate::frame::Frame;
 
-/// Longest wait before the stop token is read again.
-const TICK: Duration = Duration::from_millis(500);
+/// Time between two looks for a viewer.
+pub(super) const TICK: Duration = Duration::from_millis(20);
 
 pub(super) struct Shared {
     slot: Mutex<Slot>,
-    changed: Condvar,
     pub(super) cancel: Cancel,
 }
 
@@ -39,7 +38,7 @@ pub(super) struct Viewer {
 impl Shared {
     pub(super) fn new(first: Frame, cancel: Cancel) -> Self {
         let slot = Mutex::new(Slot { viewer: None, newest: Some(first) });
-        Self { slot, changed: Condvar::new(), cancel }
+        Self { slot, cancel }
     }
 
     // The slot's fields are always whole, so a poisoned lock is still good.
@@ -58,8 +57,6 @@ impl Shared {
                 if slot.viewer.as_ref().is_some_and(|v| gone.upgrade().is_some_and(|gone| gone == v.input)) {
                     slot.viewer = None;
                 }
-                drop(slot);
-                shared.changed.notify_all();
             }
         });
         let mut slot = self.lock();
@@ -69,21 +66,6 @@ impl Shared {
             viewer.push(frame);
         }
         slot.viewer = Some(viewer);
-        drop(slot);
-        self.changed.notify_all();
-    }
-
-    /// Waits until `deadline` (`None`: without limit), cancellation, or `enough`. True: cancelled.
-    pub(super) fn wait(&self, deadline: Option<Instant>, enough: impl Fn(&Slot) -> bool) -> bool {
-        let mut slot = self.lock();
-        while !self.cancel.is_cancelled() && !enough(&slot) {
-            let left = deadline.map_or(TICK, |d| d.saturating_duration_since(Instant::now())).min(TICK);
-            if left.is_zero() {
-                break;
-            }
-            slot = self.changed.wait_timeout(slot, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        self.cancel.is_cancelled()
     }
 }
 
