@@ -44,6 +44,20 @@ pub enum Family {
 }
 
 impl Family {
+    pub const ALL: [Self; 11] = [
+        Self::YoloV5,
+        Self::YoloV5Heads,
+        Self::YoloV8,
+        Self::YoloX,
+        Self::YoloNas,
+        Self::EndToEnd,
+        Self::NmsClassScore,
+        Self::NmsScoreClass,
+        Self::RtDetr,
+        Self::DetrLogits,
+        Self::DetrBoxes,
+    ];
+
     /// Rows per cell of a detection head's grid; 0 for those whose rows are no cells.
     pub const fn anchors(self) -> u64 {
         match self {
@@ -111,20 +125,7 @@ mod tests {
 
     #[test]
     fn the_word_of_a_manifest_is_the_word_shown() {
-        use Family::*;
-        for family in [
-            YoloV5,
-            YoloV5Heads,
-            YoloV8,
-            YoloX,
-            YoloNas,
-            EndToEnd,
-            NmsClassScore,
-            NmsScoreClass,
-            RtDetr,
-            DetrLogits,
-            DetrBoxes,
-        ] {
+        for family in Family::ALL {
             assert_eq!(serde_json::to_value(family).unwrap(), family.as_str());
         }
     }

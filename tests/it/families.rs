@@ -1,5 +1,5 @@
-//! Model families that no real export here stands for, through both CPU backends: small graphs with the outputs of the
-//! real ones. Real exports are in `parity`.
+//! Model families on every CPU backend: graphs with constant outputs here, tiny real graphs in `tiny`. Real exports are
+//! in `parity`.
 
 use std::fs;
 use std::path::Path;
@@ -13,6 +13,8 @@ use ocelli::types::{Letterbox, Padding, Size};
 use crate::common::skip;
 use crate::openvino::openvino_library;
 use crate::runtime::{model_config, ort_library};
+
+mod tiny;
 
 const FLOAT: u64 = 1;
 const UINT8: u64 = 2;
@@ -122,7 +124,7 @@ fn open(bytes: &[u8], manifest: &str) -> Opened {
 
 /// Runs the model once on each backend there is; `look` sees the outputs. `no_rows`: one of them is an initializer without
 /// values.
-fn on_each(spec: &ModelSpec, input: &[f32], no_rows: bool, mut look: impl FnMut(&str, &[&[f32]])) {
+fn on_each(spec: &ModelSpec, input: Input<'_>, no_rows: bool, mut look: impl FnMut(&str, &[&[f32]])) {
     let run = |choice, library: Option<&Path>, look: &mut dyn FnMut(&str, &[&[f32]])| {
         let (mut session, info) = match load(spec, &model_config(choice, library)) {
             Ok(loaded) => loaded,
@@ -133,9 +135,9 @@ fn on_each(spec: &ModelSpec, input: &[f32], no_rows: bool, mut look: impl FnMut(
             Err(error) => panic!("{error}"),
         };
         // Twice: a session is for many frames; and once more through a further session.
-        session.run_one(Input::Planes(input), &mut |_| {}).unwrap();
-        session.run_one(Input::Planes(input), &mut |outputs| look(&info.version, outputs)).unwrap();
-        session.fork()().unwrap().run_one(Input::Planes(input), &mut |outputs| look(&info.version, outputs)).unwrap();
+        session.run_one(input, &mut |_| {}).unwrap();
+        session.run_one(input, &mut |outputs| look(&info.version, outputs)).unwrap();
+        session.fork()().unwrap().run_one(input, &mut |outputs| look(&info.version, outputs)).unwrap();
     };
     run(BackendChoice::Tract, None, &mut look);
     if let Some(library) = ort_library() {
@@ -149,7 +151,7 @@ fn on_each(spec: &ModelSpec, input: &[f32], no_rows: bool, mut look: impl FnMut(
                 Err(error) => panic!("{error}"),
             };
             session.run_one(Input::Planes(&vec![0.0; input.len()]), &mut |_| {}).unwrap();
-            session.run_one(Input::Planes(input), &mut |outputs| look("bound tensors", outputs)).unwrap();
+            session.run_one(input, &mut |outputs| look("bound tensors", outputs)).unwrap();
         }
     }
     if let Some(library) = openvino_library() {
@@ -172,7 +174,7 @@ fn check(family: Family, manifest: &str, names: usize, outputs: &[Constant], exp
     let spec = &opened.spec;
     assert_eq!(spec.output.family, family);
     let no_rows = outputs.iter().any(|output| output.values.is_empty());
-    on_each(spec, &vec![0.5; 3 * 200 * 100], no_rows, |backend, tensors| {
+    on_each(spec, Input::Planes(&[0.5; 3 * 200 * 100]), no_rows, |backend, tensors| {
         let mut candidates = Vec::new();
         decode(spec, tensors, &DecodeParams { threshold: 0.25, classes: None }, &mut candidates);
         assert_eq!(found(&candidates), expected, "{family:?} on {backend}");
@@ -280,7 +282,7 @@ fn the_second_input_takes_width_and_height() {
     graph.extend(port(12, "boxes", FLOAT, "1 2 4"));
     graph.extend(port(12, "scores", FLOAT, "1 2"));
     let opened = open(&model(&graph, 2), "");
-    on_each(&opened.spec, &vec![0.5; 3 * 200 * 100], false, |backend, tensors| {
+    on_each(&opened.spec, Input::Planes(&[0.5; 3 * 200 * 100]), false, |backend, tensors| {
         assert_eq!((tensors[0], tensors[2]), (&[200.0, 100.0][..], &[200.0, 100.0][..]), "{backend}");
     });
 }
@@ -306,7 +308,7 @@ fn bytes_and_pixels() {
         graph.extend(port(12, "output0", FLOAT, "1 120 6"));
         let opened = open(&model(&graph, 3), "");
         assert_eq!(opened.spec.input.size, Size::new(24, 10), "{dims}");
-        on_each(&opened.spec, &planes, false, |backend, tensors| {
+        on_each(&opened.spec, Input::Planes(&planes), false, |backend, tensors| {
             assert_eq!(tensors[0], expected.as_slice(), "type {elem} {dims} on {backend}");
         });
     }
