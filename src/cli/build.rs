@@ -180,6 +180,7 @@ fn here() -> Result<(), Failure> {
     std::thread::Builder::new().name("build-parent".into()).spawn(|| {
         let mut rest = [0; 64];
         while std::io::stdin().lock().read(&mut rest).is_ok_and(|count| count > 0) {}
+        infer::remove_temporary_folder();
         signal_hook::low_level::exit(1);
     })?;
     let started = Instant::now();

@@ -6,16 +6,17 @@ use std::path::PathBuf;
 use super::Failure;
 use super::detect::parse_precision;
 use crate::config::Precision;
-use crate::infer::{OrtProvider, check_here, check_openvino_here};
+use crate::infer::probe_here;
+use crate::types::BackendKind;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Path of the library
     library: PathBuf,
-    /// Try this execution provider of it; `openvino`: the library is OpenVINO's own
+    /// Probe this execution provider of it; `openvino`: the library is OpenVINO's own
     #[arg(long)]
     provider: Option<Provider>,
-    /// What OpenVINO is to compute in
+    /// The precision that OpenVINO computes in
     #[arg(long, default_value = "f32", value_parser = parse_precision, value_name = "f32|f16|bf16")]
     precision: Precision,
 }
@@ -30,14 +31,13 @@ enum Provider {
 
 /// Prints one line of JSON, [`crate::infer::ProbeReport`].
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
-    let library = &args.library;
-    let report = match args.provider {
-        None => check_here(library, None),
-        Some(Provider::Cpu) => check_here(library, Some(OrtProvider::Cpu)),
-        Some(Provider::Cuda) => check_here(library, Some(OrtProvider::Cuda)),
-        Some(Provider::Tensorrt) => check_here(library, Some(OrtProvider::Tensorrt)),
-        Some(Provider::Openvino) => check_openvino_here(library, args.precision),
-    };
+    let kind = args.provider.map(|provider| match provider {
+        Provider::Cpu => BackendKind::Cpu,
+        Provider::Cuda => BackendKind::Cuda,
+        Provider::Tensorrt => BackendKind::Tensorrt,
+        Provider::Openvino => BackendKind::Openvino,
+    });
+    let report = probe_here(&args.library, kind, args.precision);
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "{}", serde_json::to_string(&report)?)?;
     stdout.flush()?;

@@ -82,7 +82,7 @@ pub(super) fn runtime(model: &ModelConfig, gpu: bool) -> Runtime {
         let config = model.openvino.clone();
         Task::start("openvino", OPENVINO, move || openvino(&config))
     });
-    let survey = infer::survey(model.ort_library.as_deref());
+    let survey = infer::survey(&infer::ONNX_RUNTIME, model.ort_library.as_deref());
     let outcome = survey.outcome();
     let providers = match &outcome {
         Ok((library, _)) => providers(library, gpu),
@@ -98,7 +98,7 @@ pub(super) fn runtime(model: &ModelConfig, gpu: bool) -> Runtime {
 }
 
 fn openvino(config: &OpenvinoConfig) -> Openvino {
-    let survey = infer::openvino_survey(config.library.as_deref());
+    let survey = infer::survey(&infer::OPENVINO, config.library.as_deref());
     let works = survey.outcome().ok().filter(|_| config.precision != Precision::F32);
     let refused = works.and_then(|(library, _)| infer::openvino_computes(&library, config.precision).err());
     Openvino { source: survey.source, tried: shortened(survey.tried), refused, silent: None }

@@ -3,30 +3,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{CacheError, OLDEST_OPENVINO, OLDEST_ORT};
+use super::CacheError;
 use crate::types::BackendKind;
 
 /// Why a model cannot be run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InferError {
-    /// No library in any of the usual places.
-    #[error(
-        "no ONNX Runtime library found (looked in {searched}); install ONNX Runtime {OLDEST_ORT} or newer, \
-         or set model.ort_library or ORT_DYLIB_PATH to its libonnxruntime.so, or use backend: tract"
-    )]
-    NoLibrary {
-        /// The places, for people.
-        searched: String,
-    },
-    /// No OpenVINO in any of the usual places.
-    #[error(
-        "no OpenVINO library found (looked in {searched}); install OpenVINO {OLDEST_OPENVINO} or newer, \
-         or set model.openvino.library to its libopenvino_c.so, or use backend: cpu"
-    )]
-    NoOpenvino {
-        /// The places, for people.
-        searched: String,
-    },
+    /// No library in any of the searched folders.
+    #[error("no {runtime} library found (looked in {searched}); {hint}")]
+    NoLibrary { runtime: &'static str, searched: String, hint: String },
     /// A library is there, but it cannot be used.
     #[error("{} cannot be used as {runtime}: {reason}; {hint}", path.display())]
     Library {

@@ -12,11 +12,11 @@ mod engine;
 mod error;
 mod runtime;
 
-pub use backend::check_session;
-pub use backend::openvino::{OpenvinoBackend, check_openvino_here};
-pub use backend::ort::{OrtBackend, OrtProvider};
+pub use backend::onnxruntime::{ONNX_RUNTIME, OrtBackend, OrtProvider, ProviderReport, probe_provider};
+pub use backend::openvino::{OPENVINO, OpenvinoBackend, openvino_computes, wants_openvino};
 #[cfg(feature = "tract")]
 pub use backend::tract::TractBackend;
+pub use backend::{check_session, probe_here};
 pub use cache::build::{BuildEvent, BuildRequest};
 pub use cache::engine_build::{Built, Proof, build_engine, build_here};
 pub use cache::{BuildRecord, CacheError, EngineCache, EngineKey, Lookup};
@@ -26,25 +26,17 @@ pub use engine::ladder::{load, rungs};
 pub use engine::lanes::{Job, Lane};
 pub use engine::status::Observer;
 pub use error::InferError;
-pub use runtime::child::{Answer, ChildError, ask, set_prober};
+pub use runtime::child::{Answer, ChildError, ask, remove_temporary_folder, set_prober};
 pub use runtime::elf::check as check_elf;
 pub use runtime::gpu::NVIDIA_DEVICES;
-pub use runtime::library::{LibrarySource, Survey, candidates, survey};
-pub use runtime::openvino_library::{
-    openvino_candidates, openvino_computes, openvino_survey, probe_openvino, wants_openvino,
-};
-pub use runtime::probe::{ProbeReport, ProviderReport, check_here, probe, probe_provider};
+pub use runtime::library::{LibrarySource, Runtime};
+pub use runtime::probe::{ProbeReport, Survey, probe, survey};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::model::{Elem, Input, MAX_OUTPUTS, ModelSpec, TensorSpec};
 use crate::types::BackendKind;
-
-/// Oldest ONNX Runtime that works, as `1.<minor>`.
-pub const OLDEST_ORT: &str = "1.17";
-/// Oldest OpenVINO that works: before it, the numbers of the element types were others.
-pub const OLDEST_OPENVINO: &str = "2025.1";
 
 /// Takes the output tensors of one frame of a run, and which frame it is.
 pub type Consume<'a> = dyn FnMut(usize, &[&[f32]]) + 'a;

@@ -174,6 +174,41 @@ fn an_engine_is_built_once_and_a_damaged_one_is_built_anew() {
     assert!(text(&shown.stderr).contains("providers_tensorrt.so: "), "{}", text(&shown.stderr));
 }
 
+/// `models show` with `temporary` as the folder for temporary files.
+fn show(pretence: &Pretence, backend: &str, temporary: &Path) -> Output {
+    let mut command = pretence.command(&["models", "show", "--json", "--backend", backend]);
+    command.arg(marker()).env("TMPDIR", temporary).output().unwrap()
+}
+
+#[test]
+fn profiles_of_sessions_leave_no_file_behind() {
+    let Some(pretence) = Pretence::new("ok") else { return };
+    let temporary = pretence.path("temporary");
+    std::fs::create_dir(&temporary).unwrap();
+    let shown = show(&pretence, "cpu", &temporary);
+    assert!(shown.status.success(), "{}", text(&shown.stderr));
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert!(shown["backend"]["nodes"]["CPUExecutionProvider"].as_u64().unwrap() > 0, "{shown}");
+    // The session ends before its profile is read.
+    pretence.control("run-error");
+    assert_eq!(show(&pretence, "cpu", &temporary).status.code(), Some(69));
+    let left: Vec<_> = std::fs::read_dir(&temporary).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_gpu_backend_needs_no_temporary_folder() {
+    let Some(pretence) = Pretence::new("ok") else { return };
+    let nowhere = Path::new("/nowhere");
+    let mut build = pretence.command(&["models", "build", "--model"]);
+    let output = build.arg(marker()).env("TMPDIR", nowhere).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let shown = show(&pretence, "tensorrt", nowhere);
+    assert!(shown.status.success(), "{}", text(&shown.stderr));
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!(shown["backend"]["kind"], "tensorrt");
+}
+
 #[test]
 fn a_build_that_crashes_or_brings_nothing_says_so_and_leaves_nothing_behind() {
     let Some(pretence) = Pretence::new("crash") else { return };
@@ -209,11 +244,15 @@ fn a_library_without_tensorrt_says_so() {
 #[test]
 fn a_build_does_not_outlive_the_process_that_asked_for_it() {
     let Some(pretence) = Pretence::new("wait") else { return };
+    std::fs::create_dir(pretence.path("temporary")).unwrap();
     let mut command = pretence.command(&["models", "build", "--model"]);
+    command.env("TMPDIR", pretence.path("temporary"));
     let asks = Guard(command.arg(marker()).stdout(Stdio::null()).spawn().unwrap());
     let id = until("the build", || pretence.builds().first().copied());
     drop(asks);
     until("its end", || (!Path::new(&format!("/proc/{id}/exe")).exists()).then_some(()));
+    let left: Vec<_> = std::fs::read_dir(pretence.path("temporary")).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]

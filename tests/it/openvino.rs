@@ -5,8 +5,7 @@ use std::sync::OnceLock;
 
 use ocelli::config::{BackendChoice, ModelConfig, Precision};
 use ocelli::infer::{
-    BuildRequest, InferError, LibrarySource, build_here, load, openvino_candidates, openvino_computes, probe_openvino,
-    set_prober,
+    BuildRequest, InferError, LibrarySource, OPENVINO, build_here, load, openvino_computes, probe, set_prober,
 };
 use ocelli::types::{BackendInfo, BackendKind};
 
@@ -18,7 +17,7 @@ pub fn openvino_library() -> Option<PathBuf> {
     static LIBRARY: OnceLock<Option<PathBuf>> = OnceLock::new();
     let library = LIBRARY.get_or_init(|| {
         set_prober(env!("CARGO_BIN_EXE_ocelli").into());
-        match openvino_candidates(None) {
+        match OPENVINO.candidates(None) {
             (LibrarySource::Environment, found) => found.into_iter().next(),
             _ => fetched("fetch-openvino.sh", "openvino-2026.4.1", &[]),
         }
@@ -132,7 +131,7 @@ fn a_library_that_is_too_old_or_hollow_or_dies_is_refused() {
 #[test]
 fn a_good_library_runs_by_its_name_and_says_what_it_computes_in() {
     let Some(library) = openvino_library() else { return };
-    let version = probe_openvino(&library).unwrap();
+    let version = probe(&OPENVINO, &library).unwrap();
     let (_, info) = load(&marker(), &model_config(BackendChoice::Openvino, Some(&library))).unwrap();
     assert_eq!(info.kind, BackendKind::Openvino);
     assert!(info.version.starts_with(&format!("OpenVINO {version} (CPU ")), "{}", info.version);

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use ocelli::config::{BackendChoice, ModelConfig};
-use ocelli::infer::{InferError, ProbeReport, load, probe, set_prober};
+use ocelli::infer::{InferError, ONNX_RUNTIME, ProbeReport, load, probe, set_prober};
 use ocelli::model::ModelSpec;
 use ocelli::types::BackendKind;
 
@@ -185,7 +185,7 @@ fn the_prober_prints_one_line_and_an_exit_code() {
     assert!(output.status.success());
     let report: ProbeReport = serde_json::from_slice(&output.stdout).unwrap();
     let version = report.version.unwrap();
-    assert_eq!(probe(&library).unwrap(), version);
+    assert_eq!(probe(&ONNX_RUNTIME, &library).unwrap(), version);
     assert!(version.starts_with("1."), "{version}");
 }
 

@@ -8,7 +8,7 @@ use crate::doctor::check::{Check, Section, Status};
 use crate::doctor::facts::Facts;
 use crate::doctor::libraries::Library;
 use crate::doctor::runtime::{Openvino, Runtime};
-use crate::infer::{self, LibrarySource, OLDEST_OPENVINO, OLDEST_ORT, ProviderReport};
+use crate::infer::{self, LibrarySource, ONNX_RUNTIME, OPENVINO, ProviderReport};
 use crate::types::BackendKind;
 
 fn check(id: impl Into<String>, status: Status, detail: impl Into<String>) -> Check {
@@ -148,8 +148,8 @@ fn library(facts: &Facts, runtime: &Runtime) -> Check {
     let choice = facts.scope.backend();
     let without = matches!(choice, BackendChoice::Tract | BackendChoice::Openvino);
     let install = format!(
-        "install ONNX Runtime {OLDEST_ORT} or newer for {} and name its libonnxruntime.so in `model.ort_library`",
-        facts.board.arch
+        "install ONNX Runtime {} or newer for {} and name its libonnxruntime.so in `model.ort_library`",
+        ONNX_RUNTIME.oldest, facts.board.arch
     );
     match broken.is_empty() {
         true if without => id(Status::Skipped, format!("none, and `backend: {}` needs none", word(choice))),
@@ -200,9 +200,9 @@ fn openvino(facts: &Facts, runtime: &Runtime) -> Option<Check> {
         false => format!("{}{by}", broken(tried).join("; ")),
     };
     let fix = format!(
-        "install OpenVINO {OLDEST_OPENVINO} or newer for {} and name its libopenvino_c.so in `model.openvino.library`, \
+        "install OpenVINO {} or newer for {} and name its libopenvino_c.so in `model.openvino.library`, \
          its other libraries beside it",
-        facts.board.arch
+        OPENVINO.oldest, facts.board.arch
     );
     Some(id(status(facts, BackendKind::Openvino), detail).fix(fix))
 }

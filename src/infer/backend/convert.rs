@@ -136,6 +136,20 @@ pub(in crate::infer) fn side_by_side<T: Number>(spec: &InputSpec, frames: &[Inpu
     }
 }
 
+/// An error and its causes, on one line.
+pub(in crate::infer) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text.replace('\n', " ").trim().to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::float_cmp)]

@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -111,8 +111,8 @@ fn run_child(
     phase: &dyn Fn(&str),
     cancel: &AtomicBool,
 ) -> (Option<u32>, Result<(), String>) {
-    let mut child = match start_child(request) {
-        Ok(child) => child,
+    let (mut child, _temporary) = match start_child(request) {
+        Ok(started) => started,
         Err(reason) => return (None, Err(reason)),
     };
     let id = child.id();
@@ -142,22 +142,18 @@ fn run_child(
     (Some(id), outcome)
 }
 
-fn start_child(request: &BuildRequest) -> Result<Child, String> {
-    let program = child::prober()?;
+fn start_child(request: &BuildRequest) -> Result<(Child, Option<tempfile::TempDir>), String> {
+    let (mut command, temporary) = child::command()?;
     let mut line = serde_json::to_string(request).map_err(|error| error.to_string())?;
     line.push('\n');
-    let mut child = Command::new(&program)
-        .args(["models", "build", "--here"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|error| format!("cannot start {}: {error}", program.display()))?;
+    command.args(["models", "build", "--here"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = child::spawn(&mut command)?;
     if let Some(stdin) = &mut child.stdin
         && let Err(error) = stdin.write_all(line.as_bytes())
     {
-        tracing::debug!("the child does not listen: {error}");
+        tracing::debug!("the child does not read its request: {error}");
     }
-    Ok(child)
+    Ok((child, temporary))
 }
 
 /// What the child has said so far.

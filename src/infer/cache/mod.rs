@@ -3,6 +3,7 @@
 //! An engine is code that the GPU's runtime loads. So the folder belongs to this user alone, each file is compared with
 //! the manifest before anybody loads it, and what does not fit is moved aside (`<key>.rejected-<n>`), never loaded.
 
+pub(in crate::infer) mod atomic;
 pub(in crate::infer) mod build;
 pub(in crate::infer) mod engine_build;
 #[cfg(test)]
@@ -22,8 +23,6 @@ const ENOUGH: u32 = 2;
 /// Half-made folders older than this are left-overs.
 const STALE: Duration = Duration::from_secs(24 * 3600);
 const MANIFEST: &str = "manifest.json";
-/// Largest manifest or record that is read.
-const LARGEST_TEXT: u64 = 1024 * 1024;
 
 /// Why the cache cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -74,7 +73,7 @@ impl EngineKey {
     /// 32 hexadecimal digits.
     pub fn hash(&self) -> String {
         let text = serde_json::to_string(self).unwrap_or_default();
-        hex(&Sha256::digest(text.as_bytes()))[..32].to_owned()
+        hex::encode(&Sha256::digest(text.as_bytes())[..16])
     }
 }
 
@@ -224,7 +223,7 @@ impl EngineCache {
 
     /// How the builds of `key` went.
     pub fn record(&self, key: &EngineKey) -> BuildRecord {
-        let text = read_text(&self.folder.join(format!("{}.json", key.hash())));
+        let text = atomic::read(&self.folder.join(format!("{}.json", key.hash())));
         text.ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
     }
 
@@ -301,7 +300,8 @@ impl EngineCache {
 /// Compares an engine's folder with its manifest.
 fn verify(folder: &Path, key: &EngineKey) -> Result<Manifest, String> {
     check_owner(folder)?;
-    let text = read_text(&folder.join(MANIFEST)).map_err(|error| format!("its manifest cannot be read ({error})"))?;
+    let text =
+        atomic::read(&folder.join(MANIFEST)).map_err(|error| format!("its manifest cannot be read ({error})"))?;
     let manifest: Manifest =
         serde_json::from_str(&text).map_err(|error| format!("its manifest is damaged ({error})"))?;
     if manifest.key != *key {
@@ -352,17 +352,13 @@ pub(in crate::infer) fn digest(path: &Path) -> std::io::Result<(u64, String)> {
     let mut size = 0;
     loop {
         match file.read(&mut buffer)? {
-            0 => return Ok((size, hex(&hash.finalize()))),
+            0 => return Ok((size, hex::encode(hash.finalize()))),
             count => {
                 hash.update(&buffer[..count]);
                 size += count as u64;
             }
         }
     }
-}
-
-pub(in crate::infer) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn folder_size(folder: &Path) -> u64 {
@@ -374,16 +370,9 @@ fn age(path: &Path) -> Option<Duration> {
     std::fs::symlink_metadata(path).ok()?.modified().ok()?.elapsed().ok()
 }
 
-pub(in crate::infer) fn read_text(path: &Path) -> std::io::Result<String> {
-    let mut text = String::new();
-    std::fs::File::open(path)?.take(LARGEST_TEXT).read_to_string(&mut text)?;
-    Ok(text)
-}
-
-pub(in crate::infer) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), CacheError> {
-    let fresh = path.with_extension(format!("new-{}", std::process::id()));
+fn write_json(path: &Path, value: &impl Serialize) -> Result<(), CacheError> {
     let text = serde_json::to_string_pretty(value).map_err(|error| io(path)(error.into()))?;
-    std::fs::write(&fresh, text).and_then(|()| std::fs::rename(&fresh, path)).map_err(io(path))
+    atomic::write(path, text.as_bytes()).map_err(io(path))
 }
 
 fn io(path: &Path) -> impl Fn(std::io::Error) -> CacheError {

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::config::{ModelConfig, Precision};
-use crate::infer::backend::ort::OrtOptions;
+use crate::infer::backend::onnxruntime::{ONNX_RUNTIME, OrtOptions, provider_library, provider_works};
+use crate::infer::backend::openvino;
+use crate::infer::backend::openvino::OPENVINO;
 use crate::infer::cache::build::{self, BuildRequest, Builder, ChildBuilder};
 use crate::infer::cache::engine_build::engine_key;
 use crate::infer::cache::{EngineCache, EngineKey, Lookup};
@@ -14,10 +16,8 @@ use crate::infer::engine::ladder::{Loaded, Rungs, rungs};
 use crate::infer::engine::parallel;
 use crate::infer::engine::policy::on_gpu;
 use crate::infer::runtime::gpu;
-use crate::infer::runtime::library;
-use crate::infer::runtime::openvino_library;
 use crate::infer::runtime::places;
-use crate::infer::runtime::probe::provider_works;
+use crate::infer::runtime::probe::locate;
 use crate::infer::{Backend, CacheError, InferError, OpenvinoBackend, OrtBackend, OrtProvider, Session};
 use crate::model::ModelSpec;
 use crate::types::{BackendKind, Division};
@@ -52,7 +52,7 @@ pub(in crate::infer) enum Purpose {
 
 impl Factory {
     pub(in crate::infer) fn new(spec: Arc<ModelSpec>, config: &ModelConfig, purpose: Purpose) -> Self {
-        let kinds = rungs(config.backend, gpu::present(), openvino_library::is_rung(config));
+        let kinds = rungs(config.backend, gpu::present(), openvino::is_available(config));
         Self {
             spec,
             config: config.clone(),
@@ -67,7 +67,7 @@ impl Factory {
 
     pub(in crate::infer) fn library(&self) -> Result<(PathBuf, String), InferError> {
         let mut library = self.library.lock().unwrap_or_else(PoisonError::into_inner);
-        library.get_or_insert_with(|| library::locate(self.config.ort_library.as_deref())).clone()
+        library.get_or_insert_with(|| locate(&ONNX_RUNTIME, self.config.ort_library.as_deref())).clone()
     }
 
     pub(in crate::infer) fn ort(
@@ -105,7 +105,7 @@ impl Factory {
     fn openvino(&self, threads: usize) -> Result<OpenvinoBackend, InferError> {
         let mut library = self.openvino.lock().unwrap_or_else(PoisonError::into_inner);
         let options = &self.config.openvino;
-        let found = library.get_or_insert_with(|| openvino_library::locate(options.library.as_deref())).clone();
+        let found = library.get_or_insert_with(|| locate(&OPENVINO, options.library.as_deref())).clone();
         let (path, version) = found?;
         Ok(OpenvinoBackend::proven(path, version, threads, options.precision))
     }
@@ -133,7 +133,7 @@ impl Factory {
 
     /// TensorRT's part of ONNX Runtime is a file of its own. Without it there is nothing to build, and no need to try.
     fn tensorrt_provider(&self) -> Result<(), InferError> {
-        let provider = self.library()?.0.with_file_name("libonnxruntime_providers_tensorrt.so");
+        let provider = provider_library(&self.library()?.0, OrtProvider::Tensorrt).unwrap_or_default();
         if provider.exists() {
             return Ok(());
         }
@@ -147,7 +147,12 @@ impl Factory {
     /// The cache, and what the engine of this model is called there.
     pub(in crate::infer) fn engine(&self) -> Result<(EngineCache, EngineKey), InferError> {
         self.tensorrt_provider()?;
-        let folder = self.config.cache.clone().or_else(places::engine_folder).ok_or(CacheError::NoFolder)?;
+        let folder = self
+            .config
+            .cache
+            .clone()
+            .or_else(|| Some(places::cache_folder()?.join("engines")))
+            .ok_or(CacheError::NoFolder)?;
         let cache = EngineCache::open(&folder, self.config.cache_mb.saturating_mul(1_000_000))?;
         let (path, version) = self.library()?;
         Ok((cache, engine_key(&self.spec, &self.config, &path, version)?))

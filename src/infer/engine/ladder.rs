@@ -203,7 +203,7 @@ mod tests {
     }
 
     fn no_library() -> InferError {
-        InferError::NoLibrary { searched: "/lib".into() }
+        InferError::NoLibrary { runtime: "ONNX Runtime", searched: "/lib".into(), hint: String::new() }
     }
 
     fn good(kind: BackendKind) -> Box<dyn Backend> {

@@ -246,7 +246,7 @@ impl Rungs for OneRung {
 
 /// What a record of starts is about: another model, library or choice may well live.
 fn identity(spec: &ModelSpec, config: &ModelConfig) -> String {
-    let library = crate::infer::candidates(config.ort_library.as_deref()).1.into_iter().next();
+    let library = crate::infer::ONNX_RUNTIME.candidates(config.ort_library.as_deref()).1.into_iter().next();
     let library = library.map(|path| {
         let meta = std::fs::metadata(&path).ok();
         let modified = meta.as_ref().and_then(|meta| meta.modified().ok());

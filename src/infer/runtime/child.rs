@@ -1,31 +1,34 @@
-//! A child process of this very program that may crash or hang in the parent's stead.
+//! A child process of this program for work that may crash or hang.
 
 use std::ffi::OsStr;
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// How often the child is asked whether it has ended.
-const POLL: Duration = Duration::from_millis(5);
-/// Longest answer that is read; a pipe holds as much, so a child never waits for its reader.
-const ANSWER: u64 = 64 * 1024;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
-/// The program that was named by [`set_prober`].
+/// How often the parent looks at the child.
+const POLL: Duration = Duration::from_millis(5);
+/// Bytes of a child's output that are kept, from its end.
+const KEPT: usize = 64 * 1024;
+
+/// How the names of children's folders for temporary files begin.
+const TEMPORARY: &str = "ocelli-child-";
+
 static PROBER: OnceLock<PathBuf> = OnceLock::new();
 
-/// Why there is no answer of a child.
+/// Why a child gave no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChildError {
-    /// No child could be started.
     #[error("{0}")]
     NotStarted(String),
-    /// It was killed, because it took too long.
+    /// The child was killed after this time.
     #[error("did not end within {} s", .0.as_secs_f32())]
     Hung(Duration),
-    /// The system lost it.
+    /// Waiting for the child failed.
     #[error("ended in a process that was lost ({0})")]
     Lost(String),
 }
@@ -33,9 +36,8 @@ pub enum ChildError {
 /// How a child ended, and what it printed.
 #[derive(Debug)]
 pub struct Answer {
-    /// How it ended.
     pub status: ExitStatus,
-    /// Its standard output, 64 KiB at most.
+    /// The end of its standard output, at least the last 64 KiB.
     pub stdout: String,
 }
 
@@ -45,38 +47,53 @@ impl Answer {
         self.status.signal().map(signal_name)
     }
 
-    /// The last line that is JSON of this type: what the child loads may print on its own.
+    /// The last line that is JSON of this type. A library that the child loads may print lines of its own.
     pub fn report<T: serde::de::DeserializeOwned>(&self) -> Option<T> {
         self.stdout.lines().rev().find_map(|line| serde_json::from_str(line).ok())
     }
 }
 
-/// Names the `ocelli` program that tries things, for programs other than `ocelli` that use this crate. The first call
-/// counts.
+/// Names the `ocelli` program that runs as the child, for other programs that use this crate. The first call counts.
 pub fn set_prober(program: PathBuf) {
     let _ = PROBER.set(program);
 }
 
-/// Runs `ocelli ARGS…`, waits at most `timeout`, and gives what it printed on standard output.
-///
-/// The child is this very program, or the one named by [`set_prober`] or by the environment variable `OCELLI_EXE`.
+/// Runs `ocelli ARGS…`, waits at most `timeout`, and returns what it printed on standard output. The program is this one,
+/// or the one named by [`set_prober`] or by the environment variable `OCELLI_EXE`.
 ///
 /// # Errors
-/// [`ChildError`]; that the child crashed or failed is no error but an [`Answer`].
+/// [`ChildError`]. A child that crashed or failed is not an error but an [`Answer`].
 pub fn ask(args: &[&OsStr], timeout: Duration) -> Result<Answer, ChildError> {
-    let program = prober().map_err(ChildError::NotStarted)?;
-    let child = Command::new(&program)
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(|error| ChildError::NotStarted(format!("cannot start {}: {error}", program.display())))?;
-    wait(child, timeout)
+    let (mut command, _temporary) = command().map_err(ChildError::NotStarted)?;
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    wait(spawn(&mut command).map_err(ChildError::NotStarted)?, timeout)
 }
 
-/// The program that can be asked: only Ocelli itself knows the verbs, and another program might do anything with them.
-pub(in crate::infer) fn prober() -> Result<PathBuf, String> {
+/// A command that runs the program as a child, and its folder for temporary files: a child that crashes cannot remove
+/// what it left there, so the parent does.
+pub(in crate::infer) fn command() -> Result<(Command, Option<tempfile::TempDir>), String> {
+    let mut command = Command::new(prober()?);
+    let temporary = tempfile::Builder::new().prefix(TEMPORARY).tempdir().ok();
+    if let Some(folder) = &temporary {
+        command.env("TMPDIR", folder.path());
+    }
+    Ok((command, temporary))
+}
+
+/// Removes this child's folder for temporary files: for a child whose parent has ended and cannot do it.
+pub fn remove_temporary_folder() {
+    let folder = std::env::temp_dir();
+    if folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with(TEMPORARY)) {
+        let _ = std::fs::remove_dir_all(folder);
+    }
+}
+
+pub(in crate::infer) fn spawn(command: &mut Command) -> Result<Child, String> {
+    command.spawn().map_err(|error| format!("cannot start {}: {error}", Path::new(command.get_program()).display()))
+}
+
+/// The program to run: only Ocelli itself knows the verbs, and another program might do anything with them.
+fn prober() -> Result<PathBuf, String> {
     if let Some(exe) = PROBER.get() {
         return Ok(exe.clone());
     }
@@ -93,11 +110,20 @@ pub(in crate::infer) fn prober() -> Result<PathBuf, String> {
     }
 }
 
-/// Waits for the child's end, at most `timeout`, and reads what it printed.
+/// Waits for the child's end, at most `timeout`, and reads what it prints meanwhile.
 pub(in crate::infer) fn wait(mut child: Child, timeout: Duration) -> Result<Answer, ChildError> {
     let deadline = Instant::now() + timeout;
+    let mut stdout = child.stdout.take();
+    if let Some(stdout) = &stdout {
+        // Reading must not wait: a process that the child started may keep the pipe open for ever.
+        let set = fcntl_getfl(stdout).and_then(|flags| fcntl_setfl(stdout, flags | OFlags::NONBLOCK));
+        set.map_err(|error| ChildError::Lost(error.to_string()))?;
+    }
+    let mut output = Vec::new();
     let status = loop {
-        match child.try_wait() {
+        let ended = child.try_wait();
+        drain(stdout.as_mut(), &mut output);
+        match ended {
             Ok(Some(status)) => break status,
             Ok(None) if Instant::now() < deadline => std::thread::sleep(POLL),
             Ok(None) => {
@@ -108,11 +134,20 @@ pub(in crate::infer) fn wait(mut child: Child, timeout: Duration) -> Result<Answ
             Err(error) => return Err(ChildError::Lost(error.to_string())),
         }
     };
-    let mut bytes = Vec::new();
-    if let Some(stdout) = child.stdout.take() {
-        let _ = stdout.take(ANSWER).read_to_end(&mut bytes);
+    Ok(Answer { status, stdout: String::from_utf8_lossy(&output).into_owned() })
+}
+
+/// Reads what is in the pipe now. The number of reads is bounded, so that a child that never stops writing is still timed.
+fn drain(stdout: Option<&mut ChildStdout>, output: &mut Vec<u8>) {
+    let Some(stdout) = stdout else { return };
+    let mut part = [0; 16 * 1024];
+    for _ in 0..16 {
+        let Ok(count @ 1..) = stdout.read(&mut part) else { return };
+        output.extend_from_slice(&part[..count]);
+        if output.len() > 2 * KEPT {
+            output.drain(..output.len() - KEPT);
+        }
     }
-    Ok(Answer { status, stdout: String::from_utf8_lossy(&bytes).into_owned() })
 }
 
 pub(in crate::infer) fn signal_name(signal: i32) -> String {
@@ -132,7 +167,6 @@ pub(in crate::infer) fn signal_name(signal: i32) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use std::path::Path;
 
     #[test]
     fn a_child_that_hangs_is_ended() {
@@ -143,7 +177,16 @@ mod tests {
     }
 
     #[test]
-    fn another_program_is_never_asked() {
+    fn a_child_that_writes_more_than_a_pipe_holds_is_read_to_its_report() {
+        let script = "head -c 300000 /dev/zero | tr '\\0' x; echo; echo '[1, 2]'";
+        let child = Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+        let answer = wait(child, Duration::from_secs(10)).unwrap();
+        assert!(answer.status.success());
+        assert_eq!(answer.report(), Some([1, 2]));
+    }
+
+    #[test]
+    fn another_program_is_never_run() {
         // This test binary is not ocelli, and it would answer `probe-runtime` by running tests.
         if std::env::var_os("OCELLI_EXE").is_none() {
             assert!(prober().unwrap_err().contains("OCELLI_EXE"));

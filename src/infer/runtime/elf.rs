@@ -1,27 +1,26 @@
-//! A look at the head of a library before anything opens it: enough to say in plain words why it cannot work.
+//! A look into a library file before anything opens it: whether it can work on this machine, and what it needs.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-const HEADER: usize = 64;
-const SECTION_HEADER: u64 = 64;
-const PROGRAM_HEADER: u64 = 56;
-const ET_DYN: u16 = 3;
+use object::elf::{DT_NEEDED, EM_386, EM_AARCH64, EM_ARM, EM_X86_64, ET_DYN, FileHeader64, Machine};
+use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
+use object::{Endianness, FileKind, ReadCache};
 
-/// Machines that Ocelli is built for, by their ELF number.
-const MACHINES: [(u16, &str); 4] = [(62, "x86-64"), (183, "aarch64"), (40, "32-bit ARM"), (3, "32-bit x86")];
+const HEADER: u64 = size_of::<FileHeader64<Endianness>>() as u64;
+/// Folders that the loader searches last.
+const DEFAULT: [&str; 4] = ["/lib64", "/usr/lib64", "/lib", "/usr/lib"];
 
-/// The ELF number of the machine that this program is built for; `None` where it has no 64-bit ELF.
-const OURS: Option<u16> = if cfg!(target_arch = "x86_64") {
-    Some(62)
+/// The machine that this program is built for; `None` where it has no 64-bit ELF.
+const OURS: Option<Machine> = if cfg!(target_arch = "x86_64") {
+    Some(EM_X86_64)
 } else if cfg!(target_arch = "aarch64") {
-    Some(183)
+    Some(EM_AARCH64)
 } else {
     None
 };
 
-/// Reads the ELF header of `path` and checks that the file is a complete shared library for this machine.
+/// Checks that the file at `path` is a complete shared library for this machine, by its headers alone.
 ///
 /// # Errors
 /// What is wrong with the file, as the second half of a sentence that began with its name.
@@ -36,64 +35,82 @@ pub fn check(path: &Path) -> Result<(), String> {
     if !meta.is_file() {
         return Err("it is not a regular file".into());
     }
-    let mut file = File::open(path).map_err(|error| format!("it cannot be read ({error})"))?;
     let length = meta.len();
-    let mut header = [0_u8; HEADER];
-    file.read_exact(&mut header).map_err(|_| format!("it has only {length} bytes: not a library, or truncated"))?;
-    if &header[..4] != b"\x7fELF" {
-        return Err("it is not an ELF library".into());
+    if length < HEADER {
+        return Err(format!("it has only {length} bytes: not a library, or truncated"));
     }
-    let Some(ours) = OURS else { return Ok(()) };
-    if header[4] != 2 || header[5] != 1 {
-        return Err(format!("it is not a 64-bit little-endian library, but this program is built for {}", name(ours)));
+    let data = ReadCache::new(File::open(path).map_err(|error| format!("it cannot be read ({error})"))?);
+    let kind = FileKind::parse(&data).ok().filter(|kind| matches!(kind, FileKind::Elf32 | FileKind::Elf64));
+    let (Some(kind), ours) = (kind, OURS) else { return Err("it is not an ELF library".into()) };
+    let Some(ours) = ours else { return Ok(()) };
+    if kind == FileKind::Elf32 {
+        return Err(format!("it is not a 64-bit library, but this program is built for {}", name(ours)));
     }
-    let (kind, machine) = (u16_at(&header, 16), u16_at(&header, 18));
+    let damaged = |error: object::Error| format!("its header is damaged ({error})");
+    let header = FileHeader64::<Endianness>::parse(&data).map_err(damaged)?;
+    let endian = header.endian().map_err(damaged)?;
+    let machine = header.e_machine(endian);
     if machine != ours {
         return Err(format!("it is built for {}, but this program for {}", name(machine), name(ours)));
     }
-    if kind != ET_DYN {
+    if header.e_type(endian) != ET_DYN {
         return Err("it is an ELF file, but not a shared library".into());
     }
-    let needed = needed_length(&mut file, &header)?;
+    let segments = header
+        .program_headers(endian, &data)
+        .map_err(|_| "it is truncated: its program headers are not all there".to_owned())?;
+    // The section table lies at the end of the file. A stripped library may have none, so the segments count as well.
+    let table = u64::from(header.e_shnum(endian)) * u64::from(header.e_shentsize(endian));
+    let ends = segments.iter().map(|segment| segment.p_offset(endian).saturating_add(segment.p_filesz(endian)));
+    let needed = ends.fold(header.e_shoff(endian).saturating_add(table), u64::max);
     if length < needed {
         return Err(format!("it is truncated: it has {length} bytes, its own headers speak of {needed}"));
     }
     Ok(())
 }
 
-/// The length that the file must have for its section table, its program headers and its loaded segments.
-fn needed_length(file: &mut File, header: &[u8; HEADER]) -> Result<u64, String> {
-    let (programs, sections) = (u64_at(header, 32), u64_at(header, 40));
-    let (program_count, section_count) = (u64::from(u16_at(header, 56)), u64::from(u16_at(header, 60)));
-    let mut needed = sections.saturating_add(section_count * SECTION_HEADER);
-    needed = needed.max(programs.saturating_add(program_count * PROGRAM_HEADER));
-    // A stripped library may lie about its sections; what the loader maps is in the program headers.
-    for index in 0..program_count {
-        let mut entry = [0_u8; PROGRAM_HEADER as usize];
-        let read = file
-            .seek(SeekFrom::Start(programs.saturating_add(index * PROGRAM_HEADER)))
-            .and_then(|_| file.read_exact(&mut entry));
-        if read.is_err() {
-            return Err("it is truncated: its program headers are not all there".into());
-        }
-        needed = needed.max(u64_at(&entry, 8).saturating_add(u64_at(&entry, 32)));
+fn name(machine: Machine) -> String {
+    match machine {
+        EM_X86_64 => "x86-64".into(),
+        EM_AARCH64 => "aarch64".into(),
+        EM_ARM => "32-bit ARM".into(),
+        EM_386 => "32-bit x86".into(),
+        other => format!("machine {}", other.0),
     }
-    Ok(needed)
 }
 
-fn name(machine: u16) -> String {
-    MACHINES
-        .iter()
-        .find(|(number, _)| *number == machine)
-        .map_or_else(|| format!("machine {machine}"), |(_, n)| (*n).into())
+/// The libraries that `path` needs by name and that the loader would not find. Empty for what is no readable library.
+pub(in crate::infer) fn missing(path: &Path) -> Vec<String> {
+    let cache = std::fs::read("/etc/ld.so.cache").unwrap_or_default();
+    let folders = folders(path);
+    let found = |name: &String| in_cache(&cache, name) || folders.iter().any(|folder| folder.join(name).exists());
+    needed(path).unwrap_or_default().into_iter().filter(|name| !found(name)).collect()
 }
 
-pub(in crate::infer) fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    bytes.get(at..at + 2).and_then(|b| b.try_into().ok()).map_or(0, u16::from_le_bytes)
+/// Where the loader looks besides its cache: beside the library (`$ORIGIN`, as ONNX Runtime's are built), in
+/// `LD_LIBRARY_PATH`, in its default folders.
+fn folders(path: &Path) -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = path.parent().map(Path::to_owned).into_iter().collect();
+    folders.extend(std::env::var_os("LD_LIBRARY_PATH").iter().flat_map(std::env::split_paths));
+    folders.extend(DEFAULT.iter().map(PathBuf::from));
+    folders.push(format!("/lib/{}-linux-gnu", std::env::consts::ARCH).into());
+    folders
 }
 
-pub(in crate::infer) fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
+/// Whether the loader's cache has a library of this name. Each name stands in it as text between zero bytes.
+fn in_cache(cache: &[u8], name: &str) -> bool {
+    let name = [b"\0", name.as_bytes(), b"\0"].concat();
+    cache.windows(name.len()).any(|window| window == name)
+}
+
+/// The names in the file's dynamic table.
+fn needed(path: &Path) -> object::Result<Vec<String>> {
+    let Ok(file) = File::open(path) else { return Ok(Vec::new()) };
+    let data = ReadCache::new(file);
+    let file = ElfFile64::<Endianness, _>::parse(&data)?;
+    let table = file.elf_dynamic_table()?;
+    let names = table.iter().filter(|entry| entry.tag == DT_NEEDED).filter_map(|entry| table.string(entry).ok());
+    Ok(names.map(|name| String::from_utf8_lossy(name).into_owned()).collect())
 }
 
 #[cfg(test)]
@@ -108,7 +125,7 @@ mod tests {
         std::fs::read(path).unwrap()
     }
 
-    fn verdict(bytes: &[u8]) -> Result<(), String> {
+    fn checked(bytes: &[u8]) -> Result<(), String> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lib.so");
         std::fs::write(&path, bytes).unwrap();
@@ -116,17 +133,17 @@ mod tests {
     }
 
     fn complains(bytes: &[u8], word: &str) {
-        let error = verdict(bytes).unwrap_err();
-        assert!(error.contains(word), "{error:?} does not speak of {word:?}");
+        let error = checked(bytes).unwrap_err();
+        assert!(error.contains(word), "{error:?} does not contain {word:?}");
     }
 
     #[test]
-    fn a_whole_library_passes() {
-        assert_eq!(verdict(&libc()), Ok(()));
+    fn a_complete_library_passes() {
+        assert_eq!(checked(&libc()), Ok(()));
     }
 
     #[test]
-    fn a_cut_library_is_called_truncated_wherever_it_was_cut() {
+    fn a_library_cut_anywhere_is_reported_as_truncated() {
         let whole = libc();
         for percent in [1, 10, 50, 90, 99] {
             complains(&whole[..whole.len() * percent / 100], "truncated");
@@ -136,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_library_is_said_to_be_none() {
+    fn other_files_and_other_machines_are_refused() {
         complains(&[b'x'; 1000], "not an ELF");
         let mut other = libc();
         other[18] = if cfg!(target_arch = "x86_64") { 183 } else { 62 };
@@ -156,12 +173,36 @@ mod tests {
         assert!(check(&dir.path().join("none")).unwrap_err().contains("no such file"));
     }
 
+    #[test]
+    fn this_program_needs_the_c_library_and_all_that_it_needs_is_found() {
+        let here = std::env::current_exe().unwrap();
+        assert!(needed(&here).unwrap().iter().any(|name| name.starts_with("libc.so")));
+        assert_eq!(missing(&here), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_needed_library_that_is_nowhere_is_named() {
+        let mut bytes = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        let at = bytes.windows(10).position(|w| w == b"\0libc.so.6").unwrap();
+        bytes[at + 1..at + 10].copy_from_slice(b"libnone.9");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lib.so");
+        std::fs::write(&path, &bytes).unwrap();
+        assert_eq!(missing(&path), ["libnone.9"]);
+        std::fs::write(dir.path().join("libnone.9"), b"").unwrap();
+        assert_eq!(missing(&path), Vec::<String>::new(), "what lies beside it is found");
+    }
+
     proptest::proptest! {
         #[test]
-        fn a_hostile_header_never_panics(mut bytes in proptest::collection::vec(proptest::num::u8::ANY, 64..512)) {
-            bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        fn a_hostile_file_never_panics(mut bytes in proptest::collection::vec(proptest::num::u8::ANY, 64..600)) {
+            bytes[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
             bytes[16..20].copy_from_slice(&[3, 0, if cfg!(target_arch = "x86_64") { 62 } else { 183 }, 0]);
-            let _ = verdict(&bytes);
+            bytes[32..40].copy_from_slice(&64_u64.to_le_bytes());
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("lib.so");
+            std::fs::write(&path, &bytes).unwrap();
+            let _ = (check(&path), missing(&path));
         }
     }
 }

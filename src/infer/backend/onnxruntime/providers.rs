@@ -3,7 +3,7 @@
 use ort::ep::{self, ArenaExtendStrategy};
 
 use crate::config::{Arena, BatchProfile, CudnnSearch};
-use crate::infer::backend::ort::OrtOptions;
+use crate::infer::backend::onnxruntime::OrtOptions;
 use crate::model::ModelSpec;
 
 const MB: usize = 1_000_000;

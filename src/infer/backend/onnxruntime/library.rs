@@ -1,39 +1,43 @@
-//! ONNX Runtime's library in this process: opened once, and for ever.
+//! ONNX Runtime's library: where it is looked for, and opening it in this process, once and for ever.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::infer::InferError;
-use crate::infer::runtime::library;
+use crate::infer::backend::convert::chain;
+use crate::infer::runtime::library::Runtime;
 
-/// The library that this process has opened. ONNX Runtime allows one, and for ever.
-struct Opened {
-    path: PathBuf,
-    environment: Option<ort::environment::Environment>,
-}
+/// ONNX Runtime: backends `cpu`, `cuda` and `tensorrt`.
+pub static ONNX_RUNTIME: Runtime = Runtime {
+    name: "ONNX Runtime",
+    oldest: "1.17",
+    file: "libonnxruntime.so",
+    named_by: "model.ort_library or ORT_DYLIB_PATH",
+    instead: "tract",
+    variables: &["ORT_DYLIB_PATH"],
+    inside: &[],
+    installed: None,
+    parts: |_| Vec::new(),
+    probe_args: &[],
+    timeout: Duration::from_secs(10),
+};
 
-static OPENED: Mutex<Option<Opened>> = Mutex::new(None);
+/// The library that this process has opened. ONNX Runtime allows one per process.
+static OPENED: Mutex<Option<(PathBuf, ort::environment::Environment)>> = Mutex::new(None);
 
-/// The environment of this process on `library`, made at the first call. The library must have passed
-/// [`probe`](crate::infer::runtime::probe()).
+/// The environment of this process on `library`, made at the first call. A child process must have probed the library.
 pub(in crate::infer) fn environment(library: &Path) -> Result<ort::environment::Environment, InferError> {
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
-    let unusable = |reason: String| InferError::Library {
-        runtime: library::NAME,
-        path: library.to_owned(),
-        reason,
-        hint: library::hint(),
-    };
-    if let Some(Opened { path, environment }) = &*opened {
-        return match environment {
-            Some(environment) if path == library => Ok(environment.clone()),
-            _ => Err(InferError::OtherLibrary { open: path.clone(), wanted: library.to_owned() }),
-        };
+    match &*opened {
+        Some((path, environment)) if path == library => Ok(environment.clone()),
+        Some((open, _)) => Err(InferError::OtherLibrary { open: open.clone(), wanted: library.to_owned() }),
+        None => {
+            let environment = open(library).map_err(|reason| ONNX_RUNTIME.unusable(library, reason))?;
+            *opened = Some((library.to_owned(), environment.clone()));
+            Ok(environment)
+        }
     }
-    let (path, outcome) = (library.to_owned(), open(library));
-    let environment = outcome.map_err(unusable)?;
-    *opened = Some(Opened { path, environment: Some(environment.clone()) });
-    Ok(environment)
 }
 
 pub(in crate::infer) fn open(library: &Path) -> Result<ort::environment::Environment, String> {
@@ -65,18 +69,4 @@ fn load_error(error: &ort::LoadDynamicError) -> String {
         }
         other => chain(other),
     }
-}
-
-/// An error and what caused it, on one line.
-pub(in crate::infer) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text.replace('\n', " ").trim().to_owned()
 }

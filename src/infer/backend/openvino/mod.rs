@@ -1,5 +1,7 @@
 //! OpenVINO, opened at run time: inference on the CPU.
 
+mod library;
+
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,21 +12,20 @@ use openvino::{
     RwPropertyKey, Shape, Tensor,
 };
 
+pub(in crate::infer) use library::is_available;
+pub use library::{OPENVINO, openvino_computes, wants_openvino};
+
 use crate::config::Precision;
-use crate::infer::backend::convert::{Number, side_by_side};
-use crate::infer::runtime::openvino_library;
-use crate::infer::runtime::ort_library::chain;
-use crate::infer::runtime::trial::TINY_MODEL;
-use crate::infer::{
-    Backend, Consume, Fork, InferError, ProbeReport, Session, check_frames, hand_out, load_bytes, parts_on_cpu,
-};
+use crate::infer::backend::convert::{Number, chain, side_by_side};
+use crate::infer::backend::tiny;
+use crate::infer::runtime::probe::locate;
+use crate::infer::{Backend, Consume, Fork, InferError, Session, check_frames, hand_out, load_bytes, parts_on_cpu};
 use crate::model::{Elem, Input, MAX_OUTPUTS, ModelSpec};
 use crate::types::BackendKind;
 
-/// The library that this process has opened. The crate allows one, and for ever.
+/// The library that this process has opened. The crate allows one per process.
 static OPENED: Mutex<Option<PathBuf>> = Mutex::new(None);
 
-/// OpenVINO.
 #[derive(Debug, Clone)]
 pub struct OpenvinoBackend {
     library: PathBuf,
@@ -35,32 +36,32 @@ pub struct OpenvinoBackend {
 }
 
 impl OpenvinoBackend {
-    /// Finds a library (`library`, else below `OPENVINO_INSTALL_DIR` or `INTEL_OPENVINO_DIR`, else the usual places) and
-    /// tries it in a child process. `threads` (≥ 1) work on one inference.
+    /// Finds a library (`library`, else below `OPENVINO_INSTALL_DIR` or `INTEL_OPENVINO_DIR`, else the searched folders)
+    /// and probes it in a child process. `threads` (≥ 1) work on one inference.
     ///
     /// # Errors
-    /// [`InferError::NoOpenvino`], [`InferError::Library`] or [`InferError::Prober`].
+    /// [`InferError::NoLibrary`], [`InferError::Library`] or [`InferError::Prober`].
     pub fn new(library: Option<&Path>, threads: usize, precision: Precision) -> Result<Self, InferError> {
-        let (library, version) = openvino_library::locate(library)?;
+        let (library, version) = locate(&OPENVINO, library)?;
         Ok(Self::proven(library, version, threads, precision))
     }
 
-    /// A backend on a library that a child process has opened already.
+    /// A backend on a library that a child process has probed.
     pub(in crate::infer) fn proven(library: PathBuf, version: String, threads: usize, precision: Precision) -> Self {
         Self { library, version, threads, precision }
     }
 
-    /// A core of its own for each session: what is set on one holds for all that it compiles.
+    /// Each session has its own core: a core's properties hold for everything that it compiles.
     fn core(&self) -> Result<Core, InferError> {
         let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
-        let unusable = |reason: String| openvino_library::unusable(&self.library, reason);
+        let unusable = |reason: String| OPENVINO.unusable(&self.library, reason);
         match &*opened {
             Some(open) if *open != self.library => {
                 return Err(InferError::OtherLibrary { open: open.clone(), wanted: self.library.clone() });
             }
             Some(_) => {}
             None => {
-                // The crate keeps the first library that it has opened, also one that it then finds too old.
+                // The crate keeps the first library that it opened, even if it then finds it too old.
                 *opened = Some(self.library.clone());
                 open(&self.library).map_err(unusable)?;
             }
@@ -91,9 +92,9 @@ impl OpenvinoBackend {
         let properties = [
             (RwPropertyKey::NumStreams, "1"),
             (RwPropertyKey::InferenceNumThreads, threads.as_str()),
-            // Several one-thread sessions serve frames side by side; pinned ones would all choose the same cores.
+            // Several one-thread sessions run side by side; pinned, all of them would choose the same cores.
             (RwPropertyKey::HintEnableCpuPinning, "NO"),
-            // Never its own choice: that is bf16 wherever the processor has it.
+            // Without this it takes bf16 wherever the processor has it.
             (RwPropertyKey::HintInferencePrecision, self.precision.as_str()),
         ];
         core.set_properties(&DeviceType::CPU, properties)?;
@@ -113,8 +114,7 @@ impl OpenvinoBackend {
     }
 }
 
-/// The runtime does not refuse a precision that the processor lacks: it takes another one, and says so when asked. Gives what
-/// is wrong.
+/// The runtime does not refuse a precision that the processor lacks but takes another one. Returns what is wrong.
 fn other_precision(core: &Core, compiled: &CompiledModel, asked: Precision) -> Result<Option<String>, InferenceError> {
     let runs = compiled.get_property(&PropertyKey::Rw(RwPropertyKey::HintInferencePrecision))?;
     if runs.eq_ignore_ascii_case(asked.as_str()) {
@@ -134,7 +134,7 @@ impl Backend for OpenvinoBackend {
 
     fn probe(&self) -> Result<String, InferError> {
         let name = self.core()?.get_property(&DeviceType::CPU, &PropertyKey::DeviceFullName);
-        let name = name.map_err(|error| openvino_library::unusable(&self.library, words(&error)))?;
+        let name = name.map_err(|error| OPENVINO.unusable(&self.library, words(&error)))?;
         let name = name.split_whitespace().collect::<Vec<_>>().join(" ");
         Ok(format!("OpenVINO {} (CPU {name}, {})", self.version, self.precision.as_str()))
     }
@@ -144,7 +144,7 @@ impl Backend for OpenvinoBackend {
     }
 }
 
-/// All names of tensors that are passed to the runtime.
+/// All tensor names that are passed to the runtime.
 fn names(spec: &ModelSpec) -> impl Iterator<Item = &String> {
     let outputs = spec.output.tensors.iter().map(|tensor| &tensor.name);
     outputs.chain([&spec.input.name]).chain(&spec.input.size_input)
@@ -153,11 +153,11 @@ fn names(spec: &ModelSpec) -> impl Iterator<Item = &String> {
 struct OpenvinoSession {
     backend: OpenvinoBackend,
     spec: Arc<ModelSpec>,
-    /// Keeps what was compiled alive.
+    /// Keeps the compiled model alive.
     request: InferRequest,
     /// The request reads it at each run.
     input: Tensor,
-    /// One for each output tensor; used by those that are no single floats.
+    /// For each output tensor that is not f32: its values as f32.
     converted: Vec<Vec<f32>>,
 }
 
@@ -176,7 +176,7 @@ impl OpenvinoSession {
         let input = Tensor::new(element, &Shape::new(&spec.input.shape(parts_on_cpu(&spec)).map(|n| n as i64))?)?;
         let mut set = |name: &str, tensor: &Tensor| match compiled.get_input_by_name(name) {
             Ok(_) => request.set_tensor(name, tensor),
-            // The runtime leaves out an input that no output depends on.
+            // The runtime removes an input on which no output depends.
             Err(_) if compiled.get_input_size()? < 1 + usize::from(spec.input.size_input.is_some()) => Ok(()),
             Err(error) => Err(error),
         };
@@ -191,7 +191,7 @@ impl OpenvinoSession {
         Ok(Self { backend, spec, request, input, converted })
     }
 
-    /// Copies the frames into the tensor that the runtime reads: its memory is the runtime's own.
+    /// Copies the frames into the tensor that the runtime reads, because that memory is the runtime's own.
     fn fill(&mut self, frames: &[Input<'_>]) -> Result<(), InferenceError> {
         let (spec, tensor) = (&self.spec.input, &mut self.input);
         match spec.elem {
@@ -230,7 +230,7 @@ impl Session for OpenvinoSession {
         let mut wholes: [&[f32]; MAX_OUTPUTS] = [&[]; MAX_OUTPUTS];
         for ((output, converted), whole) in outputs.iter().flatten().zip(&self.converted).zip(&mut wholes) {
             *whole = match output.get_element_type().map_err(failed)? {
-                // Without rows it may have no memory at all.
+                // An output without rows may have no memory at all.
                 _ if output.get_size().map_err(failed)? == 0 => &[],
                 ElementType::F32 => output.get_data::<f32>().map_err(failed)?,
                 _ => converted,
@@ -240,13 +240,13 @@ impl Session for OpenvinoSession {
     }
 
     fn fork(&self) -> Fork {
-        // Sessions that share one compiled model wait for each other: it has one stream.
+        // Sessions that share a compiled model wait for each other, because it has one stream.
         let (backend, spec) = (self.backend.clone(), self.spec.clone());
         Arc::new(move || Ok(Box::new(backend.session(&spec)?)))
     }
 }
 
-/// The numbers of an output as floats, where they are none.
+/// The values of an output as f32, unless they are f32 already.
 fn widen(output: &Tensor, out: &mut Vec<f32>) -> Result<Result<(), InferError>, InferenceError> {
     match output.get_element_type()? {
         ElementType::F32 => {}
@@ -268,7 +268,7 @@ fn load_error(spec: &ModelSpec, reason: String) -> InferError {
     InferError::Load { backend: BackendKind::Openvino, model: spec.path.clone(), reason }
 }
 
-/// The runtime's words on one line, without the places in its own source.
+/// The runtime's message on one line, without the places in its source.
 fn words(error: &InferenceError) -> String {
     let text = error.to_string();
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("Exception from "));
@@ -282,7 +282,7 @@ fn open(library: &Path) -> Result<(), String> {
             let version = error.rsplit(' ').next().map_or("of unknown age", short);
             return format!("it is version {version}, which is too old");
         }
-        // The crate repeats the file's name, which stands at the head of our own sentence.
+        // The crate repeats the file's name, which our own message begins with.
         let reason = error.split_once("could not be opened: ").map_or(error.as_str(), |(_, reason)| reason);
         format!("the system cannot load it ({reason})")
     })
@@ -293,38 +293,16 @@ fn short(build: &str) -> &str {
     build.split('-').next().unwrap_or(build)
 }
 
-/// Opens the library in *this* process and runs a tiny model with it in this precision: what the child does. Never call this
-/// in a process that must live.
-pub fn check_openvino_here(path: &Path, precision: Precision) -> ProbeReport {
-    let tried = openvino_library::check(path).and_then(|()| {
-        // The crate panics over a function that is not there.
-        catch_unwind(|| try_library(path, precision)).unwrap_or_else(|_| {
-            Err("it is a library, but not OpenVINO (functions of its C interface are missing)".into())
-        })
-    });
-    match tried {
-        Ok(version) => ProbeReport { version: Some(version), error: None },
-        Err(error) => ProbeReport { version: None, error: Some(error) },
-    }
+/// Opens the library in this process, runs the tiny model in `precision`, and returns the version. For the probing child
+/// only.
+pub(in crate::infer) fn try_library(path: &Path, precision: Precision) -> Result<String, String> {
+    OPENVINO.check(path)?;
+    // The crate panics if a function is missing.
+    catch_unwind(|| open_and_run(path, precision))
+        .unwrap_or_else(|_| Err("it is a library, but not OpenVINO (functions of its C interface are missing)".into()))
 }
 
-/// Runs the tiny model. Gives what is wrong with what came of it.
-fn run_tiny(core: &mut Core, precision: Precision) -> Result<Option<String>, InferenceError> {
-    let model = core.read_model_from_buffer(TINY_MODEL, None)?;
-    core.set_properties(&DeviceType::CPU, [(RwPropertyKey::HintInferencePrecision, precision.as_str())])?;
-    let mut compiled = core.compile_model(&model, DeviceType::CPU)?;
-    let mut request = compiled.create_infer_request()?;
-    let mut input = Tensor::new(ElementType::F32, &Shape::new(&[4])?)?;
-    input.get_data_mut::<f32>()?.copy_from_slice(&[-1.0, 0.0, 1.0, 2.0]);
-    request.set_input_tensor(&input)?;
-    request.infer()?;
-    match request.get_output_tensor()?.get_data::<f32>()? == [0.0, 0.0, 1.0, 2.0] {
-        true => other_precision(core, &compiled, precision),
-        false => Ok(Some("it runs a model, but the result is wrong".into())),
-    }
-}
-
-fn try_library(path: &Path, precision: Precision) -> Result<String, String> {
+fn open_and_run(path: &Path, precision: Precision) -> Result<String, String> {
     open(path)?;
     let mut core = Core::new().map_err(|error| chain(&error))?;
     match run_tiny(&mut core, precision) {
@@ -343,12 +321,28 @@ fn try_library(path: &Path, precision: Precision) -> Result<String, String> {
     }
 }
 
+/// Runs the tiny model. Returns what is wrong with the result.
+fn run_tiny(core: &mut Core, precision: Precision) -> Result<Option<String>, InferenceError> {
+    let model = core.read_model_from_buffer(tiny::MODEL, None)?;
+    core.set_properties(&DeviceType::CPU, [(RwPropertyKey::HintInferencePrecision, precision.as_str())])?;
+    let mut compiled = core.compile_model(&model, DeviceType::CPU)?;
+    let mut request = compiled.create_infer_request()?;
+    let mut input = Tensor::new(ElementType::F32, &Shape::new(&[4])?)?;
+    input.get_data_mut::<f32>()?.copy_from_slice(&tiny::INPUT);
+    request.set_input_tensor(&input)?;
+    request.infer()?;
+    match request.get_output_tensor()?.get_data::<f32>()? == tiny::OUTPUT {
+        true => other_precision(core, &compiled, precision),
+        false => Ok(Some("it runs a model, but the result is wrong".into())),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_runtimes_words_lose_the_places_in_its_source() {
+    fn messages_lose_the_places_in_the_runtimes_source() {
         let message =
             "Exception from src/inference/src/cpp/core.cpp:112:\nException from src/x.cpp:9:\nno such layer\n";
         let kind = openvino::InferenceErrorKind::GeneralError;

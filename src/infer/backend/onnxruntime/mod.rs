@@ -1,0 +1,214 @@
+//! ONNX Runtime, opened at run time: on the CPU, with CUDA, or with TensorRT.
+
+mod bound;
+mod library;
+mod probe;
+mod profile;
+mod providers;
+mod session;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ort::ep::{self, ExecutionProvider};
+use ort::session::Session as Inner;
+use ort::session::builder::SessionBuilder;
+
+pub use library::ONNX_RUNTIME;
+pub use probe::{ProviderReport, probe_provider};
+pub(in crate::infer) use probe::{provider_library, provider_works, try_library};
+
+use crate::config::{CudaConfig, TensorrtConfig};
+use crate::infer::backend::convert::chain;
+use crate::infer::runtime::probe::locate;
+use crate::infer::{Backend, InferError, Session, load_bytes};
+use crate::model::ModelSpec;
+use crate::types::BackendKind;
+use bound::{Binding, Places};
+use library::environment;
+use profile::Profile;
+use session::OrtSession;
+
+/// What executes the graph inside ONNX Runtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OrtProvider {
+    Cpu,
+    Cuda,
+    /// TensorRT, with CUDA for the nodes that TensorRT cannot run.
+    Tensorrt,
+}
+
+impl OrtProvider {
+    pub(in crate::infer) fn kind(self) -> BackendKind {
+        match self {
+            Self::Cpu => BackendKind::Cpu,
+            Self::Cuda => BackendKind::Cuda,
+            Self::Tensorrt => BackendKind::Tensorrt,
+        }
+    }
+
+    /// The word in file names and on the command line.
+    pub(in crate::infer) fn word(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+            Self::Tensorrt => "tensorrt",
+        }
+    }
+
+    /// The name that the runtime's profile uses.
+    pub(in crate::infer) fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "CPUExecutionProvider",
+            Self::Cuda => ep::CUDA::NAME,
+            Self::Tensorrt => ep::TensorRT::NAME,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+pub(in crate::infer) struct OrtOptions {
+    /// Threads (≥ 1) inside one inference.
+    pub(in crate::infer) threads: usize,
+    /// Idle threads spin instead of sleeping.
+    pub(in crate::infer) spinning: bool,
+    /// Index of the GPU.
+    pub(in crate::infer) device: u32,
+    pub(in crate::infer) tensorrt: TensorrtConfig,
+    pub(in crate::infer) cuda: CudaConfig,
+    /// Folder of TensorRT's engine: read if it has one, written otherwise.
+    pub(in crate::infer) engine: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone)]
+pub struct OrtBackend {
+    provider: OrtProvider,
+    library: PathBuf,
+    version: String,
+    options: OrtOptions,
+    /// Where tensors of sessions on the CPU lie, for tests.
+    host: Option<Places>,
+}
+
+impl OrtBackend {
+    /// Finds a library (`library`, else `ORT_DYLIB_PATH`, else the searched folders) and probes it in a child process.
+    /// `threads` (≥ 1) work on one inference.
+    ///
+    /// # Errors
+    /// [`InferError::NoLibrary`], [`InferError::Library`] or [`InferError::Prober`].
+    pub fn new(provider: OrtProvider, library: Option<&Path>, threads: usize) -> Result<Self, InferError> {
+        let (library, version) = locate(&ONNX_RUNTIME, library)?;
+        Ok(Self::proven(provider, library, version, OrtOptions { threads, ..OrtOptions::default() }))
+    }
+
+    /// A backend on a library that a child process has probed.
+    pub(in crate::infer) fn proven(
+        provider: OrtProvider,
+        library: PathBuf,
+        version: String,
+        options: OrtOptions,
+    ) -> Self {
+        Self { provider, library, version, options, host: None }
+    }
+
+    /// Binds tensors on the CPU as sessions on a GPU do, to test that code without a GPU. `fixed`: at fixed addresses, as a
+    /// CUDA graph needs it.
+    #[must_use]
+    pub fn bound(self, fixed: bool) -> Self {
+        Self { host: Some(Places::host(fixed)), ..self }
+    }
+
+    /// The runtime's own session with the same options, for benchmarks.
+    ///
+    /// # Errors
+    /// As [`Backend::load`].
+    pub fn bare(&self, spec: &ModelSpec) -> Result<Inner, InferError> {
+        let bytes = load_bytes(self.provider.kind(), spec)?;
+        self.builder(Some(spec))?.commit_from_memory(&bytes).map_err(|error| self.not_loaded(spec, &error))
+    }
+
+    fn not_loaded(&self, spec: &ModelSpec, error: &ort::Error) -> InferError {
+        InferError::Load { backend: self.provider.kind(), model: spec.path.clone(), reason: chain(error) }
+    }
+
+    /// `spec`: the model that the session is for; `None` for the probe's tiny model.
+    pub(in crate::infer) fn builder(&self, spec: Option<&ModelSpec>) -> Result<SessionBuilder, InferError> {
+        let environment = environment(&self.library)?;
+        let refused = |error: ort::Error| self.refused(&error);
+        let mut builder = Inner::builder(&environment)
+            .and_then(|b| Ok(b.with_intra_threads(self.options.threads.max(1))?))
+            .and_then(|b| Ok(b.with_inter_threads(1)?))
+            // Threads that spin take the cores away from decoding and encoding.
+            .and_then(|b| Ok(b.with_intra_op_spinning(self.options.spinning)?))
+            .and_then(|b| Ok(b.with_inter_op_spinning(self.options.spinning)?))
+            .and_then(|b| Ok(b.with_log_level(ort::logging::LogLevel::Warning)?))
+            // Planning one block for a whole run costs 18 MB more per session of YOLOv5n at 640 and saves no time.
+            .and_then(|b| Ok(b.with_memory_pattern(false)?))
+            .map_err(refused)?;
+        // One by one: registering a list ignores errors and runs on the CPU.
+        match self.provider {
+            OrtProvider::Cpu => {}
+            OrtProvider::Cuda => providers::cuda(&self.options).register(&mut builder).map_err(refused)?,
+            OrtProvider::Tensorrt => {
+                providers::tensorrt(&self.options, spec).register(&mut builder).map_err(refused)?;
+                // TensorRT does not run every node; without CUDA the others run on the CPU, which is slow but right.
+                if let Err(error) = providers::cuda(&self.options).register(&mut builder) {
+                    tracing::warn!("nodes that TensorRT cannot run will run on the CPU: {error}");
+                }
+            }
+        }
+        Ok(builder)
+    }
+
+    fn refused(&self, error: &ort::Error) -> InferError {
+        InferError::Provider { backend: self.provider.kind(), reason: chain(error) }
+    }
+
+    /// `first`: the session's first inference is profiled, to see which provider runs which node.
+    fn session(&self, spec: &Arc<ModelSpec>, first: bool) -> Result<OrtSession, InferError> {
+        let failed = |error: ort::Error| self.not_loaded(spec, &error);
+        let builder = self.builder(Some(spec))?;
+        let (mut builder, profile) = if first { Profile::start(builder) } else { (builder, None) };
+        let bytes = load_bytes(self.provider.kind(), spec)?;
+        let inner = builder.commit_from_memory(&bytes).map_err(failed)?;
+        let binding = match self.places() {
+            None => None,
+            Some(places) if places.strict => Some(Binding::new(&inner, spec, places).map_err(failed)?),
+            Some(places) => Binding::new(&inner, spec, places).inspect_err(|error| self.without_binding(error)).ok(),
+        };
+        Ok(OrtSession::new(self.clone(), spec.clone(), inner, binding, profile))
+    }
+
+    /// Where the tensors of a session lie; `None`: in ordinary memory.
+    fn places(&self) -> Option<Places> {
+        let graph = match self.provider {
+            OrtProvider::Cpu => return self.host.clone(),
+            OrtProvider::Cuda => self.options.cuda.cuda_graph,
+            OrtProvider::Tensorrt => self.options.tensorrt.cuda_graph,
+        };
+        Some(Places::cuda(self.options.device, graph))
+    }
+
+    fn without_binding(&self, error: &ort::Error) {
+        let kind = self.provider.kind();
+        tracing::warn!(
+            "{kind}: frames go through ordinary memory, which is slower than page-locked memory: {}",
+            chain(error)
+        );
+    }
+}
+
+impl Backend for OrtBackend {
+    fn kind(&self) -> BackendKind {
+        self.provider.kind()
+    }
+
+    fn probe(&self) -> Result<String, InferError> {
+        environment(&self.library)?;
+        Ok(format!("ONNX Runtime {}", self.version))
+    }
+
+    fn load(&self, spec: &ModelSpec) -> Result<Box<dyn Session>, InferError> {
+        Ok(Box::new(self.session(&Arc::new(spec.clone()), true)?))
+    }
+}
