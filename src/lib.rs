@@ -11,6 +11,7 @@ pub mod ffi;
 pub mod frame;
 pub mod infer;
 pub mod model;
+pub mod onnx;
 pub mod pipeline;
 pub mod preprocess;
 pub mod queue;

@@ -1,41 +1,14 @@
-//! From the model's output to candidate boxes.
-//!
-//! The rules are those of the reference code: objectness above the threshold first, then objectness × best class; the
-//! best class only; rows that are not numbers are skipped.
+//! From the model's output to candidate boxes, by the rules of the reference code.
 
-use super::{Family, ModelSpec, decode_heads, decode_sets as sets};
+use super::candidate::{Candidate, DecodeParams, best, push};
+use super::family::Family;
+use super::spec::ModelSpec;
+use super::{decode_heads, decode_sets as sets};
 use crate::types::PixelBox;
 
-/// Which candidates are wanted.
-#[derive(Debug, Clone, PartialEq)]
-pub struct DecodeParams {
-    /// Scores must be above this, 0 ..= 1.
-    pub threshold: f32,
-    /// Which classes are let through, by `class_id`; `None`: all. A box belongs to its best class alone, so another
-    /// class never takes the place of one that is filtered out.
-    pub classes: Option<Vec<bool>>,
-}
-
-impl DecodeParams {
-    fn wants(&self, class: usize) -> bool {
-        self.classes.as_ref().is_none_or(|mask| mask.get(class).copied().unwrap_or(false))
-    }
-}
-
-/// A box before NMS.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Candidate {
-    /// Index into the model's labels.
-    pub class_id: u32,
-    /// Confidence 0 ..= 1.
-    pub score: f32,
-    /// In pixels of the model's input.
-    pub bbox: PixelBox,
-}
-
-/// Collects the candidates of one image's `outputs` ([`super::OutputSpec::tensors`]) into `out`, which is cleared first.
+/// Collects the candidates of one frame's `outputs` ([`super::OutputSpec::tensors`]) into `out`, which is cleared first.
 ///
-/// Allocates only on the first call with a given `out`. A shorter output yields what its whole rows hold; the session
+/// Allocates only on the first call with a given `out`. Of a shorter output only whole rows are read; the session
 /// checks lengths.
 pub fn decode(spec: &ModelSpec, outputs: &[&[f32]], params: &DecodeParams, out: &mut Vec<Candidate>) {
     out.clear();
@@ -52,7 +25,7 @@ pub fn decode(spec: &ModelSpec, outputs: &[&[f32]], params: &DecodeParams, out: 
         (Family::YoloNas, [boxes, scores, ..]) => sets::corners(spec, boxes, scores, params, out),
         (Family::DetrLogits, [scores, boxes, ..]) => sets::logits(spec, scores, boxes, params, out),
         (Family::DetrBoxes, [labels, boxes, scores, ..]) => sets::labelled(spec, labels, boxes, scores, params, out),
-        // The session hands out what the description lists.
+        // Sessions return exactly the outputs of the specification.
         _ => {}
     }
 }
@@ -60,7 +33,7 @@ pub fn decode(spec: &ModelSpec, outputs: &[&[f32]], params: &DecodeParams, out: 
 /// `[N, 5 + nc]`, decoded.
 fn decoded_rows(spec: &ModelSpec, output: &[f32], params: &DecodeParams, out: &mut Vec<Candidate>) {
     for row in output.chunks_exact(5 + spec.output.classes) {
-        // Nearly all rows end here. NaN is not above anything.
+        // Nearly all rows end here; NaN does too.
         if let [cx, cy, w, h, objectness, scores @ ..] = row
             && *objectness > params.threshold
             && let Some((class, score)) = best(scores)
@@ -70,8 +43,8 @@ fn decoded_rows(spec: &ModelSpec, output: &[f32], params: &DecodeParams, out: &m
     }
 }
 
-/// `[N, 5 + nc]`, undecoded: x and y are offsets from the cell in units of its stride, w and h are logarithms. Heads
-/// follow each other from the smallest stride on, each row by row.
+/// `[N, 5 + nc]`, undecoded: x and y are offsets from the cell in units of its stride, w and h are logarithms. Heads come
+/// in ascending order of strides, each row by row.
 fn grid_rows(spec: &ModelSpec, output: &[f32], params: &DecodeParams, out: &mut Vec<Candidate>) {
     let size = spec.input.size;
     let mut rows = output.chunks_exact(5 + spec.output.classes);
@@ -92,9 +65,9 @@ fn grid_rows(spec: &ModelSpec, output: &[f32], params: &DecodeParams, out: &mut 
     }
 }
 
-/// `[4 + nc, N]`: a box's numbers lie N apart.
+/// `[4 + nc, N]`: the values of one box lie N apart.
 fn columns(spec: &ModelSpec, output: &[f32], params: &DecodeParams, out: &mut Vec<Candidate>) {
-    /// Boxes at a time: each line of scores is then read in whole cache lines, and the maxima stay in registers.
+    /// Boxes per block: each line of scores is read in whole cache lines, and the maxima stay in registers.
     const BLOCK: usize = 16;
     let rows = spec.output.rows;
     let Some((boxes, scores)) = output.split_at_checked(4 * rows) else { return };
@@ -112,39 +85,12 @@ fn columns(spec: &ModelSpec, output: &[f32], params: &DecodeParams, out: &mut Ve
         }
         for (n, (score, class)) in greatest.iter().zip(class).take(count).enumerate() {
             if *score > params.threshold {
-                let number = |line: usize| boxes[line * rows + from + n];
-                let bbox = PixelBox::from_cxcywh(number(0), number(1), number(2), number(3));
+                let value = |line: usize| boxes[line * rows + from + n];
+                let bbox = PixelBox::from_cxcywh(value(0), value(1), value(2), value(3));
                 push(params, class as usize, *score, bbox, out);
             }
         }
     }
-}
-
-pub(super) fn push(params: &DecodeParams, class: usize, score: f32, bbox: PixelBox, out: &mut Vec<Candidate>) {
-    let sound = [bbox.x1, bbox.y1, bbox.x2, bbox.y2, score].iter().all(|v| v.is_finite());
-    if score > params.threshold && sound && bbox.x1 <= bbox.x2 && bbox.y1 <= bbox.y2 && params.wants(class) {
-        out.push(Candidate { class_id: class as u32, score, bbox });
-    }
-}
-
-/// The first of the greatest scores. `None` when one is NaN, as the reference's maximum then is.
-pub(super) fn best(scores: &[f32]) -> Option<(usize, f32)> {
-    // Eight maxima side by side are one SIMD instruction per step; a single one is a chain of branches.
-    let mut lanes = [f32::NEG_INFINITY; 8];
-    let mut nan = [false; 8];
-    let chunks = scores.chunks_exact(8);
-    let rest = chunks.remainder();
-    for chunk in chunks {
-        for ((lane, nan), v) in lanes.iter_mut().zip(&mut nan).zip(chunk) {
-            *lane = if *v > *lane { *v } else { *lane };
-            *nan |= v.is_nan();
-        }
-    }
-    let greatest = lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |m, v| if *v > m { *v } else { m });
-    if nan.contains(&true) || rest.iter().any(|v| v.is_nan()) {
-        return None;
-    }
-    scores.iter().position(|v| *v == greatest).map(|class| (class, greatest))
 }
 
 #[cfg(test)]

@@ -1,11 +1,9 @@
-//! YOLOv5's raw heads: what its last layer does to them, and which anchors it takes when nobody says others.
+//! YOLOv5's raw heads: decoding, and the default anchors.
 
-use super::decode::{best, push};
-use super::{Candidate, DecodeParams, ModelSpec};
+use super::candidate::{Candidate, DecodeParams, best, push};
+use super::spec::ModelSpec;
+use super::tensors::Anchor;
 use crate::types::PixelBox;
-
-/// Width and height of one anchor in input pixels.
-pub type Anchor = [f32; 2];
 
 /// Anchors of YOLOv5 n … x at strides 8, 16, 32 (published with the models).
 const P5: [[Anchor; 3]; 3] = [
@@ -34,7 +32,7 @@ pub(super) fn usual_anchors(strides: &[u32]) -> Option<Vec<Vec<Anchor>>> {
 
 /// One `[a, H/s, W/s, 5 + nc]` per stride, before the sigmoid.
 pub(super) fn heads(spec: &ModelSpec, outputs: &[&[f32]], params: &DecodeParams, out: &mut Vec<Candidate>) {
-    // Nearly all rows end at a comparison without an exponential; the slack keeps its rounding from deciding.
+    // Nearly all rows end at a comparison without an exponential. The slack is for its rounding.
     let surely_below = logit(params.threshold) - 1e-3;
     for ((head, stride), anchors) in outputs.iter().zip(&spec.strides).zip(&spec.output.anchors) {
         let (across, down) = ((spec.input.size.w / stride) as usize, (spec.input.size.h / stride) as usize);
@@ -68,7 +66,7 @@ pub(super) fn sigmoid(v: f32) -> f32 {
     1.0 / (1.0 + (-v).exp())
 }
 
-/// What the sigmoid makes `p` of; not finite for 0 and 1.
+/// The inverse of the sigmoid; not finite for 0 and 1.
 fn logit(p: f32) -> f32 {
     (p / (1.0 - p)).ln()
 }
@@ -77,7 +75,7 @@ fn logit(p: f32) -> f32 {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::super::Family;
+    use super::super::family::Family;
     use super::super::testing::spec;
     use super::*;
     use crate::types::Size;

@@ -1,17 +1,17 @@
-//! Families whose rows are boxes and no cells of a grid: their scores are final, or their queries compete already.
+//! Families whose rows are boxes, not cells of a grid.
 
-use super::decode::{best, push};
+use super::candidate::{Candidate, DecodeParams, best, push};
 use super::decode_heads::sigmoid;
-use super::{Candidate, DecodeParams, ModelSpec};
+use super::spec::ModelSpec;
 use crate::types::PixelBox;
 
-/// The class that a float names; `None` when there is no such class.
+/// A class number that is stored as f32; `None` when there is no such class.
 fn class(spec: &ModelSpec, number: f32) -> Option<usize> {
-    // Padding has class -1 with some exporters.
+    // Some exporters pad with class -1.
     (number >= 0.0 && number < spec.output.classes as f32).then_some(number as usize)
 }
 
-/// A box whose sides are parts of the input's.
+/// A box in fractions of the input's sides.
 fn part_of(spec: &ModelSpec, cx: f32, cy: f32, w: f32, h: f32) -> PixelBox {
     let (width, height) = (spec.input.size.w as f32, spec.input.size.h as f32);
     PixelBox::from_cxcywh(cx * width, cy * height, w * width, h * height)
@@ -40,7 +40,7 @@ pub(super) fn nms_rows(
     for row in output.as_chunks::<7>().0 {
         let [image, x1, y1, x2, y2, a, b] = *row;
         let (number, score) = if score_first { (b, a) } else { (a, b) };
-        // The batch is one: other images' rows are padding.
+        // The batch is one: rows of other images are padding.
         if image == 0.0
             && score > params.threshold
             && let Some(class) = class(spec, number)
@@ -68,7 +68,7 @@ pub(super) fn corners(
     }
 }
 
-/// `[N, 4 + nc]`: parts of the input's sides, and scores.
+/// `[N, 4 + nc]`: fractions of the input's sides, and scores.
 pub(super) fn parts(spec: &ModelSpec, output: &[f32], params: &DecodeParams, out: &mut Vec<Candidate>) {
     for row in output.chunks_exact(4 + spec.output.classes) {
         if let [cx, cy, w, h, scores @ ..] = row
@@ -80,7 +80,7 @@ pub(super) fn parts(spec: &ModelSpec, output: &[f32], params: &DecodeParams, out
     }
 }
 
-/// `[N, nc]` before the sigmoid, and `[N, 4]` of parts of the input's sides.
+/// `[N, nc]` before the sigmoid, and `[N, 4]` in fractions of the input's sides.
 pub(super) fn logits(spec: &ModelSpec, logits: &[f32], boxes: &[f32], params: &DecodeParams, out: &mut Vec<Candidate>) {
     for (logits, bbox) in logits.chunks_exact(spec.output.classes).zip(boxes.as_chunks::<4>().0) {
         if let Some((class, logit)) = best(logits) {

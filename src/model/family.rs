@@ -1,8 +1,8 @@
-//! Model families: which numbers a detector puts out, and in which order.
+//! Model families: the layout of a detector's output.
 
 use serde::{Deserialize, Serialize};
 
-/// Layout of the detector's output. `b` is the batch (1), `nc` the number of classes, `N` the number of rows.
+/// Layout of the output. `b` is the batch (1), `nc` the number of classes, `N` the number of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Family {
@@ -26,19 +26,19 @@ pub enum Family {
     /// `[b, N, 6]`: x1, y1, x2, y2 in input pixels, score, class; no NMS needed. YOLOv10, YOLO26, and exports of
     /// Ultralytics with NMS inside.
     EndToEnd,
-    /// `[n, 7]`: image of the batch, x1, y1, x2, y2 in input pixels, class, score; n boxes, as many as NMS in the graph
-    /// has kept. YOLOv7's export with NMS inside.
+    /// `[n, 7]`: image of the batch, x1, y1, x2, y2 in input pixels, class, score; the n boxes that NMS in the graph has
+    /// kept. YOLOv7's export with NMS inside.
     NmsClassScore,
     /// The same with the last two columns exchanged: YOLO-NAS' own export.
     NmsScoreClass,
-    /// `[b, N, 4 + nc]`: cx, cy, w, h as parts of the input's sides (0 … 1), class scores; no NMS needed. RT-DETR as
+    /// `[b, N, 4 + nc]`: cx, cy, w, h as fractions of the input's sides, class scores; no NMS needed. RT-DETR as
     /// Ultralytics exports it.
     #[serde(rename = "rtdetr")]
     RtDetr,
-    /// `[b, N, nc]`: classes before the sigmoid, and `[b, N, 4]`: cx, cy, w, h as parts of the input's sides; no NMS
+    /// `[b, N, nc]`: classes before the sigmoid, and `[b, N, 4]`: cx, cy, w, h as fractions of the input's sides; no NMS
     /// needed. RT-DETR and D-FINE as transformers exports them (`logits`, `pred_boxes`).
     DetrLogits,
-    /// `[b, N]`: classes, `[b, N, 4]`: x1, y1, x2, y2 in the pixels that a second input `[b, 2]` names, and `[b, N]`:
+    /// `[b, N]`: classes, `[b, N, 4]`: x1, y1, x2, y2 in pixels of the size that a second input `[b, 2]` takes, and `[b, N]`:
     /// scores; no NMS needed. RT-DETR, D-FINE and DEIM as their own code exports them.
     DetrBoxes,
 }
@@ -58,7 +58,7 @@ impl Family {
         Self::DetrBoxes,
     ];
 
-    /// Rows per cell of a detection head's grid; 0 for those whose rows are no cells.
+    /// Rows per cell of a detection head's grid; 0: rows are not cells.
     pub const fn anchors(self) -> u64 {
         match self {
             Self::YoloV5 | Self::YoloV5Heads => 3,
@@ -67,12 +67,12 @@ impl Family {
         }
     }
 
-    /// Whether boxes may overlap that mean one thing, so that NMS has to follow.
+    /// Whether several boxes may stand for one object, so that NMS must follow.
     pub const fn wants_nms(self) -> bool {
         self.anchors() > 0
     }
 
-    /// The word in manifests.
+    /// As in manifests.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::YoloV5 => "yolov5",
@@ -89,7 +89,7 @@ impl Family {
         }
     }
 
-    /// What models are meant, for people.
+    /// Which models have this layout, for people.
     pub const fn models(self) -> &'static str {
         match self {
             Self::YoloV5 => "YOLOv5, v6 or v7, decoded",
@@ -106,7 +106,7 @@ impl Family {
         }
     }
 
-    /// Shape of the first output with a batch of one, for the families that have one output.
+    /// Shape of the output with a batch of one, for families with one output.
     pub const fn shape(self, rows: usize, classes: usize) -> [usize; 3] {
         match self {
             Self::YoloV5 | Self::YoloX | Self::YoloV5Heads => [1, rows, 5 + classes],

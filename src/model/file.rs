@@ -1,4 +1,4 @@
-//! Reading model files: regular ones of bounded length, and never waiting for one.
+//! Reads model files: regular files of limited length, without ever blocking on a pipe.
 
 use std::fs::{File, OpenOptions};
 use std::io::Read;
@@ -9,14 +9,13 @@ use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 
 use super::error::ModelError;
-use super::gate::MAX_FILE;
+use crate::onnx::MAX_FILE;
 
-/// Opens a file for reading. A pipe without a writer would else keep the caller waiting for ever.
+/// Opens without blocking: a pipe without a writer would block forever.
 fn open(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)
 }
 
-/// A whole model file.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, ModelError> {
     let failed = |source| ModelError::Read { path: path.display().to_string(), source };
     let file = open(path).map_err(failed)?;
@@ -37,16 +36,11 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, ModelError> {
     }
 }
 
-/// SHA-256 of a file, lower-case hex, without holding it in memory.
+/// SHA-256 of a file in lower-case hex, without reading it into memory as a whole.
 pub fn file_sha256(path: &Path) -> Result<String, ModelError> {
     let failed = |source| ModelError::Read { path: path.display().to_string(), source };
     let mut file = open(path).map_err(failed)?;
     let mut hash = Sha256::new();
     std::io::copy(&mut file, &mut hash).map_err(failed)?;
-    Ok(hex(&hash.finalize()))
-}
-
-/// Lower-case hex.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    Ok(hex::encode(hash.finalize()))
 }

@@ -1,32 +1,30 @@
-//! The input: what takes the picture, how large it is, in which layout.
+//! The input that takes the picture: its size and layout.
 
 use super::error::ModelError;
-use super::layout::{Facts, contradiction};
-use super::onnx::{Dim, Port};
-use super::tensors::{Batch, MAX_BATCH};
+use super::facts::Facts;
+use super::tensors::{Batch, Elem, MAX_BATCH};
+use crate::onnx::{Dim, Port};
 use crate::types::Size;
 
-/// Input size of models that leave it open, when nobody says another.
+/// Input size of models that leave it open, when no other is set.
 const DEFAULT_SIZE: u32 = 640;
-/// Longest side of an input: 3·8192² floats are 800 MB.
+/// Longest side of an input: 3·8192² f32 are 800 MB.
 const MAX_SIDE: u64 = 8192;
 
-/// The picture's input.
-pub(super) struct Input<'a> {
+pub(super) struct PictureInput<'a> {
     pub(super) port: &'a Port,
     pub(super) size: Size,
-    /// Some axis is symbolic.
+    /// At least one axis is symbolic.
     pub(super) dynamic: bool,
     /// `[b, h, w, 3]`.
     pub(super) channels_last: bool,
-    /// The input that takes the picture's size, if there is one.
+    /// A second input, which takes the picture's size.
     pub(super) size_input: Option<String>,
-    /// Frames in one run, as far as the input says.
+    /// Frames in one run, as far as the input fixes them.
     pub(super) batch: Batch,
 }
 
-/// The input that takes the picture, and what it takes.
-pub(super) fn input<'a>(facts: &Facts<'a>) -> Result<Input<'a>, ModelError> {
+pub(super) fn input<'a>(facts: &Facts<'a>) -> Result<PictureInput<'a>, ModelError> {
     let wrong = |reason: String| ModelError::Input { path: facts.path.clone(), reason };
     let (port, size_input) = match facts.info.inputs.as_slice() {
         [port] => (port, None),
@@ -36,7 +34,7 @@ pub(super) fn input<'a>(facts: &Facts<'a>) -> Result<Input<'a>, ModelError> {
             return Err(wrong(format!("a detector has one input, this model has {}: {}", seen.len(), seen.join("; "))));
         }
     };
-    if !matches!(port.elem, 1 | 2 | 10) {
+    if !matches!(Elem::from_onnx(port.elem), Some(Elem::Float32 | Elem::Float16 | Elem::Uint8)) {
         return Err(wrong(format!(
             "input {port}: Ocelli feeds float32, float16 or uint8; export it without quantised input"
         )));
@@ -62,16 +60,17 @@ pub(super) fn input<'a>(facts: &Facts<'a>) -> Result<Input<'a>, ModelError> {
     let size = Size::new(side(facts, width, "width")?, side(facts, height, "height")?);
     let dynamic = [batch, channels, height, width].iter().any(|d| d.fixed().is_none());
     let batch = Batch { size: frames as usize, open };
-    Ok(Input { port, size, dynamic, channels_last, size_input, batch })
+    Ok(PictureInput { port, size, dynamic, channels_last, size_input, batch })
 }
 
 /// `[b, 2]` of int64.
 fn is_size(port: &Port) -> bool {
-    port.elem == 7 && matches!(port.dims.as_deref(), Some([_, two]) if two.fixed().is_none_or(|n| n == 2))
+    Elem::from_onnx(port.elem) == Some(Elem::Int64)
+        && matches!(port.dims.as_deref(), Some([_, two]) if two.fixed().is_none_or(|n| n == 2))
 }
 
-/// One side of the input: the file's word, which the others may not contradict; else the configuration's, the
-/// manifest's, the usual one.
+/// One side of the input: from the file, which the others may not contradict; else from the configuration, the
+/// manifest, or [`DEFAULT_SIZE`].
 fn side(facts: &Facts<'_>, dim: &Dim, what: &'static str) -> Result<u32, ModelError> {
     let pick = |size: Size| if what == "width" { size.w } else { size.h };
     let config = facts.input_size.map(pick);
@@ -86,7 +85,7 @@ fn side(facts: &Facts<'_>, dim: &Dim, what: &'static str) -> Result<u32, ModelEr
             )));
         }
         if let Some(manifest) = manifest.filter(|n| u64::from(*n) != fixed) {
-            return Err(contradiction(facts, "input size", format!("{what} {fixed}"), format!("{what} {manifest}")));
+            return Err(facts.contradiction("input size", format!("{what} {fixed}"), format!("{what} {manifest}")));
         }
     }
     let side = dim.fixed().or(config.or(manifest).map(u64::from)).unwrap_or(u64::from(DEFAULT_SIZE));

@@ -1,47 +1,46 @@
-//! `model.yaml`: what a model's folder says about it, where the ONNX file itself does not.
+//! `model.yaml`: what the ONNX file itself does not declare.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Anchor, ChannelOrder, Family};
+use super::family::Family;
+use super::tensors::{Anchor, ChannelOrder};
 use crate::types::Padding;
 
-/// Name of the manifest in a model's folder.
+/// File name of the manifest in a model's folder.
 pub const MANIFEST: &str = "model.yaml";
 
-/// A model's manifest. Only `file` must be there.
+/// A model's manifest. Only `file` is required.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// The model's name in messages; else the file's stem.
+    /// Default: the file's stem.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The `.onnx` file, relative to the manifest and inside its folder.
     pub file: String,
-    /// SHA-256 of the file, hex.
+    /// Of the file, in hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
-    /// Layout of the output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub family: Option<Family>,
-    /// What the input wants.
     #[serde(default)]
     pub input: ManifestInput,
     /// Strides of the detection heads, ascending.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strides: Option<Vec<u32>>,
-    /// Per raw head, finest first, its anchors as [width, height] in input pixels (`family: yolov5_heads`).
+    /// The anchors of each raw head, finest first, as [width, height] in input pixels (`family: yolov5_heads`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anchors: Option<Vec<Vec<Anchor>>>,
-    /// Names of the outputs to read, where the file has others that look alike; for `yolonas` boxes first, then scores.
+    /// Names of the outputs to read, where others look alike; for `yolonas` boxes first, then scores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outputs: Option<Vec<String>>,
     /// Class names, by `class_id`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<Vec<String>>,
-    /// Data of tensors may lie in other files of this folder. They are taken in before a runtime sees the model.
+    /// Tensor data may lie in other files of this folder. It is copied into the model before a runtime sees it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_external_data: bool,
     /// Operator domains besides ONNX' own that the model may use, for example `com.microsoft`.
@@ -50,7 +49,7 @@ pub struct Manifest {
     /// SPDX expression of the weights' licence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub license: Option<String>,
-    /// Where the weights come from.
+    /// Origin of the weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
     /// Measured accuracy, by the name of the measure.
@@ -58,7 +57,7 @@ pub struct Manifest {
     pub accuracy: BTreeMap<String, f64>,
 }
 
-/// What the input wants. What is not said follows from the family.
+/// The input. What is not set follows from the family.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ManifestInput {
@@ -68,7 +67,6 @@ pub struct ManifestInput {
     /// Height in pixels, for models whose height is dynamic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub height: Option<u32>,
-    /// Order of the colour planes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub color: Option<ChannelOrder>,
     /// Pixels 0 … 255 are divided by this.
@@ -91,7 +89,7 @@ impl Manifest {
     }
 
     fn check(&self) -> Result<(), String> {
-        // A folder from somewhere else must not reach for files outside of itself.
+        // A downloaded folder must not refer to files outside of it.
         let file = Path::new(&self.file);
         if self.file.is_empty() || !file.components().all(|c| matches!(c, Component::Normal(_))) {
             return Err(format!("file: `{}` must be a path inside the model's folder, without `..`", self.file));

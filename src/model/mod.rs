@@ -1,28 +1,25 @@
-//! What a model file says about itself, and how its output becomes boxes.
+//! Detection models: what a model file declares, and how its output becomes boxes.
 //!
-//! Belongs here: the manifest, the ONNX metadata, layouts, decoding, NMS. Does not belong here: running a model.
-//! Files are read only by [`ModelSpec`], [`file_sha256`] and [`default_model`]; all else is a pure function.
+//! Belongs here: the manifest, layouts, decoding, NMS. Does not belong here: running a model, the ONNX format
+//! (`onnx`). Files are read by [`ModelSpec`], [`file_sha256`], [`default_model`] and [`model_folders`] only; all else is
+//! a pure function.
 
+mod candidate;
 mod decode;
 mod decode_heads;
 mod decode_sets;
 mod error;
-mod external;
+mod facts;
 mod family;
 mod file;
-mod gate;
-mod gate_tensor;
-#[cfg(test)]
-mod gate_tests;
+mod grid;
 mod input;
 mod layout;
 mod manifest;
 mod names;
 mod nms;
-mod onnx;
 mod places;
 mod prepare;
-mod protobuf;
 mod recognise;
 #[cfg(test)]
 mod recognise_tests;
@@ -33,19 +30,17 @@ mod tensors;
 #[cfg(test)]
 mod testing;
 
-pub use decode::{Candidate, DecodeParams, decode};
-pub use decode_heads::Anchor;
+pub use candidate::{Candidate, DecodeParams};
+pub use decode::decode;
 pub use error::ModelError;
 pub use family::Family;
 pub use file::file_sha256;
-pub use gate::GateError;
 pub use manifest::{MANIFEST, Manifest, ManifestInput};
 pub use names::{NamesError, parse as parse_names};
 pub use nms::{MAX_NMS, Nms};
-pub use onnx::{Dim, OnnxError, OnnxInfo, Port, read as read_onnx};
 pub use places::{default_model, model_folders};
 pub use prepare::{GraphNms, Prepare, PrepareError, prepare};
 pub use spec::ModelSpec;
 pub use tensors::{
-    Batch, ChannelOrder, Elem, Input, InputSpec, InputTensor, MAX_BATCH, MAX_OUTPUTS, OutputSpec, TensorSpec,
+    Anchor, Batch, ChannelOrder, Elem, Input, InputSpec, InputTensor, MAX_BATCH, MAX_OUTPUTS, OutputSpec, TensorSpec,
 };

@@ -1,12 +1,12 @@
 //! Non-maximum suppression, and the way back into the source frame.
 
-use super::Candidate;
+use super::candidate::Candidate;
 use crate::types::{Detection, Letterbox, PixelBox};
 
-/// At most this many candidates, the best ones, enter NMS, as in the reference code.
+/// At most this many of the best candidates enter NMS, as in the reference code.
 pub const MAX_NMS: usize = 30_000;
 
-/// Greedy class-aware NMS with its own scratch memory.
+/// Greedy NMS within each class, with its own scratch memory.
 #[derive(Debug, Default)]
 pub struct Nms {
     order: Vec<u32>,
@@ -14,7 +14,7 @@ pub struct Nms {
 }
 
 impl Nms {
-    /// No memory is taken before the first run.
+    /// Allocates on the first run.
     pub fn new() -> Self {
         Self::default()
     }
@@ -23,8 +23,7 @@ impl Nms {
     /// scores the earlier candidate first.
     ///
     /// A candidate is dropped when a better one of the same class overlaps it by more than `iou`. Boxes are mapped back
-    /// to the source frame and clipped to it. A box that lies in the letterbox's border altogether has no area in the
-    /// frame, and there is nothing to show or count: it alone is left out.
+    /// to the source frame and clipped to it. A box entirely in the letterbox's border has no area then and is left out.
     pub fn run(
         &mut self,
         candidates: &mut Vec<Candidate>,
@@ -36,19 +35,19 @@ impl Nms {
         out.clear();
         self.kept.clear();
         self.order.clear();
-        // The caller's buffer has room for all of the model's rows from the first frame on; with the same room here,
-        // a crowded frame later on allocates nothing.
+        // The caller's buffer has room for all rows of the model from the first frame on. The same room here keeps a
+        // crowded frame from allocating later.
         self.order.reserve(candidates.capacity());
         self.kept.reserve(candidates.capacity().min(MAX_NMS));
         out.reserve(max_detections.min(candidates.capacity()));
         self.order.extend(0..candidates.len() as u32);
         let all = candidates.as_slice();
         let score = |n: u32| all.get(n as usize).map_or(f32::NEG_INFINITY, |c| c.score);
-        // Sorting indices with the index as the second key is stable without the memory that a stable sort takes.
+        // Sorting indices, with the index as the second key, is stable without the memory of a stable sort.
         self.order.sort_unstable_by(|a, b| score(*b).total_cmp(&score(*a)).then(a.cmp(b)));
         self.order.truncate(MAX_NMS);
         for candidate in self.order.iter().filter_map(|n| all.get(*n as usize)) {
-            // The best come first, so what is kept now cannot be displaced later.
+            // The best come first, so the rest cannot displace what is kept.
             if out.len() >= max_detections {
                 break;
             }

@@ -1,4 +1,4 @@
-//! Where models lie.
+//! Where models are looked for.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ const SYSTEM: &str = "/usr/share/ocelli/models";
 /// The model to use when none is configured: `OCELLI_MODEL`, else the shipped one in `./models`, in
 /// `/usr/share/ocelli/models`, or in a `models/` folder above the executable (a source checkout).
 ///
-/// `OCELLI_MODEL` is returned unchecked, so that opening it says what is wrong with it.
+/// `OCELLI_MODEL` is returned unchecked: opening it reports what is wrong.
 pub fn default_model() -> Option<PathBuf> {
     if let Some(path) = std::env::var_os("OCELLI_MODEL").filter(|p| !p.is_empty()) {
         return Some(path.into());

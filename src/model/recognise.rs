@@ -1,47 +1,20 @@
-//! Outputs that are no single grid of boxes: recognised by their number, rank, type and names.
+//! Outputs that are not a single grid of boxes: recognised by their number, rank, type and names.
 
-use super::Family;
-use super::decode_heads::{Anchor, usual_anchors};
+use super::decode_heads::usual_anchors;
 use super::error::ModelError;
-use super::layout::{self, Facts, unknown};
-use super::onnx::Port;
-use super::tensors::{Elem, MAX_OUTPUTS, OutputSpec, TensorSpec};
-use crate::types::Size;
+use super::facts::{Found, MAX_CLASSES, Query};
+use super::family::Family;
+use super::tensors::{Anchor, Elem, MAX_OUTPUTS, OutputSpec, TensorSpec};
+use crate::onnx::{Dim, Port};
 
-/// Boxes of a family that does not say how many it has.
+/// Rows of a family whose file leaves them open.
 const USUAL_ROWS: u64 = 300;
-/// Most rows of a family whose rows are no cells of a grid.
+/// Most rows of a family whose rows are not cells of a grid.
 const MAX_QUERIES: u64 = 1000;
 
-/// Outputs, and the strides where there is a grid.
-pub(super) struct Found {
-    pub(super) output: OutputSpec,
-    pub(super) strides: Vec<u32>,
-}
-
-/// The outputs that may be read: those that the manifest lists, in its order, else all.
-pub(super) fn ports<'a>(facts: &Facts<'a>) -> Result<Vec<&'a Port>, ModelError> {
-    let all = &facts.info.outputs;
-    let Some(names) = facts.manifest.and_then(|m| m.outputs.as_ref()) else { return Ok(all.iter().collect()) };
-    let find = |name: &String| {
-        let missing = || {
-            unknown(facts, format!("{} lists the output `{name}`, which the file does not have", facts.manifest_path))
-        };
-        all.iter().find(|port| port.name == *name).ok_or_else(missing)
-    };
-    names.iter().map(find).collect()
-}
-
 /// Recognises a family other than the single grids; `None`: it may be one of those.
-pub(super) fn find(
-    facts: &Facts<'_>,
-    size: Size,
-    labels: Option<&[String]>,
-    max_stride: Option<u32>,
-) -> Result<Option<Found>, ModelError> {
-    let ports = ports(facts)?;
-    let query = Query { facts, ports: &ports, size, labels, max_stride };
-    let family = match facts.manifest.and_then(|m| m.family) {
+pub(super) fn find(query: &Query<'_>) -> Result<Option<Found>, ModelError> {
+    let family = match query.facts.family() {
         Some(Family::YoloV5 | Family::YoloV8 | Family::YoloX) => None,
         Some(family) => Some(family),
         None => query.family()?,
@@ -49,17 +22,12 @@ pub(super) fn find(
     family.map(|family| query.found(family)).transpose()
 }
 
-struct Query<'a> {
-    facts: &'a Facts<'a>,
-    ports: &'a [&'a Port],
-    size: Size,
-    labels: Option<&'a [String]>,
-    max_stride: Option<u32>,
+fn axes(port: &Port) -> Vec<Option<u64>> {
+    port.dims.iter().flatten().map(Dim::fixed).collect()
 }
 
-/// Axes of an output: fixed ones as numbers.
-fn axes(port: &Port) -> Vec<Option<u64>> {
-    port.dims.iter().flatten().map(super::onnx::Dim::fixed).collect()
+fn axis(port: &Port, n: usize) -> Option<u64> {
+    axes(port).get(n).copied().flatten()
 }
 
 fn rank(port: &Port) -> usize {
@@ -70,8 +38,8 @@ fn last(port: &Port) -> Option<u64> {
     axes(port).last().copied().flatten()
 }
 
-fn whole(port: &Port) -> bool {
-    matches!(port.elem, 6 | 7)
+fn is_integer(port: &Port) -> bool {
+    matches!(Elem::from_onnx(port.elem), Some(Elem::Int32 | Elem::Int64))
 }
 
 impl<'a> Query<'a> {
@@ -79,13 +47,8 @@ impl<'a> Query<'a> {
         self.ports.iter().copied().filter(|port| rank(port) == wanted).collect()
     }
 
-    fn unknown(&self, reason: impl Into<String>) -> ModelError {
-        unknown(self.facts, reason)
-    }
-
-    /// `n` rows of `family` fit the strides that may be meant.
     fn fits(&self, family: Family, n: u64) -> bool {
-        layout::candidates(self.facts, 0, self.max_stride).iter().any(|s| layout::rows(family, self.size, s) == n)
+        self.strides_for(family, n, 0).is_some()
     }
 
     fn family(&self) -> Result<Option<Family>, ModelError> {
@@ -96,7 +59,7 @@ impl<'a> Query<'a> {
                 "its rows of seven numbers are boxes after NMS; write `family: nms_class_score` (YOLOv7's export: class, \
                  then score) or `family: nms_score_class` (YOLO-NAS': score, then class) into a model.yaml beside it",
             )),
-            ([a, b], [boxes]) if last(boxes) == Some(4) && (whole(a) != whole(b)) => Ok(Some(Family::DetrBoxes)),
+            ([a, b], [boxes]) if last(boxes) == Some(4) && (is_integer(a) != is_integer(b)) => Ok(Some(Family::DetrBoxes)),
             ([], [a, b]) if last(a) == Some(4) || last(b) == Some(4) => self.pair(a, b).map(Some),
             ([], [one]) => self.single(one),
             _ => Ok(None),
@@ -106,7 +69,7 @@ impl<'a> Query<'a> {
     /// Boxes and scores in two outputs.
     fn pair(&self, a: &Port, b: &Port) -> Result<Family, ModelError> {
         let named = |part: &str| [a, b].iter().any(|port| port.name.to_lowercase().contains(part));
-        let rows = axes(a).get(1).copied().flatten();
+        let rows = axis(a, 1);
         if rows.is_some_and(|n| self.fits(Family::YoloNas, n)) {
             return Ok(Family::YoloNas);
         }
@@ -119,10 +82,9 @@ impl<'a> Query<'a> {
         ))
     }
 
-    /// One output of rank 3 that is no grid.
+    /// One output of rank 3 that is not a grid.
     fn single(&self, port: &Port) -> Result<Option<Family>, ModelError> {
-        let axes = axes(port);
-        let (rows, columns) = (axes.get(1).copied().flatten(), axes.get(2).copied().flatten());
+        let (rows, columns) = (axis(port, 1), axis(port, 2));
         let grid = |n: u64| self.fits(Family::YoloV5, n) || self.fits(Family::YoloX, n);
         if rows.is_some_and(|n| n > MAX_QUERIES || grid(n)) {
             return Ok(None);
@@ -160,15 +122,10 @@ impl<'a> Query<'a> {
             _ => None,
         };
         let classes = self.classes(columns)?;
-        let first = ports.first().map(|port| axes(port)).unwrap_or_default();
         let flat = matches!(family, Family::NmsClassScore | Family::NmsScoreClass);
-        let fixed = first.get(usize::from(!flat)).copied().flatten();
+        let fixed = ports.first().and_then(|port| axis(port, usize::from(!flat)));
         let rows = fixed.unwrap_or(USUAL_ROWS);
-        let strides = layout::candidates(self.facts, 0, self.max_stride);
-        let strides = match family {
-            Family::YoloNas => strides.into_iter().find(|s| layout::rows(family, self.size, s) == rows),
-            _ => None,
-        };
+        let strides = if family == Family::YoloNas { self.strides_for(family, rows, 0) } else { None };
         let tensors =
             ports.iter().map(|port| self.tensor(port, fixed.is_some() && !flat, classes)).collect::<Result<_, _>>()?;
         let output = OutputSpec { family, rows: rows as usize, classes, tensors, anchors: Vec::new() };
@@ -203,8 +160,8 @@ impl<'a> Query<'a> {
             Family::YoloNas => boxes().map(|(boxes, scores)| vec![boxes, scores]),
             Family::DetrLogits => boxes().map(|(boxes, scores)| vec![scores, boxes]),
             Family::DetrBoxes => match (flat.as_slice(), cubes.as_slice()) {
-                ([a, b], [boxes]) if whole(a) && !whole(b) => Ok(vec![a, boxes, b]),
-                ([a, b], [boxes]) if whole(b) && !whole(a) => Ok(vec![b, boxes, a]),
+                ([a, b], [boxes]) if is_integer(a) && !is_integer(b) => Ok(vec![a, boxes, b]),
+                ([a, b], [boxes]) if is_integer(b) && !is_integer(a) => Ok(vec![b, boxes, a]),
                 _ => Err(wrong("integer labels [1, N], boxes [1, N, 4] and scores [1, N]")),
             },
             Family::NmsClassScore | Family::NmsScoreClass => match flat.as_slice() {
@@ -247,21 +204,21 @@ impl<'a> Query<'a> {
 
     fn classes(&self, columns: Option<u64>) -> Result<usize, ModelError> {
         let named = self.labels.map(|l| l.len() as u64);
-        let wrong = |reason: String| ModelError::Classes { path: self.facts.path.clone(), reason };
+        let wrong = |reason: String| self.wrong_classes(reason);
         match (columns, named) {
             (Some(columns), Some(named)) if columns != named => {
                 Err(wrong(format!("the output has the scores of {columns} classes, but {named} are named")))
             }
-            (Some(n), _) | (None, Some(n)) if (1..=layout::MAX_CLASSES).contains(&n) => Ok(n as usize),
+            (Some(n), _) | (None, Some(n)) if (1..=MAX_CLASSES).contains(&n) => Ok(n as usize),
             (None, None) => Err(wrong(
-                "its output does not tell it and the file has no `names`: write `labels` into a model.yaml beside it"
+                "its output leaves it open and the file has no `names`: write `labels` into a model.yaml beside it"
                     .into(),
             )),
-            (Some(n), _) | (None, Some(n)) => Err(wrong(format!("{n} classes; expected 1 … {}", layout::MAX_CLASSES))),
+            (Some(n), _) | (None, Some(n)) => Err(wrong(format!("{n} classes; expected 1 … {}", MAX_CLASSES))),
         }
     }
 
-    /// Raw heads: strides from their shapes, anchors from the manifest, else YOLOv5's own.
+    /// Raw heads: strides from their shapes, anchors from the manifest, else those of YOLOv5.
     fn heads(&self) -> Result<Found, ModelError> {
         let mut heads = self.of_rank(5);
         let count = heads.len();
@@ -271,7 +228,7 @@ impl<'a> Query<'a> {
             )));
         }
         // The finest grid first; those that leave their shape open are taken in the file's order.
-        heads.sort_by_key(|port| std::cmp::Reverse(axes(port).get(2).copied().flatten().unwrap_or(0)));
+        heads.sort_by_key(|port| std::cmp::Reverse(axis(port, 2).unwrap_or(0)));
         let columns = heads.iter().filter_map(|port| last(port)).next();
         if heads.iter().any(|port| last(port).is_some_and(|n| Some(n) != columns)) {
             return Err(self.unknown("its heads have different numbers of columns"));
@@ -286,7 +243,7 @@ impl<'a> Query<'a> {
         let mut tensors = Vec::new();
         let mut rows = 0;
         for ((port, stride), anchors) in heads.iter().zip(&strides).zip(&anchors) {
-            let said = axes(port).get(1).copied().flatten();
+            let said = axis(port, 1);
             if said.is_some_and(|n| n != anchors.len() as u64) {
                 return Err(self.unknown(format!(
                     "head `{}` has {} anchors per cell, but `anchors` lists {}",
@@ -309,9 +266,8 @@ impl<'a> Query<'a> {
 
     /// The stride of head `n` of `count`.
     fn stride(&self, port: &Port, n: usize, count: usize) -> Result<u32, ModelError> {
-        let axes = axes(port);
-        let said = self.facts.manifest.and_then(|m| m.strides.as_ref()).and_then(|s| s.get(n)).copied();
-        let (down, across) = (axes.get(2).copied().flatten(), axes.get(3).copied().flatten());
+        let said = self.facts.strides().and_then(|s| s.get(n)).copied();
+        let (down, across) = (axis(port, 2), axis(port, 3));
         let stride = match (said, down) {
             (Some(said), _) => Some(said),
             (None, Some(down)) => u32::try_from(u64::from(self.size.h) / down.max(1)).ok(),

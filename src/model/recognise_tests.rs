@@ -3,8 +3,8 @@
 
 use std::fs;
 
-use super::testing::Tiny;
 use super::*;
+use crate::onnx::testing::Tiny;
 use crate::types::Size;
 
 const SQUARE: &[&str] = &["1", "3", "640", "640"];

@@ -1,4 +1,4 @@
-//! What Ocelli has to know of a model before it runs: opened, checked, resolved.
+//! All that Ocelli must know about a model before it runs.
 
 use std::fs;
 use std::io::Read;
@@ -8,32 +8,27 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::error::ModelError;
-use super::file::{self, hex};
-use super::gate::{self, GateError, Policy};
-use super::layout::{self, Facts};
+use super::facts::Facts;
 use super::manifest::{MANIFEST, Manifest};
 use super::tensors::{InputSpec, MAX_BATCH, OutputSpec};
-use super::{external, onnx};
+use super::{file, layout};
+use crate::onnx::{self, GateError, Policy};
 use crate::types::{ModelId, Size};
 
-/// A model that was opened and understood.
+/// A model that was opened, checked and resolved.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelSpec {
-    /// Name, SHA-256, labels.
     pub id: Arc<ModelId>,
     /// The `.onnx` file.
     pub path: PathBuf,
-    /// The input.
     pub input: InputSpec,
-    /// The output.
     pub output: OutputSpec,
-    /// Strides of the detection heads, ascending; empty for families whose rows are no cells of a grid.
+    /// Strides of the detection heads, ascending; empty for families whose rows are not cells of a grid.
     pub strides: Vec<u32>,
-    /// Some axis of the input is symbolic: backends fix it to `[1, 3, h, w]` when they load the model.
+    /// At least one axis of the input is symbolic: backends fix it to `[1, 3, h, w]` when they load the model.
     pub dynamic: bool,
-    /// SHA-256 of what a runtime gets: that of the file, unless data of other files belong to it.
+    /// SHA-256 of the bytes that a runtime loads: that of the file, unless it has external data.
     pub content_sha256: String,
-    /// The manifest, if there is one.
     pub manifest: Option<Manifest>,
 }
 
@@ -41,19 +36,18 @@ impl ModelSpec {
     /// Opens an `.onnx` file, a folder with a `model.yaml`, or that file itself.
     ///
     /// An `.onnx` file beside a `model.yaml` that names it is read together with it. `input_size` is for models whose
-    /// height and width are dynamic; else it must be what the file says.
+    /// height and width are dynamic; else it must equal the file's.
     pub fn open(path: &Path, input_size: Option<Size>) -> Result<Self, ModelError> {
         let Located { file, manifest } = locate(path)?;
         let bytes = file::read(&file)?;
-        let sha256 = hex(&Sha256::digest(&bytes));
+        let sha256 = hex::encode(Sha256::digest(&bytes));
         if let Some((manifest_path, Manifest { sha256: Some(expected), .. })) = &manifest {
             same_sha256(&file, &sha256, expected, &manifest_path.display().to_string())?;
         }
         let shown = || file.display().to_string();
         let (bytes, external) = gated(&file, bytes, manifest.as_ref().map(|(_, m)| m))?;
-        let content_sha256 = if external { hex(&Sha256::digest(&bytes)) } else { sha256.clone() };
-        let info = onnx::read(&bytes).map_err(|reason| ModelError::NotOnnx { path: shown(), reason })?;
-        drop(bytes);
+        let content_sha256 = if external { hex::encode(Sha256::digest(&bytes)) } else { sha256.clone() };
+        let info = onnx::read(bytes.into()).map_err(|reason| ModelError::NotOnnx { path: shown(), reason })?;
         let (manifest_path, manifest) = manifest.map_or((None, None), |(p, m)| (Some(p), Some(m)));
         let facts = Facts {
             path: shown(),
@@ -77,38 +71,38 @@ impl ModelSpec {
         })
     }
 
-    /// What a runtime gets: the file's bytes once more, with the data of other files in them, proven to be those that
-    /// [`Self::open`] has seen. No runtime opens a file itself, so what it loads has passed the gate.
+    /// The bytes that a runtime loads: read from the file again, with external data inside, and proved to be those that
+    /// [`Self::open`] has checked. No runtime opens a file itself, so what it loads has passed the gate.
     ///
     /// # Errors
     /// Those of reading, and [`ModelError::Sha256`] when the file has changed since.
     pub fn bytes(&self) -> Result<Vec<u8>, ModelError> {
         let bytes = file::read(&self.path)?;
-        let known = || "what was opened at the start".to_owned();
+        let known = "the check at the start";
         let (bytes, _) = match self.content_sha256 == self.id.sha256 {
             true => (bytes, false),
             false => gated(&self.path, bytes, self.manifest.as_ref())?,
         };
-        same_sha256(&self.path, &hex(&Sha256::digest(&bytes)), &self.content_sha256, &known())?;
+        same_sha256(&self.path, &hex::encode(Sha256::digest(&bytes)), &self.content_sha256, known)?;
         Ok(bytes)
     }
 
-    /// Where the model's own pictures are, if it has any: those that what runs it is compared on.
+    /// Where the model's golden pictures are, if it has any: backends are compared on them.
     pub fn golden(&self) -> PathBuf {
         self.path.with_file_name("golden")
     }
 
-    /// The limit of overlap that NMS has to keep for this model: `iou`, or none for families whose boxes compete already.
+    /// The IoU threshold for NMS: `iou`, or infinity for families that need no NMS.
     pub fn nms_iou(&self, iou: f32) -> f32 {
         if self.output.family.wants_nms() { iou } else { f32::INFINITY }
     }
 
-    /// Compares the file's SHA-256 with what the configuration expects.
+    /// Compares the file's SHA-256 with that of the configuration.
     pub fn check_sha256(&self, expected: &str) -> Result<(), ModelError> {
         same_sha256(&self.path, &self.id.sha256, expected, "the configuration (model.sha256)")
     }
 
-    /// The same, held to what the configuration says of it: frames in a run ([`Self::set_batch`]) and the file's SHA-256.
+    /// Applies the batch of the configuration ([`Self::set_batch`]) and checks the file against its SHA-256.
     pub fn held_to(mut self, batch: Option<usize>, sha256: Option<&str>) -> Result<Self, ModelError> {
         self.set_batch(batch)?;
         if let Some(expected) = sha256 {
@@ -117,7 +111,7 @@ impl ModelSpec {
         Ok(self)
     }
 
-    /// From now on one run takes up to `frames` frames. `None`: as many as the file says, one where it leaves that open.
+    /// Sets the most frames of one run. `None`: as many as the file fixes, else one.
     ///
     /// # Errors
     /// [`ModelError::Batch`] when the file does not allow it.
@@ -139,13 +133,13 @@ impl ModelSpec {
         Ok(())
     }
 
-    /// Which classes a label filter lets through, by `class_id`. An unknown label is an error with the nearest one.
+    /// Whether a class passes the label filter, by `class_id`. The error for an unknown label names the nearest one.
     pub fn class_mask(&self, labels: &[String]) -> Result<Vec<bool>, ModelError> {
         let mut mask = vec![false; self.output.classes];
         for wanted in labels {
             let mut found = false;
             for (class, slot) in mask.iter_mut().enumerate() {
-                // Two classes may bear one name; both are meant.
+                // Two classes may have the same name; both pass.
                 if self.id.label(class as u32) == wanted.as_str() {
                     *slot = true;
                     found = true;
@@ -173,12 +167,12 @@ impl ModelSpec {
             Some(label) => {
                 format!("; its {} labels begin with `{label}`: see `ocelli models show`", self.id.labels.len())
             }
-            None => format!("; it knows no names, use class0 … class{}", self.output.classes.saturating_sub(1)),
+            None => format!("; it has no names, use class0 … class{}", self.output.classes.saturating_sub(1)),
         }
     }
 }
 
-/// Passes `bytes` through the gate and takes the data of other files in. Whether there were any.
+/// Passes a model through the gate and copies its external data into it. Also returns whether there was any.
 fn gated(path: &Path, bytes: Vec<u8>, manifest: Option<&Manifest>) -> Result<(Vec<u8>, bool), ModelError> {
     let refused = |error: GateError| match error {
         GateError::Onnx(reason) => ModelError::NotOnnx { path: path.display().to_string(), reason },
@@ -188,15 +182,8 @@ fn gated(path: &Path, bytes: Vec<u8>, manifest: Option<&Manifest>) -> Result<(Ve
         external_data: manifest.is_some_and(|m| m.allow_external_data),
         domains: manifest.and_then(|m| m.allow_domains.as_deref()).unwrap_or_default(),
     };
-    if gate::inspect(&bytes, policy).map_err(refused)? == 0 {
-        return Ok((bytes, false));
-    }
     let folder = path.parent().unwrap_or(Path::new(""));
-    let whole = external::inline(&bytes, folder).map_err(refused)?;
-    drop(bytes);
-    // What came in has to pass as well: its lengths are now those of the shapes.
-    gate::inspect(&whole, Policy { external_data: false, ..policy }).map_err(refused)?;
-    Ok((whole, true))
+    onnx::admit(bytes, folder, policy).map_err(refused)
 }
 
 struct Located {
@@ -226,7 +213,7 @@ fn locate(path: &Path) -> Result<Located, ModelError> {
         return Ok(Located { file, manifest: Some((manifest_path, manifest)) });
     }
     let beside = path.parent().unwrap_or(Path::new("")).join(MANIFEST);
-    // A broken manifest of some other model must not keep this file from being opened, so only one that names it counts.
+    // Only a manifest that names this file counts: a broken one of another model must not matter.
     let manifest = match read_manifest(&beside) {
         Ok(manifest) if Some(Path::new(&manifest.file).as_os_str()) == path.file_name() => Some((beside, manifest)),
         _ => None,
@@ -253,7 +240,7 @@ fn read_manifest(path: &Path) -> Result<Manifest, ModelError> {
     let text = fs::File::open(path)
         .and_then(|file| {
             let mut text = String::new();
-            // A manifest holds a few hundred labels; nobody writes more than a megabyte.
+            // A manifest has a few hundred labels, far below 1 MiB.
             file.take(1 << 20).read_to_string(&mut text).map(|_| text)
         })
         .map_err(|source| ModelError::Read { path: shown(), source })?;

@@ -4,8 +4,8 @@
 use std::fs;
 use std::path::PathBuf;
 
-use super::testing::{Tiny, bytes_field, varint_field};
 use super::*;
+use crate::onnx::testing::{Tiny, bytes_field, varint_field};
 use crate::types::{Padding, Size};
 
 const SQUARE: &[&str] = &["1", "3", "640", "640"];

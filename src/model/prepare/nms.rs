@@ -1,42 +1,43 @@
 //! NMS as a part of the graph.
 
-use super::super::{Family, ModelSpec};
-use super::PrepareError;
-use super::graph::{FLOAT, INT64, Names, each, int, ints, put_node, put_port, put_tensor};
-use crate::model::Elem;
-use crate::model::protobuf::{Slice, Value};
+use super::graph::{Names, cast, encoded, int, ints, node, tensor, value};
+use super::{PrepareError, cannot};
+use crate::model::family::Family;
+use crate::model::spec::ModelSpec;
+use crate::model::tensors::Elem;
+use crate::onnx::messages::data_type::{FLOAT, INT64};
+use crate::onnx::messages::{Attribute, Bytes, Graph};
 
-/// First set of operators that has all that is needed, with the types that are needed.
+/// First opset that has all operators and types that are needed.
 const OLDEST_OPSET: u64 = 11;
-/// From this one on, `ReduceMax` takes its axes as an input.
+/// From this opset on, `ReduceMax` takes its axes as an input.
 const AXES_AS_INPUT: u64 = 18;
-/// The output, if no value of the graph has that name.
+/// The name of the output, if it is free.
 const OUTPUT: &str = "detections";
 
 /// What NMS in the graph keeps.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GraphNms {
-    /// A box is dropped when a better one of its class overlaps it by more than this, 0 … 1.
+    /// A box is dropped when a better one of its class overlaps it by more than this IoU, 0 … 1.
     pub iou: f32,
-    /// Boxes of no higher score are dropped, 0 … 1. No camera can ask for less afterwards.
+    /// Boxes must score higher than this, 0 … 1. No camera can ask for less afterwards.
     pub score: f32,
-    /// Rows of the output, best first; those that are left over are zeros. 1 … 1000.
+    /// Rows of the output, 1 … 1000: best first, the rest zeros.
     pub max: usize,
 }
 
-/// The graph with NMS behind its output, which is taken away: `detections` of `[1, max, 6]` comes in its place.
-pub(super) fn append(graph: &[u8], spec: &ModelSpec, nms: &GraphNms, opset: u64) -> Result<Vec<u8>, PrepareError> {
-    let cannot = |reason: String| Err(PrepareError::Cannot(reason));
+/// Replaces the output with NMS and its output `detections` of `[1, max, 6]`.
+pub(super) fn append(graph: &mut Graph, spec: &ModelSpec, nms: &GraphNms, opset: u64) -> Result<(), PrepareError> {
     if opset < OLDEST_OPSET {
         return cannot(format!(
-            "its operators are of set {opset}, and NMS needs {OLDEST_OPSET} or newer: export it anew with a newer opset"
+            "its opset is {opset}, and NMS needs {OLDEST_OPSET} or newer: export it again with a newer opset"
         ));
     }
     if !(1..=1000).contains(&nms.max) || !(0.0..=1.0).contains(&nms.iou) || !(0.0..1.0).contains(&nms.score) {
-        return cannot("NMS takes 1 … 1000 boxes, and an overlap and a score of 0 … 1".into());
+        return cannot("NMS takes 1 … 1000 boxes, and an overlap and a score of 0 … 1");
     }
     if spec.input.batch.size > 1 {
-        return cannot("NMS is appended to models of one frame: export it with batch 1 or a dynamic one".into());
+        return cannot("NMS is appended to models of one frame: export it with batch 1 or a dynamic one");
     }
     let family = spec.output.family;
     let (Family::YoloV5 | Family::YoloV8, [tensor]) = (family, spec.output.tensors.as_slice()) else {
@@ -45,71 +46,67 @@ pub(super) fn append(graph: &[u8], spec: &ModelSpec, nms: &GraphNms, opset: u64)
             family.as_str()
         ));
     };
-    let mut out = Vec::with_capacity(graph.len());
-    each(Slice { data: graph, at: 0 }, |field, value, raw| {
-        if !matches!((field, value), (12, Value::Bytes(_))) {
-            out.extend_from_slice(raw);
-        }
-        Ok(())
-    })?;
-    let names = Names::of(Slice { data: graph, at: 0 })?;
+    let names = Names::of(graph)?;
     let output = names.free(OUTPUT);
-    let mut tail = Tail { opset, names, head: Vec::new(), nodes: Vec::new() };
+    let mut tail = Tail { opset, names, graph };
     let mut grid = tensor.name.clone();
     if tensor.elem != Elem::Float32 {
-        grid = tail.op("Cast", &[&grid], "floats", &[int("to", FLOAT as i64)]);
+        let floats = tail.name("floats");
+        tail.graph.node.push(encoded(&cast(&grid, &floats, FLOAT)));
+        grid = floats;
     }
     let (corners, scores) = tail.boxes(&grid, family, spec.output.classes);
     tail.select(&corners, &scores, nms, &output);
-    out.extend(tail.head);
-    out.extend(tail.nodes);
-    put_port(12, &output, FLOAT, &[1, nms.max, 6], &mut out);
-    Ok(out)
+    graph.output = vec![value(&output, FLOAT, &[1, nms.max, 6])];
+    Ok(())
 }
 
-/// What is appended.
-struct Tail {
+/// Appends nodes to a graph.
+struct Tail<'g> {
     opset: u64,
     names: Names,
-    head: Vec<u8>,
-    nodes: Vec<u8>,
+    graph: &'g mut Graph,
 }
 
-impl Tail {
+impl Tail<'_> {
     fn name(&self, name: &str) -> String {
         self.names.free(&format!("ocelli_nms_{name}"))
     }
 
-    fn op(&mut self, op: &str, inputs: &[&str], name: &str, attributes: &[Vec<u8>]) -> String {
+    fn op(&mut self, op: &str, inputs: &[&str], name: &str, attributes: &[Attribute]) -> String {
         let output = self.name(name);
-        put_node(op, inputs, &[&output], attributes, &mut self.nodes);
+        self.push(op, inputs, &[&output], attributes);
         output
     }
 
-    fn whole(&mut self, name: &str, dims: &[u64], values: &[i64]) -> String {
-        let raw: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        self.constant(name, dims, INT64, &raw)
+    fn push(&mut self, op: &str, inputs: &[&str], outputs: &[&str], attributes: &[Attribute]) {
+        self.graph.node.push(encoded(&node(op, inputs, outputs, attributes)));
+    }
+
+    fn integers(&mut self, name: &str, dims: &[u64], values: &[i64]) -> String {
+        let raw = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.constant(name, |name| tensor(name, dims, INT64, raw))
     }
 
     fn floats(&mut self, name: &str, dims: &[u64], values: &[f32]) -> String {
-        let raw: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        self.constant(name, dims, FLOAT, &raw)
+        let raw = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.constant(name, |name| tensor(name, dims, FLOAT, raw))
     }
 
-    fn constant(&mut self, name: &str, dims: &[u64], elem: u64, raw: &[u8]) -> String {
+    fn constant(&mut self, name: &str, make: impl FnOnce(&str) -> Bytes) -> String {
         let name = self.name(name);
-        put_tensor(&name, dims, elem, raw, &mut self.head);
+        self.graph.initializer.push(make(&name));
         name
     }
 
     /// `from` … `to` of an axis.
     fn slice(&mut self, value: &str, name: &str, axis: i64, from: usize, to: usize) -> String {
         let limits = [("from", from as i64), ("to", to as i64), ("axis", axis)];
-        let [from, to, axis] = limits.map(|(part, n)| self.whole(&format!("{name}_{part}"), &[1], &[n]));
+        let [from, to, axis] = limits.map(|(part, n)| self.integers(&format!("{name}_{part}"), &[1], &[n]));
         self.op("Slice", &[value, &from, &to, &axis], name, &[])
     }
 
-    /// Corners `[1, N, 4]` and scores `[1, nc, N]`, of which each box keeps its best one only, as the decoder does.
+    /// Corners `[1, N, 4]` and scores `[1, nc, N]`. Each box keeps only its best score, as in the decoder.
     fn boxes(&mut self, grid: &str, family: Family, classes: usize) -> (String, String) {
         let turn = [ints("perm", &[0, 2, 1])];
         let (boxes, mut scores) = if family == Family::YoloV8 {
@@ -126,7 +123,7 @@ impl Tail {
             let best = if self.opset < AXES_AS_INPUT {
                 self.op("ReduceMax", &[&scores], "best", &[ints("axes", &[1]), int("keepdims", 1)])
             } else {
-                let axes = self.whole("class_axis", &[1], &[1]);
+                let axes = self.integers("class_axis", &[1], &[1]);
                 self.op("ReduceMax", &[&scores, &axes], "best", &[int("keepdims", 1)])
             };
             let is_best = self.op("Equal", &[&scores, &best], "is_best", &[]);
@@ -142,20 +139,20 @@ impl Tail {
         (self.op("Concat", &[&first, &last], "corners", &[int("axis", 2)]), scores)
     }
 
-    /// NMS, then the best `max` rows. NMS gives as many as it keeps, so zeros are put behind them before the best are
-    /// taken: the output has the same shape each time.
+    /// NMS, then the best `max` rows. NMS returns as many rows as it keeps, so zeros are appended before the best are
+    /// taken: the output has a fixed shape.
     fn select(&mut self, corners: &str, scores: &str, nms: &GraphNms, output: &str) {
         let max = nms.max as u64;
-        // Lists of one, not single numbers: that is what tract takes, and ONNX Runtime takes both.
-        let most = self.whole("most", &[1], &[nms.max as i64]);
+        // Vectors of one element, not scalars: tract takes only these, ONNX Runtime takes both.
+        let most = self.integers("most", &[1], &[nms.max as i64]);
         let (iou, score) = (self.floats("iou", &[1], &[nms.iou]), self.floats("score", &[1], &[nms.score]));
         let chosen = self.op("NonMaxSuppression", &[corners, scores, &most, &iou, &score], "chosen", &[]);
         // Rows of image, class, box.
-        let (one, two) = (self.whole("one", &[], &[1]), self.whole("two", &[], &[2]));
+        let (one, two) = (self.integers("one", &[], &[1]), self.integers("two", &[], &[2]));
         let class = self.op("Gather", &[&chosen, &one], "class", &[int("axis", 1)]);
         let class = self.op("Cast", &[&class], "class_number", &[int("to", FLOAT as i64)]);
         let place = self.op("Gather", &[&chosen, &two], "place", &[int("axis", 1)]);
-        let four = self.whole("rows_of_four", &[2], &[-1, 4]);
+        let four = self.integers("rows_of_four", &[2], &[-1, 4]);
         let flat = self.op("Reshape", &[corners, &four], "flat", &[]);
         let boxes = self.op("Gather", &[&flat, &place], "kept_boxes", &[int("axis", 0)]);
         let scores = self.op("GatherND", &[scores, &chosen], "kept_scores", &[]);
@@ -167,16 +164,16 @@ impl Tail {
         let classes = self.op("Concat", &[&class, &zeros], "all_classes", &padded);
         let boxes = self.op("Concat", &[&boxes, &no_boxes], "all_boxes", &padded);
 
-        let count = self.whole("count", &[1], &[nms.max as i64]);
+        let count = self.integers("count", &[1], &[nms.max as i64]);
         let (best, order) = (self.name("best_of_all"), self.name("order"));
-        put_node("TopK", &[&scores, &count], &[&best, &order], &[], &mut self.nodes);
+        self.push("TopK", &[&scores, &count], &[&best, &order], &[]);
         let boxes = self.op("Gather", &[&boxes, &order], "best_boxes", &padded);
         let classes = self.op("Gather", &[&classes, &order], "best_classes", &padded);
-        let column = self.whole("column", &[2], &[nms.max as i64, 1]);
+        let column = self.integers("column", &[2], &[nms.max as i64, 1]);
         let best = self.op("Reshape", &[&best, &column], "score_column", &[]);
         let classes = self.op("Reshape", &[&classes, &column], "class_column", &[]);
         let rows = self.op("Concat", &[&boxes, &best, &classes], "rows", &[int("axis", 1)]);
-        let shape = self.whole("shape", &[3], &[1, nms.max as i64, 6]);
-        put_node("Reshape", &[&rows, &shape], &[output], &[], &mut self.nodes);
+        let shape = self.integers("shape", &[3], &[1, nms.max as i64, 6]);
+        self.push("Reshape", &[&rows, &shape], &[output], &[]);
     }
 }

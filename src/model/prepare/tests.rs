@@ -4,8 +4,14 @@ use std::sync::LazyLock;
 
 use proptest::prelude::*;
 
-use super::super::testing::{Tiny, bytes_field};
 use super::*;
+use crate::onnx::testing::{Tiny, bytes_field};
+
+/// An f32 initializer, as a field of a graph.
+fn weight(name: &str, dims: &[u64], value: f32) -> Vec<u8> {
+    let raw = value.to_le_bytes().repeat(dims.iter().product::<u64>() as usize);
+    bytes_field(5, &tensor(name, dims, FLOAT, raw))
+}
 
 fn open(bytes: &[u8]) -> ModelSpec {
     let folder = tempfile::tempdir().unwrap();
@@ -20,15 +26,18 @@ fn contains(bytes: &[u8], text: &str) -> bool {
 
 #[test]
 fn only_what_the_decoder_needs_is_left() {
-    let node = |takes: &str, makes: &str| {
-        let names = [bytes_field(1, takes.as_bytes()), bytes_field(2, makes.as_bytes())].concat();
-        bytes_field(1, &[names, bytes_field(4, b"Relu")].concat())
-    };
     let model = Tiny::new(&["b", "3", "h", "w"], &[&["b", "n", "7"], &["1", "3", "80", "80", "7"]])
         .meta("names", "['a', 'b']")
         .initializer("useful", true)
         .initializer("idle", true)
-        .extra_graph([node("useful", "between"), node("between", "output0"), node("idle", "output1")].concat());
+        .extra_graph(
+            [
+                part("Relu", &["useful"], "between"),
+                part("Relu", &["between"], "output0"),
+                part("Relu", &["idle"], "output1"),
+            ]
+            .concat(),
+        );
     let bytes = model.bytes();
     let spec = open(&bytes);
     assert!(spec.dynamic);
@@ -45,18 +54,9 @@ fn only_what_the_decoder_needs_is_left() {
 
 #[test]
 fn large_weights_become_half_as_long() {
-    let weight = |name: &str, value: f32| {
-        let raw = value.to_le_bytes().repeat(1000);
-        let mut out = Vec::new();
-        put_tensor(name, &[10, 100], FLOAT, &raw, &mut out);
-        out
-    };
-    let uses = |name: &str| {
-        let names = [bytes_field(1, name.as_bytes()), bytes_field(2, b"output0")].concat();
-        bytes_field(1, &[names, bytes_field(4, b"Relu")].concat())
-    };
-    let part = [weight("fits", 0.5), weight("huge", 1e6), uses("fits"), uses("huge")].concat();
-    let bytes = Tiny::new(&["1", "3", "640", "640"], &[&["1", "25200", "7"]]).extra_graph(part).bytes();
+    let uses = |name| part("Relu", &[name], "output0");
+    let graph = [weight("fits", &[10, 100], 0.5), weight("huge", &[10, 100], 1e6), uses("fits"), uses("huge")].concat();
+    let bytes = Tiny::new(&["1", "3", "640", "640"], &[&["1", "25200", "7"]]).extra_graph(graph).bytes();
     let spec = open(&bytes);
     let out = prepare(&bytes, &spec, Prepare { half_weights: true, ..Prepare::default() }).unwrap();
     assert!(contains(&out, "fits_half") && !contains(&out, "huge_half"));
@@ -64,51 +64,34 @@ fn large_weights_become_half_as_long() {
     open(&out);
 }
 
-fn node(op: &str, takes: &[&str], makes: &str) -> Vec<u8> {
-    let mut out = Vec::new();
-    put_node(op, takes, &[makes], &[], &mut out);
-    out
+/// A node as a field of a graph.
+fn part(op: &str, takes: &[&str], makes: &str) -> Vec<u8> {
+    bytes_field(1, &encoded(&node(op, takes, &[makes], &[])))
+}
+
+fn graph(model: &[u8]) -> Graph {
+    let model = Model::decode(Bytes::copy_from_slice(model)).unwrap();
+    Graph::decode(model.graph.unwrap()).unwrap()
 }
 
 /// Each node as `Op(inputs)->outputs`.
 fn nodes(model: &[u8]) -> Vec<String> {
-    let mut found = Vec::new();
-    each(Slice { data: model, at: 0 }, |field, value, _| match (field, value) {
-        (7, Value::Bytes(graph)) => each(graph, |field, value, _| {
-            if let (1, Value::Bytes(node)) = (field, value) {
-                let mut takes = Vec::new();
-                each(node, |field, value, _| {
-                    if let (1, Value::Bytes(name)) = (field, value) {
-                        takes.push(name.text());
-                    }
-                    Ok(())
-                })?;
-                found.push(format!("{}({})->{}", name_of(node, 4)?, takes.join(","), makes(node)?.join(",")));
-            }
-            Ok(())
-        }),
-        _ => Ok(()),
-    })
-    .unwrap();
-    found
+    let nodes: Vec<Node> = decoded(&graph(model).node).unwrap();
+    nodes.iter().map(|n| format!("{}({})->{}", n.op_type, n.input.join(","), n.output.join(","))).collect()
 }
 
 #[test]
-fn half_floats_end_behind_the_last_convolution_and_go_round_what_needs_single_ones() {
-    let weight = |name: &str| {
-        let mut out = Vec::new();
-        put_tensor(name, &[4], FLOAT, &0.5_f32.to_le_bytes().repeat(4), &mut out);
-        out
-    };
+fn f16_ends_after_the_last_convolution_and_skips_operators_that_need_f32() {
+    let weight = |name: &str| weight(name, &[4], 0.5);
     let graph = [
         weight("w"),
         weight("sizes"),
         weight("factor"),
-        node("Shape", &["images"], "shape"),
-        node("Conv", &["images", "w"], "a"),
-        node("Resize", &["a", "", "sizes"], "b"),
-        node("Conv", &["b", "w"], "c"),
-        node("Mul", &["c", "factor"], "output0"),
+        part("Shape", &["images"], "shape"),
+        part("Conv", &["images", "w"], "a"),
+        part("Resize", &["a", "", "sizes"], "b"),
+        part("Conv", &["b", "w"], "c"),
+        part("Mul", &["c", "factor"], "output0"),
     ];
     let bytes = Tiny::new(&["1", "3", "640", "640"], &[&["1", "25200", "7"]]).extra_graph(graph.concat()).bytes();
     let spec = open(&bytes);
@@ -131,28 +114,28 @@ fn half_floats_end_behind_the_last_convolution_and_go_round_what_needs_single_on
     assert_eq!((after.input, after.output), (spec.input, spec.output), "outside it looks the same");
 
     // An output that a layer makes is widened under its own name; a graph without layers is left alone.
-    let graph = [weight("w"), node("Conv", &["images", "w"], "output0")].concat();
+    let graph = [weight("w"), part("Conv", &["images", "w"], "output0")].concat();
     let bytes = Tiny::new(&["1", "3", "640", "640"], &[&["1", "25200", "7"]]).extra_graph(graph).bytes();
     let out = prepare(&bytes, &open(&bytes), how).unwrap();
     assert_eq!(nodes(&out).last().unwrap(), "Cast(output0_fp16)->output0");
     for (op, words) in [("Relu", "no layer"), ("QLinearConv", "quantised"), ("DequantizeLinear", "quantised")] {
-        let part = node(op, &["images"], "output0");
-        let bytes = Tiny::new(&["1", "3", "640", "640"], &[&["1", "25200", "7"]]).extra_graph(part).bytes();
+        let node = part(op, &["images"], "output0");
+        let bytes = Tiny::new(&["1", "3", "640", "640"], &[&["1", "25200", "7"]]).extra_graph(node).bytes();
         let error = prepare(&bytes, &open(&bytes), how).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
     }
 }
 
 #[test]
-fn nms_takes_the_outputs_place_where_boxes_are_decoded() {
+fn nms_replaces_the_output_of_families_with_decoded_boxes() {
     let nms = GraphNms { iou: 0.45, score: 0.1, max: 100 };
     let how = Prepare { nms: Some(nms), ..Prepare::default() };
     let bytes = Tiny::new(&["1", "3", "640", "640"], &[&["1", "25200", "7"]])
-        .extra_graph(node("Relu", &["images"], "output0"))
+        .extra_graph(part("Relu", &["images"], "output0"))
         .bytes();
     let spec = open(&bytes);
     let out = prepare(&bytes, &spec, how).unwrap();
-    let info = super::super::onnx::read(&out).unwrap();
+    let info = crate::onnx::read(out.clone().into()).unwrap();
     assert_eq!(info.outputs.iter().map(|port| port.name.as_str()).collect::<Vec<_>>(), ["detections"]);
     assert_eq!(nodes(&out).iter().filter(|node| node.starts_with("NonMaxSuppression")).count(), 1);
     for wrong in [GraphNms { max: 0, ..nms }, GraphNms { iou: 1.5, ..nms }, GraphNms { score: f32::NAN, ..nms }] {
@@ -163,31 +146,65 @@ fn nms_takes_the_outputs_place_where_boxes_are_decoded() {
     assert!(prepare(&bytes, &heads, how).unwrap_err().to_string().contains("`yolox`"));
 }
 
-/// All names under which a model makes a value: its inputs, its weights, what its nodes put out.
+/// The names of all values: inputs, weights, outputs of nodes.
 fn made(model: &[u8]) -> Vec<String> {
-    let mut names = Vec::new();
-    each(Slice { data: model, at: 0 }, |field, value, _| match (field, value) {
-        (7, Value::Bytes(graph)) => each(graph, |field, value, _| {
-            match (field, value) {
-                (1, Value::Bytes(node)) => names.extend(makes(node)?),
-                (5, Value::Bytes(tensor)) => names.push(name_of(tensor, 8)?),
-                (11, Value::Bytes(port)) => names.push(name_of(port, 1)?),
-                _ => {}
-            }
-            Ok(())
-        }),
-        _ => Ok(()),
-    })
-    .unwrap();
+    let graph = graph(model);
+    let weights = decoded::<Tensor>(&graph.initializer).unwrap().into_iter().map(|tensor| tensor.name);
+    let inputs = decoded::<Value>(&graph.input).unwrap().into_iter().map(|value| value.name);
+    let outputs = decoded::<Node>(&graph.node).unwrap().into_iter().flat_map(|node| node.output);
+    let mut names: Vec<String> = weights.chain(inputs).chain(outputs).collect();
     names.sort();
     names
+}
+
+/// Fields of the model, the graph, a node, an attribute and a tensor that no message here reads: prost would drop them
+/// if they were not declared, or not passed on as bytes.
+#[test]
+fn nothing_that_is_not_rewritten_gets_lost() {
+    let kept = |name: &str| name.as_bytes().to_vec();
+    let node_fields = [3, 6, 8, 9, 10].map(|field| bytes_field(field, &kept(&format!("node-{field}"))));
+    let attribute =
+        [bytes_field(1, b"alpha"), bytes_field(13, b"attribute-13"), bytes_field(4, b"attribute-4")].concat();
+    let relu = [
+        bytes_field(1, b"w"),
+        bytes_field(2, b"output0"),
+        bytes_field(4, b"Relu"),
+        bytes_field(5, &attribute),
+        bytes_field(7, b"ai.onnx"),
+        node_fields.concat(),
+    ];
+    let entry = |value: &str| [bytes_field(1, b"key"), bytes_field(2, value.as_bytes())].concat();
+    let mut initializer = tensor("w", &[1], FLOAT, vec![0; 4]).to_vec();
+    initializer.extend(bytes_field(12, b"tensor-12"));
+    let graph = [
+        bytes_field(1, &relu.concat()),
+        bytes_field(2, b"graph-2"),
+        bytes_field(5, &initializer),
+        bytes_field(10, b"graph-10"),
+        bytes_field(14, &bytes_field(1, b"graph-14")),
+        bytes_field(16, &entry("graph-16")),
+    ];
+    let mut bytes = Tiny::new(&["1", "3", "640", "640"], &[&["1", "25200", "7"]])
+        .meta("key", "model-14")
+        .extra_graph(graph.concat())
+        .bytes();
+    let spec = open(&bytes);
+    for field in [3, 4, 6, 26] {
+        bytes.extend(bytes_field(field, &kept(&format!("model-{field}"))));
+    }
+    let out = prepare(&bytes, &spec, Prepare::default()).unwrap();
+    let parts = ["node-3", "node-6", "node-8", "node-9", "node-10", "attribute-4", "attribute-13", "tensor-12"];
+    let others =
+        ["graph-2", "graph-10", "graph-14", "graph-16", "model-3", "model-4", "model-6", "model-14", "model-26"];
+    for part in parts.iter().chain(&others).chain(&["ai.onnx", "alpha", "Relu"]) {
+        assert!(contains(&out, part), "{part} is lost");
+    }
+    assert_eq!(nodes(&out), nodes(&bytes));
 }
 
 /// The graph has the names already that the new values would have.
 #[test]
 fn no_name_is_given_twice() {
-    let mut weight = Vec::new();
-    put_tensor("w", &[10, 100], FLOAT, &0.5_f32.to_le_bytes().repeat(1000), &mut weight);
     let names = [
         "images_bytes",
         "images_bytes_2",
@@ -200,13 +217,13 @@ fn no_name_is_given_twice() {
         "ocelli_nms_boxes",
         "ocelli_nms_order",
     ];
-    let mut graph = weight;
+    let mut graph = weight("w", &[10, 100], 0.5);
     let mut last = "images";
     for name in names {
-        graph.extend(node("Relu", &[last], name));
+        graph.extend(part("Relu", &[last], name));
         last = name;
     }
-    graph.extend(node("Conv", &[last, "w"], "detections"));
+    graph.extend(part("Conv", &[last, "w"], "detections"));
     let model = Tiny::new(&["1", "3", "640", "640"], &[]).output("detections", 1, &["1", "25200", "7"]);
     let bytes = model.extra_graph(graph).bytes();
     let spec = open(&bytes);
@@ -220,7 +237,7 @@ fn no_name_is_given_twice() {
         let mut once = made(&out);
         once.dedup();
         assert_eq!(once, made(&out), "{how:?}");
-        let after = super::super::onnx::read(&out).unwrap();
+        let after = crate::onnx::read(out.clone().into()).unwrap();
         assert_eq!(after.inputs[0].name, "images_bytes_3");
         assert_eq!(after.outputs[0].name, if how.nms.is_some() { "detections_2" } else { "detections" });
     }

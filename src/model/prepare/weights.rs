@@ -1,84 +1,54 @@
-//! Weights as half floats.
+//! Weights as f16.
 
 use half::f16;
 
-use super::super::protobuf::{Slice, Value};
 use super::PrepareError;
-use super::graph::{FLOAT, HALF, Names, each, int, put_node, put_tensor};
+use super::graph::{Names, cast, tensor};
+use crate::onnx::messages::data_type::{FLOAT, HALF};
+use crate::onnx::messages::{Bytes, Message, Node, Tensor};
 
-/// Smallest weight that is worth a node of its own, in floats.
+/// Weights with fewer elements than this are not worth a node of their own.
 const SMALL: usize = 256;
 
-/// TensorProto {dims = 1, data_type = 2, float_data = 4, name = 8, raw_data = 9}
-pub(super) struct Weight<'a> {
-    pub(super) name: String,
-    pub(super) elem: u64,
-    dims: Vec<u64>,
-    /// Little-endian single floats, as many as its axes say; `None`: it is of another type.
-    floats: Option<&'a [u8]>,
+/// The weight as f16 under `name`. `None`: it is not f32, or it holds a value that f16 cannot represent.
+pub(super) fn halved(weight: &Tensor, name: &str) -> Option<Bytes> {
+    let halves: Option<Vec<[u8; 2]>> = floats(weight)?
+        .map(|value| {
+            let half = f16::from_f32(value);
+            half.is_finite().then(|| half.to_le_bytes())
+        })
+        .collect();
+    Some(tensor(name, &weight.dims, HALF, halves?.into_flattened()))
 }
 
-impl<'a> Weight<'a> {
-    pub(super) fn read(tensor: Slice<'a>) -> Result<Self, PrepareError> {
-        let (mut dims, mut elem, mut data, mut name) = (Vec::new(), 0, None, String::new());
-        each(tensor, |field, value, _| {
-            match (field, value) {
-                (1, Value::Varint(n)) => dims.push(n),
-                (1, Value::Bytes(packed)) => {
-                    let mut numbers = packed.fields();
-                    while let Some(n) = numbers.number()? {
-                        dims.push(n);
-                    }
-                }
-                (2, Value::Varint(n)) => elem = n,
-                (8, Value::Bytes(text)) => name = text.text(),
-                // Packed floats are laid out like raw data.
-                (4 | 9, Value::Bytes(bytes)) => data = Some(bytes.data),
-                _ => {}
-            }
-            Ok(())
-        })?;
-        let count = dims.iter().try_fold(1_u64, |count, dim| count.checked_mul(*dim));
-        let floats =
-            data.filter(|data| elem == FLOAT && count.and_then(|n| n.checked_mul(4)) == Some(data.len() as u64));
-        Ok(Self { name, elem, dims, floats })
-    }
-
-    /// Its values as little-endian half floats; `None`: it is of another type, or holds what half floats cannot.
-    fn halves(&self) -> Option<Vec<u8>> {
-        let floats = self.floats?.as_chunks::<4>().0;
-        let mut halves = Vec::with_capacity(2 * floats.len());
-        for float in floats {
-            let half = f16::from_f32(f32::from_le_bytes(*float));
-            if !half.is_finite() {
-                return None;
-            }
-            halves.extend(half.to_le_bytes());
-        }
-        Some(halves)
-    }
-
-    /// Appends it in half floats under `name`. False: it cannot be.
-    pub(super) fn put_half(&self, name: &str, head: &mut Vec<u8>) -> bool {
-        self.halves().map(|halves| put_tensor(name, &self.dims, HALF, &halves, head)).is_some()
-    }
+/// The elements of an f32 weight, if there are as many as its axes say.
+fn floats(weight: &Tensor) -> Option<Box<dyn ExactSizeIterator<Item = f32> + '_>> {
+    let raw = weight.raw_data.as_deref().map(<[u8]>::as_chunks::<4>);
+    let count = weight.dims.iter().try_fold(1_u64, |count, dim| count.checked_mul(*dim))?;
+    let floats: Box<dyn ExactSizeIterator<Item = f32>> = match raw {
+        Some((chunks, [])) => Box::new(chunks.iter().map(|bytes| f32::from_le_bytes(*bytes))),
+        Some(_) => return None,
+        None => Box::new(weight.float_data.iter().copied()),
+    };
+    (weight.data_type == FLOAT && floats.len() as u64 == count).then_some(floats)
 }
 
-/// A weight as half floats and the node that widens it, if it is large enough and of single floats; else as it stands.
-pub(super) fn half(
-    tensor: Slice<'_>,
-    raw: &[u8],
+/// Stores large f32 weights as f16, and puts nodes in front that widen them when the model is loaded.
+pub(super) fn store_as_half(
+    initializers: &mut [Bytes],
+    nodes: &mut Vec<Node>,
     names: &Names,
-    head: &mut Vec<u8>,
-    nodes: &mut Vec<u8>,
 ) -> Result<(), PrepareError> {
-    let weight = Weight::read(tensor)?;
-    let stored = names.free(&format!("{}_half", weight.name));
-    let large = weight.floats.is_some_and(|floats| floats.len() >= 4 * SMALL);
-    if large && weight.put_half(&stored, head) {
-        put_node("Cast", &[&stored], &[&weight.name], &[int("to", FLOAT as i64)], nodes);
-    } else {
-        head.extend_from_slice(raw);
+    for initializer in initializers {
+        let weight = Tensor::decode(initializer.clone())?;
+        if floats(&weight).is_none_or(|floats| floats.len() < SMALL) {
+            continue;
+        }
+        let stored = names.free(&format!("{}_half", weight.name));
+        if let Some(half) = halved(&weight, &stored) {
+            *initializer = half;
+            nodes.push(cast(&stored, &weight.name, FLOAT));
+        }
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
-//! Data of tensors in other files of the model's folder: taken in, so that no runtime ever opens them.
+//! Tensor data in other files of the model's folder is copied into the model, so that no runtime ever opens them.
 //!
-//! A location is a foreign path. The kernel itself keeps it below the folder (`openat2`): a check of the text and an
-//! `open` after it would leave room for a link that appears in between.
+//! The path comes from the model and is not trusted. The kernel itself keeps it inside the folder (`openat2`): checking
+//! the text and then opening it would leave time to put a link in between.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -9,63 +9,34 @@ use std::path::{Component, Path};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
-use super::gate::{GateError, MAX_FILE};
-use super::gate_tensor::{External, tensor_facts};
-use super::onnx::OnnxError;
-use super::protobuf::{Fields, Slice, Value, put_bytes, put_number};
+use super::error::{GateError, limit};
+use super::gate::MAX_FILE;
+use super::messages::{Kind, field};
+use super::protobuf::{Slice, Value, put_bytes, put_number};
+use super::tensor::{External, is_data, tensor_facts};
 
-/// Other files of one model at most: exporters write one, or one per tensor for models that no edge box runs.
+/// Other files of one model: exporters write one, or one per tensor for models that no edge box runs.
 const MAX_FILES: usize = 256;
+/// Levels of messages; the gate has limited nested graphs before.
+const MAX_LEVELS: u32 = 128;
 
-/// The model with the data of its tensors inside.
-pub(super) fn inline(bytes: &[u8], folder: &Path) -> Result<Vec<u8>, GateError> {
+/// The model with the data of all its tensors inside.
+pub(crate) fn inline(bytes: &[u8], folder: &Path) -> Result<Vec<u8>, GateError> {
     let mut inliner = Inliner { folder, files: Vec::new(), left: MAX_FILE.saturating_sub(bytes.len() as u64) };
     inliner.message(Slice { data: bytes, at: 0 }, Kind::Model, 0)
-}
-
-/// Messages on the way to a tensor.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Model,
-    Graph,
-    Node,
-    Attribute,
-    Sparse,
-    Training,
-    Function,
-    Tensor,
-}
-
-impl Kind {
-    /// What `field` of this message holds, if a tensor may be in it. Field numbers as in `gate`.
-    fn part(self, field: u32) -> Option<Self> {
-        match (self, field) {
-            (Self::Model, 7) | (Self::Training, 1 | 2) | (Self::Attribute, 6 | 11) => Some(Self::Graph),
-            (Self::Model, 20) => Some(Self::Training),
-            (Self::Model, 25) => Some(Self::Function),
-            (Self::Graph, 1) | (Self::Function, 7) => Some(Self::Node),
-            (Self::Graph, 5) | (Self::Attribute, 5 | 10) | (Self::Sparse, 1 | 2) => Some(Self::Tensor),
-            (Self::Graph, 15) | (Self::Attribute, 22 | 23) => Some(Self::Sparse),
-            (Self::Node, 5) => Some(Self::Attribute),
-            _ => None,
-        }
-    }
 }
 
 struct Inliner<'a> {
     folder: &'a Path,
     files: Vec<(String, File, u64)>,
-    /// Bytes that may still come in.
+    /// Bytes that may still be added.
     left: u64,
 }
-
-/// Levels of messages: the gate has bounded those of graphs before.
-const MAX_LEVELS: u32 = 128;
 
 impl Inliner<'_> {
     fn message(&mut self, body: Slice<'_>, kind: Kind, level: u32) -> Result<Vec<u8>, GateError> {
         if level > MAX_LEVELS {
-            return Err(OnnxError::Limit { what: "levels of messages", limit: MAX_LEVELS as usize }.into());
+            return Err(limit("levels of messages", MAX_LEVELS as usize));
         }
         let mut out = Vec::with_capacity(body.data.len());
         let mut fields = body.fields();
@@ -84,7 +55,6 @@ impl Inliner<'_> {
         Ok(out)
     }
 
-    /// TensorProto {raw_data = 9, external_data = 13, data_location = 14}
     fn tensor(&mut self, body: Slice<'_>) -> Result<Vec<u8>, GateError> {
         let facts = tensor_facts(body, usize::MAX)?;
         if !facts.is_external() {
@@ -92,17 +62,17 @@ impl Inliner<'_> {
         }
         let data = self.take(&facts.external()?)?;
         let mut out = Vec::with_capacity(body.data.len() + data.len());
-        let mut fields = Fields::new(body.data, body.at);
+        let mut fields = body.fields();
         let mut begin = fields.at();
         while let Some((field, _)) = fields.next()? {
             let end = fields.at();
-            if !matches!(field, 4 | 5 | 6 | 7 | 9 | 10 | 11 | 13 | 14) {
+            if !is_data(field) {
                 out.extend_from_slice(body.data.get(begin - body.at..end - body.at).unwrap_or_default());
             }
             begin = end;
         }
-        put_bytes(9, &data, &mut out);
-        put_number(14, 0, &mut out);
+        put_bytes(field::TENSOR_RAW, &data, &mut out);
+        put_number(field::TENSOR_LOCATION, 0, &mut out);
         Ok(out)
     }
 
@@ -111,13 +81,13 @@ impl Inliner<'_> {
         let wrong = |reason: String| external.wrong(&external.location, reason);
         let length = external.length.unwrap_or(external.needed);
         if length != external.needed {
-            return Err(wrong(format!("{length} bytes are given, but the shape needs {}", external.needed)));
+            return Err(wrong(format!("its `length` is {length} bytes, but the shape needs {}", external.needed)));
         }
         let (file, size) = self.file(external)?;
         let end = external.offset.checked_add(length).filter(|end| *end <= size);
         if end.is_none() {
             return Err(wrong(format!(
-                "{length} bytes from {} on are more than the file has ({size})",
+                "{length} bytes at offset {} are more than the file has ({size} bytes)",
                 external.offset
             )));
         }
@@ -126,19 +96,19 @@ impl Inliner<'_> {
         Ok(data)
     }
 
-    /// The open file of a location, and its length.
+    /// The file of a location, opened once, and its length.
     fn file(&mut self, external: &External) -> Result<(&File, u64), GateError> {
         let wrong = |reason: String| external.wrong(&external.location, reason);
         self.left = self
             .left
             .checked_sub(external.needed)
-            .ok_or_else(|| wrong(format!("with this tensor the model is longer than the limit of {MAX_FILE} bytes")))?;
+            .ok_or_else(|| wrong(format!("this tensor makes the model longer than the limit of {MAX_FILE} bytes")))?;
         let known = self.files.iter().position(|(name, ..)| *name == external.location);
         let index = match known {
             Some(index) => index,
             None => {
                 if self.files.len() >= MAX_FILES {
-                    return Err(wrong(format!("it is in more than {MAX_FILES} files")));
+                    return Err(wrong(format!("the model uses more than {MAX_FILES} files")));
                 }
                 let (file, size) = open(self.folder, &external.location).map_err(wrong)?;
                 self.files.push((external.location.clone(), file, size));
@@ -152,7 +122,7 @@ impl Inliner<'_> {
     }
 }
 
-/// Opens a file below `folder`: no link on the way, no second name, nothing but a regular file.
+/// Opens a file below `folder`: a regular file without links on the way and without a second name.
 fn open(folder: &Path, location: &str) -> Result<(File, u64), String> {
     let path = Path::new(location);
     if location.is_empty() || !path.components().all(|c| matches!(c, Component::Normal(_))) {
@@ -172,7 +142,7 @@ fn open(folder: &Path, location: &str) -> Result<(File, u64), String> {
     if !meta.is_file() {
         return Err("it is not a regular file".into());
     }
-    // A hard link may lead to a file of somebody else that this user may read.
+    // A hard link may give another user's file a name in this folder.
     if meta.nlink() != 1 {
         return Err(format!("it has {} names (hard links); copy it", meta.nlink()));
     }

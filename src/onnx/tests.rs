@@ -7,9 +7,9 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use super::gate::{self, Policy};
 use super::testing::{Tiny, bytes_field, varint_field};
 use super::*;
+use crate::model::{MANIFEST, ModelError, ModelSpec};
 
 const INPUT: &[&str] = &["1", "3", "640", "640"];
 

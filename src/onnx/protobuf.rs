@@ -1,8 +1,8 @@
-//! The wire format of protobuf: a reader that borrows and never panics, and a writer.
+//! The wire format of protobuf: a reader that borrows and never panics, and a writer of single fields.
 
-use super::onnx::OnnxError;
+use super::error::OnnxError;
 
-/// Bytes of the file, and where they begin, for messages.
+/// Bytes of the file, and where in the file they begin.
 #[derive(Clone, Copy)]
 pub(super) struct Slice<'a> {
     pub(super) data: &'a [u8],
@@ -11,10 +11,10 @@ pub(super) struct Slice<'a> {
 
 impl<'a> Slice<'a> {
     pub(super) fn fields(self) -> Fields<'a> {
-        Fields::new(self.data, self.at)
+        Fields { rest: self.data, at: self.at }
     }
 
-    /// Names are UTF-8 by the standard; what is not is shown with replacement characters, never refused.
+    /// For messages: bytes that are not UTF-8 become replacement characters.
     pub(super) fn text(self) -> String {
         String::from_utf8_lossy(self.data).into_owned()
     }
@@ -34,10 +34,6 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn new(data: &'a [u8], at: usize) -> Self {
-        Self { rest: data, at }
-    }
-
     fn damaged(&self, what: &'static str) -> OnnxError {
         OnnxError::Damaged { at: self.at, what }
     }
@@ -56,7 +52,7 @@ impl<'a> Fields<'a> {
         let mut value = 0_u64;
         for shift in (0..70).step_by(7) {
             let byte = u64::from(*self.take(1)?.data.first().unwrap_or(&0));
-            // The tenth byte holds one bit only; what does not fit is cut, as protobuf's own readers do.
+            // The tenth byte holds only one bit; the others are dropped, as protobuf's own readers do.
             value |= (byte & 0x7f).checked_shl(shift).unwrap_or(0);
             if byte < 0x80 {
                 return Ok(value);
@@ -88,7 +84,7 @@ impl<'a> Fields<'a> {
         Ok(Some((field, value)))
     }
 
-    /// The next of packed numbers.
+    /// The next element of a packed field.
     pub(super) fn number(&mut self) -> Result<Option<u64>, OnnxError> {
         if self.rest.is_empty() { Ok(None) } else { self.varint().map(Some) }
     }
@@ -99,8 +95,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Appends a number.
-pub(super) fn put_varint(mut n: u64, out: &mut Vec<u8>) {
+fn put_varint(mut n: u64, out: &mut Vec<u8>) {
     while n >= 0x80 {
         out.push((n as u8 & 0x7f) | 0x80);
         n >>= 7;
@@ -108,14 +103,14 @@ pub(super) fn put_varint(mut n: u64, out: &mut Vec<u8>) {
     out.push(n as u8);
 }
 
-/// Appends a field that holds a number.
-pub(super) fn put_number(field: u32, n: u64, out: &mut Vec<u8>) {
+/// Appends a field with a number.
+pub(crate) fn put_number(field: u32, n: u64, out: &mut Vec<u8>) {
     put_varint(u64::from(field) << 3, out);
     put_varint(n, out);
 }
 
-/// Appends a field that holds bytes or a message.
-pub(super) fn put_bytes(field: u32, body: &[u8], out: &mut Vec<u8>) {
+/// Appends a field with bytes or a message.
+pub(crate) fn put_bytes(field: u32, body: &[u8], out: &mut Vec<u8>) {
     put_varint(u64::from(field) << 3 | 2, out);
     put_varint(body.len() as u64, out);
     out.extend_from_slice(body);

@@ -1,12 +1,15 @@
-//! What a tensor in a file says about itself: its shape, its type, and where its data lies.
+//! What a tensor in a file declares: its shape, its type, and where its data lies.
 
-use super::gate::{GateError, MAX_FIELDS, limit};
+use super::error::{GateError, OnnxError, limit};
+use super::messages::{Entry, Message, field};
 use super::protobuf::{Slice, Value};
 
-/// Axes of one tensor.
+/// Fields that the gate visits in one file: it bounds the time, and what names and attributes cost a runtime.
+pub(super) const MAX_FIELDS: usize = 8_000_000;
 const MAX_AXES: usize = 64;
-/// Numbers in one tensor: 2^31 floats are 8 GiB.
+/// Elements of one tensor: 2^31 f32 are 8 GiB.
 const MAX_ELEMENTS: u64 = 1 << 31;
+const MAX_EXTERNAL_ENTRIES: usize = 16;
 
 /// A tensor whose data lies in another file.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -14,16 +17,16 @@ pub(super) struct External {
     pub(super) tensor: String,
     pub(super) location: String,
     pub(super) offset: u64,
-    /// `None`: to the end of the file.
+    /// Bytes; `None`: to the end of the file.
     pub(super) length: Option<u64>,
-    /// What its shape and type need.
+    /// Bytes that its shape and type need.
     pub(super) needed: u64,
 }
 
-/// The number of elements that a shape has.
+/// The number of elements of a shape.
 pub(super) struct Product {
     axes: usize,
-    /// `None`: too many.
+    /// `None`: more than [`MAX_ELEMENTS`].
     elements: Option<u64>,
     negative: bool,
 }
@@ -35,13 +38,19 @@ impl Default for Product {
 }
 
 impl Product {
-    pub(super) fn times(&mut self, n: u64) -> Result<(), GateError> {
+    pub(super) fn axis(&mut self) -> Result<(), GateError> {
         self.axes += 1;
-        if self.axes > MAX_AXES {
-            return Err(limit("axes of one shape", MAX_AXES));
-        }
+        if self.axes > MAX_AXES { Err(limit("axes of one shape", MAX_AXES)) } else { Ok(()) }
+    }
+
+    pub(super) fn length(&mut self, n: u64) {
         self.negative |= i64::try_from(n).is_err();
         self.elements = self.elements.and_then(|e| e.checked_mul(n)).filter(|e| *e <= MAX_ELEMENTS);
+    }
+
+    fn times(&mut self, n: u64) -> Result<(), GateError> {
+        self.axis()?;
+        self.length(n);
         Ok(())
     }
 
@@ -65,27 +74,27 @@ impl Product {
         if self.negative {
             return Err(wrong("has an axis of negative length".into()));
         }
-        self.elements.ok_or_else(|| wrong(format!("has a shape of more than {MAX_ELEMENTS} numbers")))
+        self.elements.ok_or_else(|| wrong(format!("has a shape of more than {MAX_ELEMENTS} elements")))
     }
 }
 
-/// What a TensorProto says about itself.
+/// What a TensorProto declares.
 #[derive(Default)]
 pub(super) struct TensorFacts<'a> {
     name: Option<Slice<'a>>,
     dims: Product,
     elem: u64,
+    /// Bytes of raw data.
     raw: Option<usize>,
-    /// At least so many numbers lie in typed fields.
+    /// Upper bound of the number of elements in the typed fields.
     typed: u64,
     entries: Vec<Slice<'a>>,
     elsewhere: bool,
     pub(super) fields: usize,
 }
 
-/// TensorProto {dims = 1, data_type = 2, float_data = 4, int32_data = 5, string_data = 6, int64_data = 7, name = 8,
-/// raw_data = 9, double_data = 10, uint64_data = 11, external_data = 13, data_location = 14}
 pub(super) fn tensor_facts(tensor: Slice<'_>, most_fields: usize) -> Result<TensorFacts<'_>, GateError> {
+    use field::*;
     let mut facts = TensorFacts::default();
     let mut fields = tensor.fields();
     while let Some((field, value)) = fields.next()? {
@@ -94,21 +103,35 @@ pub(super) fn tensor_facts(tensor: Slice<'_>, most_fields: usize) -> Result<Tens
             return Err(limit("fields", MAX_FIELDS));
         }
         match (field, value) {
-            (1, value) => facts.dims.field(&value)?,
-            (2, Value::Varint(elem)) => facts.elem = elem,
-            (6, Value::Bytes(_)) => facts.typed += 1,
-            // Packed: no number is shorter than a byte.
-            (4 | 5 | 7 | 10 | 11, Value::Bytes(packed)) => facts.typed += packed.data.len() as u64,
-            (4 | 5 | 7 | 10 | 11, _) => facts.typed += 1,
-            (8, Value::Bytes(name)) => facts.name = Some(name),
-            (9, Value::Bytes(raw)) => facts.raw = Some(raw.data.len()),
-            (13, Value::Bytes(entry)) if facts.entries.len() < 16 => facts.entries.push(entry),
-            (13, _) => return Err(limit("entries of external data", 16)),
-            (14, Value::Varint(location)) => facts.elsewhere = location != 0,
+            (TENSOR_DIMS, value) => facts.dims.field(&value)?,
+            (TENSOR_DATA_TYPE, Value::Varint(elem)) => facts.elem = elem,
+            (TENSOR_STRINGS, Value::Bytes(_)) => facts.typed += 1,
+            // Packed: no element is shorter than a byte.
+            (field, Value::Bytes(packed)) if is_typed(field) => facts.typed += packed.data.len() as u64,
+            (field, _) if is_typed(field) => facts.typed += 1,
+            (TENSOR_NAME, Value::Bytes(name)) => facts.name = Some(name),
+            (TENSOR_RAW, Value::Bytes(raw)) => facts.raw = Some(raw.data.len()),
+            (TENSOR_EXTERNAL, Value::Bytes(entry)) if facts.entries.len() < MAX_EXTERNAL_ENTRIES => {
+                facts.entries.push(entry);
+            }
+            (TENSOR_EXTERNAL, _) => return Err(limit("entries of external data", MAX_EXTERNAL_ENTRIES)),
+            (TENSOR_LOCATION, Value::Varint(location)) => facts.elsewhere = location != 0,
             _ => {}
         }
     }
     Ok(facts)
+}
+
+/// Fields that hold elements as numbers.
+fn is_typed(field: u32) -> bool {
+    use field::*;
+    matches!(field, TENSOR_FLOATS | TENSOR_INT32S | TENSOR_INT64S | TENSOR_DOUBLES | TENSOR_UINT64S)
+}
+
+/// Fields that hold data or say where it lies: external data replaces them.
+pub(super) fn is_data(field: u32) -> bool {
+    use field::*;
+    is_typed(field) || matches!(field, TENSOR_STRINGS | TENSOR_RAW | TENSOR_EXTERNAL | TENSOR_LOCATION)
 }
 
 impl TensorFacts<'_> {
@@ -151,9 +174,9 @@ impl TensorFacts<'_> {
                 Err(self.wrong(format!("holds {raw} bytes, but its shape needs {needed}")))
             }
             (_, Some(_)) => Ok(()),
-            // Sixteen-bit and smaller numbers may share a field, so this is a bound from below only.
+            // Elements of 16 bits and less may share a number, so only too few can be proved.
             (_, None) if self.typed < count.div_ceil(2) => {
-                Err(self.wrong(format!("holds {} numbers at most, but its shape needs {count}", self.typed)))
+                Err(self.wrong(format!("holds at most {} elements, but its shape needs {count}", self.typed)))
             }
             _ => Ok(()),
         }
@@ -165,13 +188,16 @@ impl TensorFacts<'_> {
         let needed = self.needed()?.ok_or_else(|| self.wrong("has strings in another file".into()))?;
         let mut external = External { tensor, needed, ..External::default() };
         for entry in &self.entries {
-            let (key, text) = super::onnx::entry(*entry)?;
-            let number = || text.parse::<u64>().map_err(|_| external.wrong(&text, format!("`{key}` is no length")));
-            match key.as_str() {
-                "location" => external.location = text,
-                "offset" => external.offset = number()?,
-                "length" => external.length = Some(number()?),
-                // The checksum is optional in the standard, and of a type that nobody else checks either.
+            let Entry { key, value } = Entry::decode(entry.data).map_err(OnnxError::from)?;
+            let text = String::from_utf8_lossy(&value).into_owned();
+            let number = |key: &str| {
+                text.parse::<u64>().map_err(|_| external.wrong(&text, format!("`{key}` is no length in bytes")))
+            };
+            match key.as_ref() {
+                b"location" => external.location = text,
+                b"offset" => external.offset = number("offset")?,
+                b"length" => external.length = Some(number("length")?),
+                // The standard's checksum is optional, and no runtime checks it.
                 _ => {}
             }
         }
