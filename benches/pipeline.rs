@@ -106,15 +106,8 @@ fn setup() -> Setup {
     broker.env("PATH", format!("{}:/usr/sbin", var("PATH").unwrap_or_default()));
     let broker = broker.spawn().expect("mosquitto must be installed: make setup");
     let mqtt = MqttConfig {
-        host: "127.0.0.1".into(),
-        port,
-        tls: false,
-        username: None,
-        password: None,
-        ca_file: None,
-        prefix: "ocelli".into(),
-        frames: true,
-        queue: 1000,
+        url: ocelli::config::Broker { host: "127.0.0.1".into(), port, tls: false },
+        ..MqttConfig::default()
     };
     let rounds = var("OCELLI_BENCH_ROUNDS").and_then(|n| n.parse().ok()).unwrap_or(3);
     Setup { clip, model, rounds, mqtt, _broker: Broker(broker) }
@@ -242,7 +235,12 @@ fn peer(spec: &ModelSpec, setup: &Setup, frames: u64) -> Option<Round> {
     let python = std::env::var("OCELLI_BENCH_PYTHON").unwrap_or_else(|_| "python3".into());
     let mut command = Command::new(&python);
     command.arg(&script).args(["--engine", "ort", "--threads", "--nospin", "--model"]).arg(&spec.path);
-    command.arg("--video").arg(&setup.clip).args(["--n", &frames.to_string(), "--mqtt", &setup.mqtt.port.to_string()]);
+    command.arg("--video").arg(&setup.clip).args([
+        "--n",
+        &frames.to_string(),
+        "--mqtt",
+        &setup.mqtt.url.port.to_string(),
+    ]);
     let (cpu, start) = (children_cpu(), Instant::now());
     let output = command.stderr(Stdio::null()).output().ok()?;
     let wall = start.elapsed().as_secs_f64();
@@ -337,7 +335,7 @@ fn service(setup: &Setup) {
              mqtt: mqtt://127.0.0.1:{}\ncameras:\n  bench: {{file: {}, loop: true, realtime: true}}\n",
             model.display(),
             lines.display(),
-            setup.mqtt.port,
+            setup.mqtt.url.port,
             clip.display()
         ),
     )

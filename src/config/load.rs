@@ -5,14 +5,13 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::check::{self, Group};
 use super::error::{ConfigErrors, Origin, Pos, Problem};
+use super::file::Config;
 use super::interpolate::{Lookup, interpolate};
-use super::keys;
-use super::mask::is_secret_key;
-use super::resolve::{Machine, PathKind, resolve};
-use super::resolved::Config;
-use super::tree::{self, Entry, Kind, Node};
+use super::layers::{expand, inherit, merge, override_tree};
+use super::read::{Keys, Report};
+use super::rules::{PathKind, Rules};
+use super::tree::{self, Kind, Node};
 
 /// Looked for, in this order, when no file is named.
 pub const DEFAULT_FILES: [&str; 2] = ["ocelli.yaml", "/etc/ocelli/ocelli.yaml"];
@@ -32,7 +31,7 @@ pub struct Loaded {
     /// The files that were read, in order.
     pub files: Vec<PathBuf>,
     /// The keys as given, for `config show`.
-    pub(crate) root: Group,
+    pub(crate) root: Node,
 }
 
 /// Reads `files` (none: the first of [`DEFAULT_FILES`] that exists), then the environment (`OCELLI__MQTT__URL=…`), then
@@ -176,54 +175,68 @@ impl Environment {
     }
 }
 
-/// Everything after reading: parse, resolve references, merge, check, resolve.
+/// Everything after reading: parse, resolve references, merge, check.
 pub(crate) fn assemble(
     files: &[(PathBuf, String)],
     sets: &[String],
     environment: &Environment,
     path_kind: &dyn Fn(&Path) -> PathKind,
-) -> Result<(Config, Vec<Problem>, Group), ConfigErrors> {
-    let mut problems = Vec::new();
-    let mut trees = Vec::new();
-    let mut keep = |tree: Result<Node, Problem>| match tree {
-        Ok(tree) => trees.push(tree),
-        Err(problem) => problems.push(problem),
-    };
-    for (index, (file, text)) in files.iter().enumerate() {
-        let base = file.parent().map(Path::to_path_buf).unwrap_or_default();
-        let origin = Origin { index, label: file.display().to_string(), text: text.clone(), base };
-        keep(tree::parse(&Arc::new(origin)));
-    }
-    let mut index = files.len();
-    for (name, value) in environment.overrides() {
-        let path = name[OVERRIDE_PREFIX.len()..].to_lowercase().replace("__", ".");
-        keep(override_tree(index, format!("environment {name}"), name, OVERRIDE_PREFIX.len(), &path, value));
-        index += 1;
-    }
-    for set in sets {
-        keep(match set.split_once('=') {
-            Some((path, value)) => override_tree(index, format!("--set {path}"), path, 0, path, value),
-            None => Err(Problem::new(format!("--set {}: there is no `=`", key_part(set)))
-                .hint("write `--set mqtt.url=mqtt://127.0.0.1:1883`")),
-        });
-        index += 1;
-    }
-    // Text that is no YAML leaves holes: what follows from them is no news.
-    if !problems.is_empty() {
-        return Err(ConfigErrors::new(problems, Vec::new()));
-    }
+) -> Result<(Config, Vec<Problem>, Node), ConfigErrors> {
+    let mut report = Report::new(Config::SECTION);
+    let mut trees = layers(files, sets, environment)?;
     let find = |name: &str| environment.lookup(name);
     let lookup = Lookup { find: &find, unknown: environment.unknown };
     for tree in &mut trees {
-        interpolate(tree, lookup, &mut problems);
-        check::expand(tree, &keys::ROOT);
+        interpolate(tree, lookup, &mut report.problems);
+        expand(tree, Config::SECTION);
     }
-    let root = trees.into_iter().reduce(tree::merge).unwrap_or_else(nothing);
-    let root = check::check(&root, &mut problems);
-    let (config, errors, warnings) =
-        resolve(&root, &Machine { host: &environment.host, state_dir: environment.state_dir.as_deref(), path_kind });
-    problems.extend(errors);
-    if problems.is_empty() { Ok((config, warnings, root)) } else { Err(ConfigErrors::new(problems, warnings)) }
+    let root = trees.into_iter().reduce(merge).unwrap_or_else(nothing);
+    if matches!(root.kind, Kind::Null) || report.check_keys(Config::SECTION, &root, "") {
+        Config::from_node(Some(&root), "", &mut report);
+    }
+    // Read again with what cameras inherit; what is wrong in it was reported.
+    let inherited = inherit(&root);
+    let mut config = Config::from_node(Some(&inherited), "", &mut Report::new(Config::SECTION));
+    let mut rules = Rules {
+        root: &root,
+        host: &environment.host,
+        state_dir: environment.state_dir.as_deref(),
+        path_kind,
+        errors: report.problems,
+        warnings: Vec::new(),
+    };
+    rules.apply(&mut config);
+    rules.cameras(&mut config, &inherited);
+    let (errors, warnings) = (rules.errors, rules.warnings);
+    if errors.is_empty() { Ok((config, warnings, root)) } else { Err(ConfigErrors::new(errors, warnings)) }
+}
+
+/// The trees of all files, variables and arguments, later ones win.
+fn layers(files: &[(PathBuf, String)], sets: &[String], environment: &Environment) -> Result<Vec<Node>, ConfigErrors> {
+    let mut trees: Vec<Result<Node, Problem>> = Vec::new();
+    for (file, text) in files {
+        let base = file.parent().map(Path::to_path_buf).unwrap_or_default();
+        let label = file.display().to_string();
+        trees.push(tree::parse(&Arc::new(Origin { index: trees.len(), label, text: text.clone(), base })));
+    }
+    for (name, value) in environment.overrides() {
+        let path = name[OVERRIDE_PREFIX.len()..].to_lowercase().replace("__", ".");
+        let label = format!("environment {name}");
+        trees.push(override_tree(trees.len(), label, name, OVERRIDE_PREFIX.len(), &path, value));
+    }
+    for set in sets {
+        trees.push(match set.split_once('=') {
+            Some((path, value)) => override_tree(trees.len(), format!("--set {path}"), path, 0, path, value),
+            None => Err(Problem::new(format!("--set {}: there is no `=`", key_part(set)))
+                .hint("write `--set mqtt.url=mqtt://127.0.0.1:1883`")),
+        });
+    }
+    // Text that is no YAML leaves holes: report nothing that follows from them.
+    let (trees, broken): (Vec<_>, Vec<_>) = trees.into_iter().partition(Result::is_ok);
+    match broken.is_empty() {
+        true => Ok(trees.into_iter().flatten().collect()),
+        false => Err(ConfigErrors::new(broken.into_iter().filter_map(Result::err).collect(), Vec::new())),
+    }
 }
 
 /// The keys at the start of an argument that is none; what follows may be a secret.
@@ -234,44 +247,4 @@ fn key_part(set: &str) -> &str {
 fn nothing() -> Node {
     let origin = Origin { index: 0, label: "(no file)".into(), text: String::new(), base: PathBuf::new() };
     Node { pos: Pos { origin: Arc::new(origin), line: 1, column: 1, width: 1 }, kind: Kind::Null }
-}
-
-/// The tree of one `path=value`. `written` is the path as the user wrote it, its keys starting at byte `skip`.
-fn override_tree(
-    index: usize,
-    label: String,
-    written: &str,
-    skip: usize,
-    path: &str,
-    value: &str,
-) -> Result<Node, Problem> {
-    let text = format!("{written}={value}");
-    let origin = Arc::new(Origin { index, label, text, base: PathBuf::new() });
-    let value_column = written.chars().count() + 2;
-    let last = path.rsplit('.').next().unwrap_or(path);
-    let place = |column, width: usize| Pos { origin: origin.clone(), line: 1, column, width: width.max(1) };
-    let pos = place(value_column, value.chars().count());
-    // Lists and maps are YAML. Any other text is taken as it is: no quoting inside the shell's quoting.
-    let mut node = if value.starts_with(['[', '{']) && !value.starts_with("${") && !is_secret_key(last) {
-        // Spaces in front keep the columns of the argument.
-        tree::parse_text(&origin, &format!("{}{value}", " ".repeat(value_column - 1)))?
-    } else if value.is_empty() || value == "null" || value == "~" {
-        Node { pos, kind: Kind::Null }
-    } else {
-        Node::scalar(pos, value)
-    };
-    let mut end = written.chars().count() + 1;
-    let separator = if skip > 0 { 2 } else { 1 };
-    for key in path.rsplit('.') {
-        let width = key.chars().count();
-        let column = end.saturating_sub(width).max(1);
-        let pos = place(column, width);
-        if key.is_empty() {
-            return Err(Problem::new("an empty key").at(&pos).hint("write the keys as in `mqtt.url`"));
-        }
-        let entry = Entry { key: key.to_owned(), pos: pos.clone(), value: node };
-        node = Node { pos, kind: Kind::Map(vec![entry]) };
-        end = column.saturating_sub(separator);
-    }
-    Ok(node)
 }

@@ -2,6 +2,8 @@
 //!
 //! Works on text, not on the parsed tree, because a file that does not parse is shown as well.
 
+use std::borrow::Cow;
+
 use crate::types::{HIDDEN, redact};
 
 /// Is a key of this name a secret? Misspelled ones too: they are shown just when they are wrong.
@@ -9,6 +11,14 @@ pub(crate) fn is_secret_key(key: &str) -> bool {
     let key = key.to_lowercase();
     ["pass", "pwd", "secret", "token"].iter().any(|word| key.contains(word))
         || strsim::damerau_levenshtein(&key, "password") <= 3
+}
+
+/// A value as messages quote it: a file may hold one of a megabyte.
+pub(crate) fn shortened(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(100) {
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+        None => text.into(),
+    }
 }
 
 /// Text without control characters (a terminal would obey them); tabs become spaces.
@@ -44,17 +54,26 @@ pub(crate) fn source_line(
         let indent = indent_of(source).min(room);
         return Some((format!("{}{HIDDEN}", " ".repeat(indent)), start.min(indent), 1));
     }
-    let (masked, start) = mask(source, start);
-    let (_, end) = mask(source, end);
+    let masked = mask(source);
+    let length = masked.chars().count();
+    let (start, end) = match (masked_length(source, start), masked_length(source, end)) {
+        ((start, true), (end, _)) => (start.saturating_sub(HIDDEN.len()), end.min(length)),
+        ((start, false), (end, _)) => (start.min(length), end.min(length)),
+    };
     let (shown, caret) = cut(&printable(&masked), start, room);
     let width = end.saturating_sub(start).min(shown.chars().count().saturating_sub(caret)).max(1);
     Some((shown, caret, width))
 }
 
-/// The line with its secrets masked, and where the character `at` (from 0) went.
-fn mask(line: &str, at: usize) -> (String, usize) {
-    let (masked, at) = mask_keys(line, at);
-    mask_urls(&masked, at)
+fn mask(line: &str) -> String {
+    redact(&mask_keys(line))
+}
+
+/// How many characters the first `count` of `line` have when masked, and whether they end inside of a secret.
+fn masked_length(line: &str, count: usize) -> (usize, bool) {
+    let head: String = line.chars().take(count).collect();
+    let shown = mask(&head);
+    (shown.chars().count(), shown.ends_with(HIDDEN) && !head.ends_with(HIDDEN))
 }
 
 fn indent_of(line: &str) -> usize {
@@ -129,48 +148,24 @@ fn value_end(line: &str, start: usize) -> usize {
     line.len()
 }
 
-/// Masks the values of secret keys; `caret` (characters from 0) moves along.
-fn mask_keys(line: &str, caret: usize) -> (String, usize) {
+/// Hides the values of secret keys.
+fn mask_keys(line: &str) -> String {
     let mut out = String::new();
-    let mut shown_caret = caret;
     let mut done = 0;
     while let Some((start, end)) = secret_value(line, done) {
         let value = &line[start..end];
         out.push_str(&line[done..start]);
         // A reference holds no secret and is worth reading.
         let reference = value.trim().trim_matches(['"', '\'']);
-        if value.trim().is_empty() || (reference.starts_with("${") && !reference.contains(":-")) {
-            out.push_str(value);
-        } else {
-            let (from, to) = (line[..start].chars().count(), line[..end].chars().count());
-            let delta = HIDDEN.len() as isize - (to - from) as isize;
-            if caret >= to {
-                shown_caret = shown_caret.saturating_add_signed(delta);
-            } else if caret > from {
-                shown_caret = out.chars().count();
-            }
-            out.push_str(HIDDEN);
-        }
-        if end <= done {
-            // An empty value at the end of the line.
-            done = line.len();
+        let public = reference.is_empty() || (reference.starts_with("${") && !reference.contains(":-"));
+        out.push_str(if public { value } else { HIDDEN });
+        done = end;
+        if value.is_empty() {
             break;
         }
-        done = end;
     }
     out.push_str(&line[done..]);
-    (out, shown_caret)
-}
-
-/// Hides credentials inside URLs; a caret behind them moves along.
-fn mask_urls(line: &str, caret: usize) -> (String, usize) {
-    let head: String = line.chars().take(caret).collect();
-    let shown = redact(line);
-    // The caret stays where it was when the text before it is the same, else it goes back by what was hidden there.
-    let head_shown = redact(&head);
-    let caret = if shown.starts_with(&head) { caret } else { head_shown.chars().count() };
-    let length = shown.chars().count();
-    (shown, caret.min(length))
+    out
 }
 
 /// At most `width` characters of `line`, around the caret.

@@ -1,32 +1,40 @@
-//! The configuration file: parsed, checked as a whole, and resolved. Parsing does no I/O beyond reading the files named.
+//! The configuration file: parsed, checked as a whole, and read into structs. Parsing does no I/O beyond reading the files
+//! named.
 //!
-//! Belongs here: what the keys mean and every message about them. Does not belong here: opening cameras or sockets.
+//! A key's way: `tree` (YAML with places) → `interpolate` (`${NAME}`) → `layers` (files, variables and arguments merged) →
+//! `read` (typed, by the definitions in `file`, `model`, `outputs`, `camera`) → `rules` (what no key can check alone).
+//! A new key is one line in one of the files of definitions; see `macros`.
 
-mod cameras;
-mod check;
+mod camera;
+mod camera_rules;
 mod error;
+mod field;
+mod file;
 mod interpolate;
-mod keys;
+mod layers;
 mod load;
+mod macros;
 mod mask;
+mod model;
+mod outputs;
+mod read;
 mod reference;
-mod resolve;
-mod resolved;
-mod resolved_camera;
+mod rules;
 mod schema;
+mod section;
 mod show;
 #[cfg(test)]
 mod tests;
 mod tree;
 mod value;
-mod view;
 
+pub use camera::{CameraConfig, Capture, DetectConfig, ReconnectConfig, SourceConfig, Transport, UsbFormat};
 pub use error::{ConfigErrors, Problem};
+pub use file::{CameraDefaults, Config};
 pub use load::{DEFAULT_FILES, Loaded, load, load_all, load_without_secrets};
-pub use reference::reference;
-pub use resolved::{
-    Arena, BackendChoice, BatchProfile, Config, CudaConfig, CudnnSearch, HttpConfig, JsonlConfig, ModelConfig,
-    MqttConfig, OpenvinoConfig, Precision, RtspConfig, TensorrtConfig,
+pub use model::{
+    Arena, BackendChoice, BatchProfile, CudaConfig, CudnnSearch, ModelConfig, OpenvinoConfig, Precision, TensorrtConfig,
 };
-pub use resolved_camera::{CameraConfig, Capture, DetectConfig, ReconnectConfig, SourceConfig, Transport, UsbFormat};
+pub use outputs::{Broker, HttpConfig, JsonlConfig, MqttConfig, RtspConfig};
+pub use reference::reference;
 pub use schema::schema;

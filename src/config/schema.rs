@@ -2,7 +2,9 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use super::keys::{self, Key, Kind, Section, Short};
+use super::file::Config;
+use super::read::Keys;
+use super::section::{Key, Kind, Section, sections};
 use super::value::expected;
 
 /// Values may be references everywhere, numbers and words too.
@@ -10,10 +12,10 @@ const REFERENCE: &str = r"\$\{[A-Za-z_][A-Za-z0-9_]*(:-[^}]*)?\}";
 
 /// JSON Schema of the configuration file.
 pub fn schema() -> Json {
-    let mut root = object(&keys::ROOT);
-    let definitions: Map<String, Json> = keys::sections()
-        .iter()
-        .filter(|section| section.name != keys::ROOT.name)
+    let mut root = object(Config::SECTION);
+    let definitions: Map<String, Json> = sections(Config::SECTION)
+        .into_iter()
+        .skip(1)
         .map(|section| (section.name.to_owned(), definition(section)))
         .collect();
     if let Json::Object(root) = &mut root {
@@ -27,18 +29,18 @@ pub fn schema() -> Json {
 
 fn definition(section: &Section) -> Json {
     match section.short {
-        Short::None => object(section),
-        Short::Key(_) | Short::UrlOrFile => json!({
-            "description": section.doc,
+        [] => object(section),
+        _ => json!({
+            "description": section.doc(),
             "anyOf": [{ "type": "string", "minLength": 1 }, object(section)],
         }),
     }
 }
 
 fn object(section: &Section) -> Json {
-    let properties: Map<String, Json> = section.keys.iter().map(|key| (key.name.to_owned(), property(key))).collect();
+    let properties: Map<String, Json> = section.keys().map(|key| (key.name.to_owned(), property(key))).collect();
     json!({
-        "description": section.doc,
+        "description": section.doc(),
         "type": "object",
         "properties": properties,
         "additionalProperties": false,
@@ -47,26 +49,25 @@ fn object(section: &Section) -> Json {
 
 fn property(key: &Key) -> Json {
     let mut schema = match key.kind {
-        Kind::Section(section) => json!({ "$ref": format!("#/$defs/{}", section.name) }),
+        Kind::Section(section) | Kind::Optional(section) => json!({ "$ref": format!("#/$defs/{}", section.name) }),
         Kind::Named(section) => json!({
             "type": "object",
             "minProperties": 1,
             "propertyNames": { "pattern": "^[a-z0-9][a-z0-9_-]{0,62}$" },
             "additionalProperties": { "$ref": format!("#/$defs/{}", section.name) },
         }),
-        Kind::Text | Kind::Path | Kind::Topic | Kind::Name => json!({ "type": ["string", "number"] }),
-        Kind::Secret => json!({ "type": ["string", "number"] }),
+        Kind::Text | Kind::Path | Kind::Topic | Kind::Name | Kind::Secret => json!({ "type": ["string", "number"] }),
         Kind::Url(schemes) => {
             json!({ "type": "string", "pattern": format!("^({})://|{REFERENCE}", schemes.join("|")) })
         }
         Kind::Sha256 => json!({ "type": "string", "pattern": format!("^[0-9A-Fa-f]{{64}}$|{REFERENCE}") }),
-        Kind::Duration { .. } => json!({ "type": "string", "pattern": format!("^[0-9]|{REFERENCE}") }),
+        Kind::Duration(..) => json!({ "type": "string", "pattern": format!("^[0-9]|{REFERENCE}") }),
         Kind::Address => json!({ "type": "string", "pattern": format!(":[0-9]{{1,5}}$|{REFERENCE}") }),
         Kind::Bool => or_reference(json!({ "type": "boolean" })),
-        Kind::Integer { min, max } => or_reference(json!({ "type": "integer", "minimum": min, "maximum": max })),
-        Kind::Number { min, max } => or_reference(json!({ "type": "number", "minimum": min, "maximum": max })),
+        Kind::Integer(min, max) => or_reference(json!({ "type": "integer", "minimum": min, "maximum": max })),
+        Kind::Number(min, max) => or_reference(json!({ "type": "number", "minimum": min, "maximum": max })),
         Kind::Word(words) => or_reference(json!({ "enum": words })),
-        Kind::Size { min, max } => json!({ "anyOf": [
+        Kind::Size(min, max) => json!({ "anyOf": [
             { "type": "integer", "minimum": min, "maximum": max },
             { "type": "string", "pattern": format!("^[0-9]+([xX×][0-9]+)?$|{REFERENCE}") },
         ] }),
@@ -79,10 +80,10 @@ fn property(key: &Key) -> Json {
     };
     if let Json::Object(schema) = &mut schema {
         let range = match key.kind {
-            Kind::Duration { .. } => format!(" {}.", capitalized(&expected(key.kind))),
+            Kind::Duration(..) => format!(" {}.", capitalized(&expected(key.kind))),
             _ => String::new(),
         };
-        schema.insert("description".into(), json!(format!("{}{range}", key.doc)));
+        schema.insert("description".into(), json!(format!("{}{range}", key.doc())));
         if let Some(default) = key.default {
             schema.insert("default".into(), default_json(key.kind, default));
         }
@@ -97,9 +98,7 @@ fn or_reference(schema: Json) -> Json {
 /// A default with the type that the key has.
 fn default_json(kind: Kind, text: &str) -> Json {
     match kind {
-        Kind::Bool | Kind::Integer { .. } | Kind::Number { .. } => {
-            serde_json::from_str(text).unwrap_or_else(|_| json!(text))
-        }
+        Kind::Bool | Kind::Integer(..) | Kind::Number(..) => serde_json::from_str(text).unwrap_or_else(|_| json!(text)),
         _ => json!(text),
     }
 }

@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use super::error::{ConfigErrors, Problem};
 use super::load::{Environment, Loaded, assemble};
-use super::resolve::PathKind;
-use super::resolved::{BackendChoice, Config};
-use super::resolved_camera::{Capture, DetectConfig, ReconnectConfig, SourceConfig, Transport, UsbFormat};
+use super::rules::PathKind;
+use super::{
+    BackendChoice, Broker, Capture, Config, DetectConfig, ReconnectConfig, SourceConfig, Transport, UsbFormat,
+};
 use crate::types::{Priority, Size};
 
 /// A machine with these variables, on which every path is a file, but `gone…` is nothing and a path without a dot in its
@@ -143,7 +144,8 @@ fn every_key_arrives() {
         (Some("/x/ort.so".into()), Some(Size::new(640, 384)))
     );
     let mqtt = config.mqtt.unwrap();
-    assert_eq!((mqtt.host.as_str(), mqtt.port, mqtt.tls, mqtt.prefix.as_str()), ("b", 8883, true, "site/a"));
+    assert_eq!(mqtt.url, Broker { host: "b".into(), port: 8883, tls: true });
+    assert_eq!(mqtt.prefix, "site/a");
     assert_eq!((mqtt.username.as_deref(), mqtt.password.as_deref()), (Some("007"), Some("p: #")));
     assert_eq!((mqtt.ca_file, mqtt.frames, mqtt.queue), (Some("ca.pem".into()), false, 5));
     let rtsp = config.rtsp.unwrap();
@@ -199,11 +201,11 @@ fn cameras_on_the_box_are_read() {
 #[test]
 fn all_errors_come_together_in_the_order_of_the_file() {
     check(
-        "mqtt:\n  url: mqtt://h\n  frames: yes\nrtsp: {listen: 0.0.0.0:1, bitrat_kbps: 5}\ndefaults:\n  detect: {treshold: 0.4, iou: 1.5}\n\
+        "mqtt:\n  url: mqtt://h\n  frames: yes\nrtsp: {listen: 127.0.0.1:1, bitrat_kbps: 5}\ndefaults:\n  detect: {treshold: 0.4, iou: 1.5}\n\
          cameras:\n  Gate: rtsp://h/1\n  yard: {transport: tpc, latency: 5}\n",
         &[
             "3:11: `mqtt.frames` must be `true` or `false`, not `yes` = write `true`",
-            "4:27: unknown key `bitrat_kbps` in `rtsp` = did you mean `bitrate_kbps`?",
+            "4:29: unknown key `bitrat_kbps` in `rtsp` = did you mean `bitrate_kbps`?",
             "6:12: unknown key `treshold` in `defaults.detect` = did you mean `threshold`?",
             "6:32: `defaults.detect.iou` must be a number from 0 to 1, not `1.5`",
             "8:3: `Gate` cannot be a camera's name",
@@ -482,7 +484,7 @@ fn later_files_variables_and_arguments_win() {
     let variables = [("OCELLI__MQTT__PREFIX", "env"), ("OCELLI__MODEL__THREADS", "2"), ("OCELLI_OTHER", "x")];
     let config = load_with(&files, &sets, &variables).unwrap_or_else(|errors| panic!("{errors}")).config;
     let mqtt = config.mqtt.unwrap();
-    assert_eq!((mqtt.host.as_str(), mqtt.prefix.as_str(), mqtt.username.as_deref()), ("one", "env", Some("u=v")));
+    assert_eq!((mqtt.url.host.as_str(), mqtt.prefix.as_str(), mqtt.username.as_deref()), ("one", "env", Some("u=v")));
     assert_eq!((config.model.file, config.model.threads), (Some("/a/m/x.onnx".into()), Some(3)));
     assert_eq!(config.jsonl.unwrap().file, Path::new("b/out.jsonl"));
     assert_eq!(config.cameras[0].detect.labels, Some(vec!["person".into(), "a b".into()]));

@@ -11,6 +11,7 @@ use serde_yaml::Spanned;
 use serde_yaml::options::{DuplicateKeyPolicy, MergeKeyPolicy, NonFiniteFloatPolicy};
 
 use super::error::{Origin, Pos, Problem};
+use super::mask::shortened;
 
 /// A value with its place.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,6 +57,59 @@ impl Node {
     pub(crate) fn scalar(pos: Pos, text: &str) -> Self {
         Self { pos, kind: Kind::Scalar(Scalar::new(text.to_owned())) }
     }
+
+    /// The value of `key`, unless it is `null`.
+    pub(crate) fn get(&self, key: &str) -> Option<&Self> {
+        self.entry(key).map(|entry| &entry.value).filter(|value| !matches!(value.kind, Kind::Null))
+    }
+
+    /// As [`get`](Self::get), by several keys.
+    pub(crate) fn at<const N: usize>(&self, keys: [&str; N]) -> Option<&Self> {
+        keys.iter().try_fold(self, |node, key| node.get(key))
+    }
+
+    pub(crate) fn entry(&self, key: &str) -> Option<&Entry> {
+        self.entries().iter().find(|entry| entry.key == key)
+    }
+
+    /// Of a map; of anything else there are none.
+    pub(crate) fn entries(&self) -> &[Entry] {
+        match &self.kind {
+            Kind::Map(entries) => entries,
+            _ => &[],
+        }
+    }
+
+    /// As written, references unresolved; empty for a list or a map.
+    pub(crate) fn raw(&self) -> &str {
+        match &self.kind {
+            Kind::Scalar(scalar) => &scalar.raw,
+            _ => "",
+        }
+    }
+
+    /// References resolved: may be a secret.
+    pub(crate) fn text(&self) -> &str {
+        match &self.kind {
+            Kind::Scalar(scalar) => &scalar.text,
+            _ => "",
+        }
+    }
+
+    pub(crate) fn describe(&self) -> &'static str {
+        match &self.kind {
+            Kind::Null => "nothing",
+            Kind::Scalar(_) => "a single value",
+            Kind::List(_) => "a list",
+            Kind::Map(_) => "keys with values",
+        }
+    }
+}
+
+/// The path of a key for messages.
+pub(crate) fn join(path: &str, key: &str) -> String {
+    let key = shortened(key);
+    if path.is_empty() { key.into_owned() } else { format!("{path}.{key}") }
 }
 
 /// Limits that no configuration reaches, so that a hostile file is an error and not a hang.
@@ -124,6 +178,14 @@ impl<'de> Deserialize<'de> for Raw {
 
 struct RawVisitor;
 
+macro_rules! typed {
+    ($($visit:ident: $type:ty),+) => {$(
+        fn $visit<E>(self, value: $type) -> Result<Raw, E> {
+            Ok(Raw::Typed(value.to_string()))
+        }
+    )+};
+}
+
 impl<'de> Visitor<'de> for RawVisitor {
     type Value = Raw;
 
@@ -136,24 +198,7 @@ impl<'de> Visitor<'de> for RawVisitor {
     fn visit_none<E>(self) -> Result<Raw, E> {
         Ok(Raw::Null)
     }
-    fn visit_bool<E>(self, value: bool) -> Result<Raw, E> {
-        Ok(Raw::Typed(value.to_string()))
-    }
-    fn visit_i64<E>(self, value: i64) -> Result<Raw, E> {
-        Ok(Raw::Typed(value.to_string()))
-    }
-    fn visit_i128<E>(self, value: i128) -> Result<Raw, E> {
-        Ok(Raw::Typed(value.to_string()))
-    }
-    fn visit_u64<E>(self, value: u64) -> Result<Raw, E> {
-        Ok(Raw::Typed(value.to_string()))
-    }
-    fn visit_u128<E>(self, value: u128) -> Result<Raw, E> {
-        Ok(Raw::Typed(value.to_string()))
-    }
-    fn visit_f64<E>(self, value: f64) -> Result<Raw, E> {
-        Ok(Raw::Typed(value.to_string()))
-    }
+    typed! { visit_bool: bool, visit_i64: i64, visit_i128: i128, visit_u64: u64, visit_u128: u128, visit_f64: f64 }
     fn visit_str<E>(self, value: &str) -> Result<Raw, E> {
         Ok(Raw::Text(value.to_owned()))
     }
@@ -226,30 +271,6 @@ impl Builder<'_> {
     }
 }
 
-/// Lays `over` on `base`: maps are merged key by key, everything else is replaced. `null` takes a value away.
-///
-/// A key that stands twice in one map stays there twice: that is reported later.
-pub(crate) fn merge(base: Node, over: Node) -> Node {
-    match (base, over) {
-        (Node { kind: Kind::Map(mut entries), pos }, Node { kind: Kind::Map(over), .. }) => {
-            for entry in over {
-                match entries.iter_mut().find(|known| known.key == entry.key && known.pos.origin != entry.pos.origin) {
-                    Some(known) => {
-                        let below =
-                            std::mem::replace(&mut known.value, Node { pos: entry.pos.clone(), kind: Kind::Null });
-                        known.value = merge(below, entry.value);
-                        known.pos = entry.pos;
-                    }
-                    None => entries.push(entry),
-                }
-            }
-            Node { pos, kind: Kind::Map(entries) }
-        }
-        (base, Node { kind: Kind::Null, pos }) if matches!(base.kind, Kind::Null) => Node { pos, kind: Kind::Null },
-        (_, over) => over,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -308,19 +329,5 @@ mod tests {
             let shown = parse(&origin(text)).unwrap_err().to_string();
             assert!(shown.starts_with(&format!("t.yaml:{line}:")) && shown.contains("not valid YAML: "), "{shown}");
         }
-    }
-
-    #[test]
-    fn later_values_win_and_maps_are_merged() {
-        let base = parse(&origin("a: {b: 1, c: 2}\nd: 3")).unwrap();
-        let over = Arc::new(Origin {
-            index: 1,
-            label: "o".into(),
-            text: "a: {c: 4, e: 5}\nd: {f: 6}".into(),
-            base: "".into(),
-        });
-        let merged = merge(base, parse(&over).unwrap());
-        let texts = |picture: String| picture.split(['@', ' ']).filter(|part| !part.contains('+')).collect::<String>();
-        assert_eq!(texts(picture(&merged)), r#"{a{b"1"c"4"e"5"d{f"6""#);
     }
 }

@@ -102,7 +102,7 @@ impl AskedBroker {
 fn broker(scope: &Scope) -> Option<AskedBroker> {
     let config = scope.config.as_ref()?;
     let mqtt = config.mqtt.clone()?;
-    let (node, address, tls) = (config.node.clone(), format!("{}:{}", mqtt.host, mqtt.port), mqtt.tls);
+    let (node, address, tls) = (config.node.clone(), format!("{}:{}", mqtt.url.host, mqtt.url.port), mqtt.url.tls);
     let asked = !scope.lacks(mqtt.password.as_ref());
     let task = asked.then(|| Task::start("broker", BROKER, move || mqtt::probe(&mqtt, &node)));
     Some(AskedBroker { address, tls, task })

@@ -111,15 +111,9 @@ impl Broker {
 
     fn config(&self) -> MqttConfig {
         MqttConfig {
-            host: "127.0.0.1".into(),
-            port: self.port,
-            tls: false,
-            username: None,
-            password: None,
-            ca_file: None,
-            prefix: "ocelli".into(),
-            frames: true,
+            url: ocelli::config::Broker { host: "127.0.0.1".into(), port: self.port, tls: false },
             queue: 100,
+            ..MqttConfig::default()
         }
     }
 
@@ -445,7 +439,8 @@ fn tls_believes_its_own_ca_and_no_other() {
     broker.start();
     let ca = broker.path("ca.pem");
     let tls = |host: &str, ca: &Path| {
-        start(&MqttConfig { host: host.into(), tls: true, ca_file: Some(ca.into()), ..broker.config() })
+        let url = ocelli::config::Broker { host: host.into(), port: broker.port, tls: true };
+        start(&MqttConfig { url, ca_file: Some(ca.into()), ..broker.config() })
     };
     let (sink, registry) = tls("localhost", &ca);
     eventually("the connection", || connected(&registry));
@@ -465,7 +460,8 @@ fn tls_believes_its_own_ca_and_no_other() {
     let reason = trouble(&registry);
     assert!(reason.contains("mqtts://"), "{reason}");
     let open = Broker::open();
-    let (_no_tls_there, registry) = start(&MqttConfig { tls: true, ca_file: Some(ca), ..open.config() });
+    let url = ocelli::config::Broker { tls: true, ..open.config().url };
+    let (_no_tls_there, registry) = start(&MqttConfig { url, ca_file: Some(ca), ..open.config() });
     let reason = trouble(&registry);
     assert!(reason.contains("TLS") && reason.contains("port speaks TLS"), "{reason}");
 }

@@ -30,7 +30,7 @@ const VGA: Size = Size::new(640, 480);
 fn start(cameras: &[&str]) -> RtspServer {
     let cameras: Vec<CameraName> = cameras.iter().map(|name| CameraName::from(*name)).collect();
     let listen = "127.0.0.1:0".parse().unwrap();
-    let config = RtspConfig { listen, bitrate_kbps: 3000, max_delay: Duration::from_secs(5) };
+    let config = RtspConfig { listen, bitrate_kbps: 3000, max_delay: Duration::from_secs(5), ..RtspConfig::default() };
     RtspServer::start(&config, &cameras).unwrap()
 }
 
@@ -472,7 +472,7 @@ fn garbage_does_not_hurt_the_server() {
 fn a_busy_port_is_an_error_that_names_the_address() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let listen = taken.local_addr().unwrap();
-    let config = RtspConfig { listen, bitrate_kbps: 1000, max_delay: Duration::ZERO };
+    let config = RtspConfig { listen, bitrate_kbps: 1000, max_delay: Duration::ZERO, ..RtspConfig::default() };
     let error = RtspServer::start(&config, &[]).err().unwrap();
     assert!(matches!(error, RtspError::Bind { addr, .. } if addr == listen));
     let text = error.to_string();
@@ -493,7 +493,7 @@ fn stopping_disconnects_viewers_and_frees_the_port() {
     // What still comes from the source is ignored.
     let sent = feed.sent.load(Ordering::Relaxed);
     until("5 frames more", || feed.sent.load(Ordering::Relaxed) >= sent + 5);
-    let config = RtspConfig { listen: addr, bitrate_kbps: 1000, max_delay: Duration::ZERO };
+    let config = RtspConfig { listen: addr, bitrate_kbps: 1000, max_delay: Duration::ZERO, ..RtspConfig::default() };
     RtspServer::start(&config, &["gate".into()]).unwrap().stop();
 }
 

@@ -110,7 +110,7 @@ fn clock(facts: &Facts) -> Check {
     let enable = "sudo timedatectl set-ntp true; without internet, name a time server of the site in /etc/systemd/timesyncd.conf";
     if clock.now < YEAR_2024 {
         // A certificate is not valid yet in the past.
-        let tls = facts.scope.config.as_ref().and_then(|config| config.mqtt.as_ref()).is_some_and(|mqtt| mqtt.tls);
+        let tls = facts.scope.config.as_ref().and_then(|config| config.mqtt.as_ref()).is_some_and(|mqtt| mqtt.url.tls);
         let (status, more) = match tls {
             true => (Status::Failed, ", and TLS refuses every certificate"),
             false => (Status::Warning, ""),

@@ -60,7 +60,7 @@ impl Link {
     ) -> Self {
         Self {
             options,
-            broker: format!("{}:{}", config.host, config.port),
+            broker: format!("{}:{}", config.url.host, config.url.port),
             username: config.username.clone(),
             base,
             shared,

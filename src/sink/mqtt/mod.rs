@@ -230,12 +230,12 @@ fn options(config: &MqttConfig, node: &str, base: &str) -> Result<MqttOptions, M
 /// The options of a connection whose end nobody shall hear of.
 fn without_will(config: &MqttConfig, client_id: String) -> Result<MqttOptions, MqttError> {
     // The client joins host and port with a colon, so an IPv6 address needs its brackets.
-    let host = if config.host.contains(':') && !config.host.starts_with('[') {
-        format!("[{}]", config.host)
+    let host = if config.url.host.contains(':') && !config.url.host.starts_with('[') {
+        format!("[{}]", config.url.host)
     } else {
-        config.host.clone()
+        config.url.host.clone()
     };
-    let mut options = MqttOptions::new(client_id, (host, config.port));
+    let mut options = MqttOptions::new(client_id, (host, config.url.port));
     options.set_keep_alive(KEEP_ALIVE.as_secs() as u16);
     options.set_clean_session(true);
     options.set_max_packet_size(MAX_INCOMING, MAX_PACKET);
@@ -250,7 +250,7 @@ fn without_will(config: &MqttConfig, client_id: String) -> Result<MqttOptions, M
         }
         (None, None) => {}
     }
-    if config.tls {
+    if config.url.tls {
         options.set_transport(Transport::tls_with_config(tls::client(config.ca_file.as_deref())?));
     }
     options.validate().map_err(|error| MqttError::Options(error.to_string()))?;
