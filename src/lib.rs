@@ -18,5 +18,6 @@ pub mod queue;
 pub mod sink;
 pub mod source;
 pub mod telemetry;
+#[cfg(feature = "tract")]
 pub mod tract_conv;
 pub mod types;

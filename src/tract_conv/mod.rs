@@ -1,195 +1,187 @@
-//! Convolutions of single floats on AVX2: dense ones as a matrix product over packed windows, and those of single channels.
+//! Fused operators for tract: convolution, SiLU and residual as one operator, on AVX2 and FMA; and a softmax over columns.
 //!
-//! A processor without AVX2 and FMA computes the same by plain loops; [`fast`] says whether it is worth it.
+//! tract multiplies matrices well, but loses time around the product: a second pass for the activation, windows gathered
+//! value by value, a product over concatenated inputs split into slow halves, and a direct convolution that is several times
+//! slower than the product with a stride of two. `docs/design/tract-convolutions.md` has the figures and the plan to offer
+//! this upstream.
 
-mod block;
-mod depthwise;
-mod stage;
+mod kernel;
+mod op;
+mod softmax;
 #[cfg(test)]
 mod tests;
 
-pub use depthwise::Depthwise;
+use std::sync::Arc;
 
-use block::{Block, Start, plain};
-use stage::Stage;
+use tract_onnx::prelude::*;
+use tract_onnx::tract_core::model::TypedModelPatch;
+use tract_onnx::tract_core::ops::binary::TypedBinOp;
+use tract_onnx::tract_core::ops::cnn::{Conv, KernelFormat};
+use tract_onnx::tract_core::ops::element_wise::ElementWiseOp;
+use tract_onnx::tract_core::ops::math::{Add, Mul};
+use tract_onnx::tract_core::ops::nn::{DataFormat, Sigmoid};
+use tract_onnx::tract_core::optim::Optimizer;
 
-/// Output channels that are computed together.
-const ROWS: usize = 6;
-/// Output pixels that are computed together: 6 × 16 sums fill twelve of the sixteen vector registers.
-const WIDTH: usize = 16;
-/// Products per sum and pass: 16 pixels of as many inputs stay in the first-level cache (16 kB).
-const DEPTH: usize = 256;
+use kernel::{Activation, Depthwise, Window};
+use op::{FusedConv, Kernel};
 
-/// Whether [`Conv`] and [`Depthwise`] run on vectors that this processor has, and has no wider ones.
-#[must_use]
-pub fn fast() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return vectors() && !std::arch::is_x86_feature_detected!("avx512f");
-    #[cfg(not(target_arch = "x86_64"))]
-    false
+/// Fewest output pixels for which a fused convolution is faster than tract's product.
+const MIN_PIXELS: usize = 64;
+
+/// Rewrites a loaded graph and lets tract optimise it.
+pub(crate) fn optimise(mut model: TypedModel) -> TractResult<TypedModel> {
+    replace(&mut model, softmax::softmax)?;
+    if kernel::fast() {
+        fuse(&mut model)?;
+    }
+    model.into_optimized()
 }
 
-#[cfg(target_arch = "x86_64")]
-fn vectors() -> bool {
-    std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
+/// Replaces all convolutions that fit, whatever the processor.
+fn fuse(model: &mut TypedModel) -> TractResult<()> {
+    // Weights and biases are behind casts that change nothing.
+    Optimizer::prop_consts().session().optimize(model)?;
+    replace(model, fused)?;
+    model.compact()
 }
 
-/// What happens to a sum before it is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Activation {
-    /// Nothing.
-    None,
-    /// `x / (1 + e^-x)`.
-    Silu,
-}
-
-/// Where the windows of a convolution lie. Pictures are `[channels, height, width]`; pairs are vertical, horizontal.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Window {
-    /// Channels of the input.
-    pub channels: usize,
-    /// Height and width of the input.
-    pub input: [usize; 2],
-    /// Height and width of the output.
-    pub output: [usize; 2],
-    /// Size of the kernel.
-    pub kernel: [usize; 2],
-    /// Step from one output pixel to the next.
-    pub stride: [usize; 2],
-    /// Zeros above and to the left of the input; below and to the right there are as many as the windows reach.
-    pub pad: [usize; 2],
-}
-
-impl Window {
-    fn taps(&self) -> usize {
-        self.kernel[0] * self.kernel[1]
-    }
-
-    fn pixels(&self) -> usize {
-        self.output[0] * self.output[1]
-    }
-
-    fn input_len(&self) -> usize {
-        self.channels * self.input[0] * self.input[1]
-    }
-
-    /// The input is read as it lies.
-    fn pointwise(&self) -> bool {
-        self.kernel == [1, 1] && self.stride == [1, 1] && self.pad == [0, 0] && self.input == self.output
-    }
-
-    fn sane(&self) -> bool {
-        self.channels > 0 && self.taps() > 0 && self.pixels() > 0 && self.stride.iter().all(|&stride| stride > 0)
-    }
-}
-
-/// A dense convolution whose weights are packed for it.
-#[derive(Debug, Clone)]
-pub struct Conv {
-    window: Window,
-    outputs: usize,
-    /// By pass, then by block of output channels: `[products of the pass][channels of the block]`.
-    weights: Vec<f32>,
-    bias: Vec<f32>,
-    /// First channel of each block, and the end.
-    blocks: Vec<usize>,
-    activation: Activation,
-}
-
-impl Conv {
-    /// `weights` is `[outputs, channels, kernel height, kernel width]`, `bias` one value per output. `None` when the lengths
-    /// do not fit together.
-    #[must_use]
-    pub fn new(window: Window, weights: &[f32], bias: Vec<f32>, activation: Activation) -> Option<Self> {
-        let (outputs, depth) = (bias.len(), window.channels * window.taps());
-        if !window.sane() || outputs == 0 || weights.len() != outputs * depth {
-            return None;
-        }
-        // Blocks of nearly the same size: 16 channels are 6 + 5 + 5, because a block of 4 costs as much as one of 5.
-        let count = outputs.div_ceil(ROWS);
-        let blocks: Vec<usize> = (0..=count).map(|n| n * outputs / count).collect();
-        let mut packed = Vec::with_capacity(weights.len());
-        let pass = channels_per_pass(&window) * window.taps();
-        for start in (0..depth).step_by(pass) {
-            for pair in blocks.windows(2) {
-                for k in start..(start + pass).min(depth) {
-                    packed.extend((pair[0]..pair[1]).filter_map(|m| weights.get(m * depth + k)));
-                }
-            }
-        }
-        Some(Self { window, outputs, weights: packed, bias, blocks, activation })
-    }
-
-    /// Values of the output.
-    #[must_use]
-    pub fn output_len(&self) -> usize {
-        self.outputs * self.window.pixels()
-    }
-
-    /// Convolves `input`, adds `residual` (as long as the output) after the activation, and writes all of `output`. False,
-    /// with nothing written, when a length is wrong.
-    #[must_use]
-    pub fn run(&self, input: &[f32], residual: Option<&[f32]>, output: &mut [f32]) -> bool {
-        let len = self.output_len();
-        if input.len() != self.window.input_len() || output.len() != len || residual.is_some_and(|r| r.len() != len) {
-            return false;
-        }
-        #[cfg(target_arch = "x86_64")]
-        if vectors() {
-            // SAFETY: the processor has AVX2 and FMA.
-            #[allow(unsafe_code)]
-            unsafe {
-                self.run_avx2(input, residual, output);
-            }
-            return true;
-        }
-        self.run_with(input, residual, output, plain);
-        true
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma")]
-    fn run_avx2(&self, input: &[f32], residual: Option<&[f32]>, output: &mut [f32]) {
-        self.run_with(input, residual, output, |block| block::avx2(block));
-    }
-
-    #[inline(always)]
-    fn run_with(&self, input: &[f32], residual: Option<&[f32]>, output: &mut [f32], multiply: impl Fn(Block<'_>)) {
-        let (pixels, per_pass) = (self.window.pixels(), channels_per_pass(&self.window));
-        let mut stage = Stage::new(&self.window, per_pass);
-        let mut panel = vec![0.0; (per_pass * self.window.taps() + 1) * WIDTH];
-        let mut weights = self.weights.as_slice();
-        for first in (0..self.window.channels).step_by(per_pass) {
-            let channels = first..(first + per_pass).min(self.window.channels);
-            let depth = channels.len() * self.window.taps();
-            let last = channels.end == self.window.channels;
-            let Some((here, rest)) = weights.split_at_checked(depth * self.outputs) else { return };
-            weights = rest;
-            for band in stage.bands() {
-                stage.fill(input, &channels, &band);
-                for at in (band.start * self.window.output[1]..band.end * self.window.output[1]).step_by(WIDTH) {
-                    let width = WIDTH.min(band.end * self.window.output[1] - at);
-                    stage.pack(input, &channels, &band, at, width, &mut panel);
-                    for pair in self.blocks.windows(2) {
-                        let (from, to) = (pair[0], pair[1]);
-                        multiply(Block {
-                            weights: &here[depth * from..depth * to],
-                            panel: &panel[..depth * WIDTH],
-                            start: if first == 0 { Start::Bias(&self.bias[from..to]) } else { Start::Stored },
-                            activation: if last { self.activation } else { Activation::None },
-                            residual: residual.filter(|_| last).map(|residual| &residual[from * pixels..to * pixels]),
-                            output: &mut output[from * pixels..to * pixels],
-                            pixels,
-                            at,
-                            width,
-                        });
-                    }
-                }
-            }
+/// Applies the patches that `patch` gives for nodes.
+fn replace(
+    model: &mut TypedModel,
+    patch: impl Fn(&TypedModel, usize) -> TractResult<Option<TypedModelPatch>>,
+) -> TractResult<()> {
+    for id in model.eval_order()? {
+        if let Some(patch) = patch(model, id)? {
+            patch.apply(model)?;
         }
     }
+    Ok(())
 }
 
-fn channels_per_pass(window: &Window) -> usize {
-    (DEPTH / window.taps()).clamp(1, window.channels)
+/// The convolution at a node, fused with what follows it.
+fn fused(model: &TypedModel, id: usize) -> TractResult<Option<TypedModelPatch>> {
+    let node = model.node(id);
+    let (Some(op), &[input, weights, bias]) = (node.op_as::<Conv>(), node.inputs.as_slice()) else { return Ok(None) };
+    let (weights, bias) = (constant(model, weights)?, constant(model, bias)?);
+    let (Some(weights), Some(bias)) = (weights, bias) else { return Ok(None) };
+    let Some((batch, window)) = window(op, model.outlet_fact(input)?)? else { return Ok(None) };
+    if scaled_later(model, id)? {
+        return Ok(None);
+    }
+    let outputs = op.output_channels();
+    let bias = match bias.as_slice() {
+        [one] => vec![*one; outputs],
+        _ => bias,
+    };
+    let silu = silu_after(model, id);
+    let activation = if silu.is_some() { Activation::Silu } else { Activation::None };
+    let mut last = silu.unwrap_or(id);
+    let mut inputs = vec![input];
+    let size = window.output;
+    let kernel = if op.group == 1 {
+        if let Some((add, other)) = residual_after(model, last)? {
+            (last, inputs) = (add, vec![input, other]);
+        }
+        kernel::Conv::new(window, &weights, bias, activation).map(Kernel::Dense)
+    } else {
+        Depthwise::new(window, weights, bias, activation).map(Kernel::Depthwise)
+    };
+    let Some(kernel) = kernel else { return Ok(None) };
+    let op = FusedConv { kernel: Arc::new(kernel), shape: [batch, outputs, size[0], size[1]] };
+    let mut patch = TypedModelPatch::new("fused convolution");
+    let taps = patch.taps(model, &inputs)?;
+    let wire = patch.wire_node(&model.node(last).name, op, &taps)?;
+    patch.shunt_outside(model, last.into(), wire.first().copied().unwrap_or(OutletId::new(0, 0)))?;
+    Ok(Some(patch))
+}
+
+/// The values of a constant of type f32.
+fn constant(model: &TypedModel, outlet: OutletId) -> TractResult<Option<Vec<f32>>> {
+    let Some(tensor) = model.outlet_fact(outlet)?.konst.as_ref() else { return Ok(None) };
+    if tensor.datum_type() != f32::datum_type() {
+        return Ok(None);
+    }
+    Ok(tensor.try_as_plain_ram().and_then(|view| Ok(view.as_slice::<f32>()?.to_vec())).ok())
+}
+
+/// The batch size and the window of a convolution that [`FusedConv`] supports.
+fn window(op: &Conv, input: &TypedFact) -> TractResult<Option<(usize, Window)>> {
+    let spec = &op.pool_spec;
+    let known = input.datum_type == f32::datum_type()
+        && op.q_params.is_none()
+        && op.kernel_fmt == KernelFormat::OIHW
+        && spec.data_format == DataFormat::NCHW
+        && spec.dilations().iter().all(|&dilation| dilation == 1);
+    let depthwise = op.group == op.input_channels() && op.group == op.output_channels();
+    let Some(&[batch, channels, height, width]) = input.shape.as_concrete() else { return Ok(None) };
+    let (&[tall, wide], &[down, right]) = (spec.kernel_shape.as_slice(), &*spec.strides()) else { return Ok(None) };
+    if !known || (op.group != 1 && !depthwise) {
+        return Ok(None);
+    }
+    let padding = spec.computed_padding(&[height, width]);
+    let [rows, columns] = padding.as_slice() else { return Ok(None) };
+    let window = Window {
+        channels,
+        input: [height, width],
+        output: [rows.convoluted, columns.convoluted],
+        kernel: [tall, wide],
+        stride: [down, right],
+        pad: [rows.pad_before, columns.pad_before],
+    };
+    Ok((rows.convoluted * columns.convoluted >= MIN_PIXELS).then_some((batch, window)))
+}
+
+/// Whether a factor or summand per channel follows, which tract folds into the weights.
+fn scaled_later(model: &TypedModel, id: usize) -> TractResult<bool> {
+    let Some(next) = only_reader(model, id) else { return Ok(false) };
+    let node = model.node(next);
+    if node.op_as::<TypedBinOp>().is_none() {
+        return Ok(false);
+    }
+    for &outlet in &node.inputs {
+        if model.outlet_fact(outlet)?.konst.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The only node that reads the only output of a node.
+fn only_reader(model: &TypedModel, id: usize) -> Option<usize> {
+    let node = model.node(id);
+    match node.outputs.as_slice() {
+        [output] if output.successors.len() == 1 && !model.outputs.contains(&id.into()) => {
+            output.successors.first().map(|inlet| inlet.node)
+        }
+        _ => None,
+    }
+}
+
+/// The product of a node's output and its sigmoid, if nothing else reads either.
+fn silu_after(model: &TypedModel, id: usize) -> Option<usize> {
+    let node = model.node(id);
+    let outlet = OutletId::new(id, 0);
+    let [output] = node.outputs.as_slice() else { return None };
+    let [one, other] = output.successors.as_slice() else { return None };
+    if model.outputs.contains(&outlet) {
+        return None;
+    }
+    [(one.node, other.node), (other.node, one.node)].into_iter().find_map(|(sigmoid, product)| {
+        let is_sigmoid = model.node(sigmoid).op_as::<ElementWiseOp>()?.0.is::<Sigmoid>();
+        let is_product = model.node(product).op_as::<TypedBinOp>()?.0.is::<Mul>();
+        let inputs = &model.node(product).inputs;
+        let both = inputs.contains(&outlet) && inputs.contains(&sigmoid.into());
+        (is_sigmoid && is_product && both && only_reader(model, sigmoid) == Some(product)).then_some(product)
+    })
+}
+
+/// The sum of a node's output and another value of the same shape, if nothing else reads the output; and that value.
+fn residual_after(model: &TypedModel, id: usize) -> TractResult<Option<(usize, OutletId)>> {
+    let Some(next) = only_reader(model, id) else { return Ok(None) };
+    let node = model.node(next);
+    let Some(&other) = node.inputs.iter().find(|outlet| outlet.node != id) else { return Ok(None) };
+    let is_sum = node.op_as::<TypedBinOp>().is_some_and(|op| op.0.is::<Add>()) && node.inputs.len() == 2;
+    let (ours, theirs) = (model.outlet_fact(id.into())?, model.outlet_fact(other)?);
+    let alike = ours.shape == theirs.shape && ours.datum_type == theirs.datum_type;
+    Ok((is_sum && alike).then_some((next, other)))
 }

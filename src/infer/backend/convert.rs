@@ -1,38 +1,36 @@
-//! Between the floats that Ocelli works with and the numbers that a model's file asks for.
+//! Conversion between f32 and the element type and layout of a model.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use crate::model::{Input, InputSpec};
 
-/// A number that a model may take or give.
-pub(in crate::infer) trait Number: Copy {
-    /// Nearest to a float.
+/// An element type of a model's input or output.
+pub(in crate::infer) trait Element: Copy {
+    /// The nearest value.
     fn of(value: f32) -> Self;
 
-    /// As a float.
     fn float(self) -> f32;
 
-    /// The same number.
     fn byte(value: u8) -> Self {
         Self::of(f32::from(value))
     }
 
-    /// [`Self::of`] for many; both are of one length.
+    /// [`Self::of`] for slices of the same length.
     fn fill(values: &[f32], out: &mut [Self]) {
         for (out, value) in out.iter_mut().zip(values) {
             *out = Self::of(*value);
         }
     }
 
-    /// [`Self::float`] for many; `out` gets the length of `values`.
+    /// [`Self::float`] for a slice; `out` gets the length of `values`.
     fn widen(values: &[Self], out: &mut Vec<f32>) {
         out.clear();
         out.extend(values.iter().map(|v| v.float()));
     }
 }
 
-impl Number for f32 {
+impl Element for f32 {
     fn of(value: f32) -> Self {
         value
     }
@@ -46,7 +44,7 @@ impl Number for f32 {
     }
 }
 
-impl Number for f16 {
+impl Element for f16 {
     fn of(value: f32) -> Self {
         Self::from_f32(value)
     }
@@ -55,7 +53,7 @@ impl Number for f16 {
         self.to_f32()
     }
 
-    // The slice functions use the processor's own conversion.
+    // The slice functions use SIMD.
     fn fill(values: &[f32], out: &mut [Self]) {
         out.convert_from_f32_slice(values);
     }
@@ -66,13 +64,13 @@ impl Number for f16 {
     }
 }
 
-impl Number for u8 {
+impl Element for u8 {
     fn byte(value: u8) -> Self {
         value
     }
 
     fn of(value: f32) -> Self {
-        // `as` saturates and makes 0 of what is not a number.
+        // `as` saturates and turns NaN into 0.
         value.round() as Self
     }
 
@@ -81,18 +79,18 @@ impl Number for u8 {
     }
 }
 
-impl Number for i32 {
+impl Element for i32 {
     fn of(value: f32) -> Self {
         value as Self
     }
 
-    // Class numbers and counts are far below 2^24, so a float holds them exactly; here and below.
+    // Class indices and counts are far below 2^24, so an f32 holds them exactly; here and below.
     fn float(self) -> f32 {
         self as f32
     }
 }
 
-impl Number for i64 {
+impl Element for i64 {
     fn of(value: f32) -> Self {
         value as Self
     }
@@ -102,13 +100,13 @@ impl Number for i64 {
     }
 }
 
-/// Whether the model takes our tensor as it is: planes of single floats.
+/// Whether the model takes our tensor unchanged: planes of f32.
 pub(in crate::infer) fn as_is(spec: &InputSpec) -> bool {
     spec.elem == crate::model::Elem::Float32 && !spec.channels_last
 }
 
-/// Writes a frame in the model's type and layout to `out`, which is as long.
-pub(in crate::infer) fn arrange<T: Number>(spec: &InputSpec, frame: Input<'_>, out: &mut [T]) {
+/// Writes a frame in the model's type and layout to `out`, which has the same length.
+pub(in crate::infer) fn arrange<T: Element>(spec: &InputSpec, frame: Input<'_>, out: &mut [T]) {
     let input = match frame {
         Input::Planes(input) => input,
         Input::Bytes(bytes) => {
@@ -129,8 +127,8 @@ pub(in crate::infer) fn arrange<T: Number>(spec: &InputSpec, frame: Input<'_>, o
     }
 }
 
-/// Writes the frames of a run side by side; what a fixed batch is not filled with stays.
-pub(in crate::infer) fn side_by_side<T: Number>(spec: &InputSpec, frames: &[Input<'_>], out: &mut [T]) {
+/// Writes the frames of a run side by side; the rest of a fixed batch stays as it is.
+pub(in crate::infer) fn side_by_side<T: Element>(spec: &InputSpec, frames: &[Input<'_>], out: &mut [T]) {
     for (frame, out) in frames.iter().zip(out.chunks_exact_mut(spec.frame_len())) {
         arrange(spec, *frame, out);
     }
@@ -171,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn all_numbers_become_floats() {
+    fn all_element_types_become_f32() {
         let mut out = vec![9.0; 5];
         i64::widen(&[0, 79, -1], &mut out);
         assert_eq!(out, [0.0, 79.0, -1.0]);

@@ -9,8 +9,6 @@ pub(in crate::infer) mod openvino;
 mod tiny;
 #[cfg(feature = "tract")]
 pub(in crate::infer) mod tract;
-#[cfg(feature = "tract")]
-mod tract_rewrite;
 
 pub use conformance::check_session;
 

@@ -8,26 +8,25 @@ use tract_onnx::tract_core::ops::konst::Const;
 use tract_onnx::tract_core::plan::SimpleState;
 use tract_onnx::tract_core::transform::get_transform;
 
-use crate::infer::backend::convert::{Number, side_by_side};
-use crate::infer::backend::tract_rewrite;
+use crate::infer::backend::convert::{Element, side_by_side};
 use crate::infer::{Backend, Consume, Fork, InferError, Session, check_frames, hand_out, load_bytes, parts_on_cpu};
 use crate::model::{Elem, Input, InputSpec, MAX_OUTPUTS, ModelSpec};
+use crate::tract_conv;
 use crate::types::BackendKind;
 
-/// Version of the crate that is built in; a test holds it to the lock file.
+/// Version of the crate that is built in; a test compares it with the lock file.
 const VERSION: &str = "0.23.9";
 
 type State = SimpleState<TypedFact, Box<dyn TypedOp>>;
 
-/// tract.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TractBackend;
 
 impl TractBackend {
-    /// The plan that sessions run, for measurements beside them.
+    /// The plan that sessions run, for benchmarks.
     ///
     /// # Errors
-    /// [`InferError::Load`] when the file cannot be read or tract cannot run it.
+    /// [`InferError::Load`] if the file cannot be read or tract cannot run it.
     pub fn plan(&self, spec: &ModelSpec) -> Result<Arc<TypedRunnableModel>, InferError> {
         let bytes = load_bytes(BackendKind::Tract, spec)?;
         plan(spec, &bytes).map_err(|error| load_error(spec, &error))
@@ -79,20 +78,20 @@ fn plan(spec: &ModelSpec, mut bytes: &[u8]) -> TractResult<Arc<TypedRunnableMode
     let mut typed = model.into_typed()?;
     let halves = |node: &TypedNode| node.outputs.iter().any(|output| output.fact.datum_type == f16::datum_type());
     if typed.nodes.iter().any(halves) {
-        // Half floats are emulated here, a hundred times slower than single ones: widen the whole graph once.
+        // f16 is emulated here, a hundred times slower than f32: convert the whole graph once.
         if let Some(transform) = get_transform("f16_to_f32")? {
             transform.transform(&mut typed)?;
         }
     }
-    tract_rewrite::optimise(typed)?.into_runnable()
+    tract_conv::optimise(typed)?.into_runnable()
 }
 
 struct TractSession {
     plan: Arc<TypedRunnableModel>,
     state: State,
-    /// Shared with the state during a run only, so that its memory serves every frame.
+    /// Shared with the state during a run only, so that its memory is reused for every frame.
     input: Arc<Tensor>,
-    /// One for each output tensor; used by those that are no single floats.
+    /// For each output tensor that is not f32: its values as f32.
     converted: Vec<Vec<f32>>,
     spec: Arc<ModelSpec>,
 }
@@ -107,14 +106,14 @@ impl TractSession {
         Ok(Self { plan, state, input, converted, spec })
     }
 
-    /// Copies the frames into the tensor that tract reads: its tensors own their memory, so one copy cannot be saved.
+    /// Copies the frames into the tensor that tract reads: its tensors own their memory, so one copy is unavoidable.
     fn fill(&mut self, frames: &[Input<'_>]) -> TractResult<()> {
         if Arc::get_mut(&mut self.input).is_none() {
             // A run that failed may have left a reference behind.
             self.state.reset_turn()?;
         }
         let (spec, tensor) = (&self.spec.input, Arc::make_mut(&mut self.input));
-        // The type is the plan's, not the file's: half floats may have been widened.
+        // The type is the plan's, not the file's: f16 may have been converted.
         match tensor.datum_type() {
             DatumType::F16 => write::<f16>(tensor, spec, frames),
             DatumType::U8 => write::<u8>(tensor, spec, frames),
@@ -123,15 +122,15 @@ impl TractSession {
     }
 }
 
-fn write<T: Datum + Number>(tensor: &mut Tensor, spec: &InputSpec, frames: &[Input<'_>]) -> TractResult<()> {
+fn write<T: Datum + Element>(tensor: &mut Tensor, spec: &InputSpec, frames: &[Input<'_>]) -> TractResult<()> {
     let mut view = tensor.to_plain_array_view_mut::<T>()?;
     let out = view.as_slice_mut().ok_or_else(not_contiguous)?;
     side_by_side(spec, frames, out);
     Ok(())
 }
 
-/// The numbers of an output as floats.
-fn widen<T: Datum + Number>(tensor: &Tensor, out: &mut Vec<f32>) -> TractResult<()> {
+/// The values of an output as f32.
+fn widen<T: Datum + Element>(tensor: &Tensor, out: &mut Vec<f32>) -> TractResult<()> {
     let view = tensor.to_plain_array_view::<T>()?;
     T::widen(view.as_slice().ok_or_else(not_contiguous)?, out);
     Ok(())

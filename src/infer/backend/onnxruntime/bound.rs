@@ -11,7 +11,7 @@ use ort::session::{IoBinding, Session, SessionOutputs};
 use ort::value::{DynTensor, PrimitiveTensorElementType, Tensor, TensorElementType};
 
 use crate::ffi::onnxruntime as tensor;
-use crate::infer::backend::convert::{Number, side_by_side};
+use crate::infer::backend::convert::{Element, side_by_side};
 use crate::model::{Elem, Input, InputSpec, ModelSpec, TensorSpec};
 
 /// Where the tensors of a session lie.
@@ -242,7 +242,7 @@ fn zeros(near: &Allocator, far: Option<&Allocator>, elem: Elem, shape: &[i64]) -
 }
 
 /// Brings the frames of a run side by side.
-fn write<T: Number + PrimitiveTensorElementType>(
+fn write<T: Element + PrimitiveTensorElementType>(
     spec: &InputSpec,
     frames: &[Input<'_>],
     tensor: &mut DynTensor,

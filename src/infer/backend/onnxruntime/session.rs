@@ -7,7 +7,7 @@ use half::f16;
 use ort::session::{Session as Inner, SessionOutputs};
 use ort::value::{PrimitiveTensorElementType, TensorRef, ValueRef};
 
-use crate::infer::backend::convert::{self, Number, chain, side_by_side};
+use crate::infer::backend::convert::{self, Element, chain, side_by_side};
 use crate::infer::backend::onnxruntime::bound::{Binding, Outputs};
 use crate::infer::backend::onnxruntime::profile::{Profile, words};
 use crate::infer::backend::onnxruntime::{OrtBackend, OrtProvider};
@@ -186,7 +186,7 @@ fn run_fed<'s>(
 }
 
 /// Copies the frames of a run side by side.
-fn gather<'v, T: Number + PrimitiveTensorElementType + Default + std::fmt::Debug + 'static>(
+fn gather<'v, T: Element + PrimitiveTensorElementType + Default + std::fmt::Debug + 'static>(
     spec: &InputSpec,
     frames: &[Input<'_>],
     parts: usize,

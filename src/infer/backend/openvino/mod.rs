@@ -16,7 +16,7 @@ pub(in crate::infer) use library::is_available;
 pub use library::{OPENVINO, openvino_computes, wants_openvino};
 
 use crate::config::Precision;
-use crate::infer::backend::convert::{Number, chain, side_by_side};
+use crate::infer::backend::convert::{Element, chain, side_by_side};
 use crate::infer::backend::tiny;
 use crate::infer::runtime::probe::locate;
 use crate::infer::{Backend, Consume, Fork, InferError, Session, check_frames, hand_out, load_bytes, parts_on_cpu};

@@ -1,27 +1,28 @@
 //! A softmax over an axis that is not the last one, as detectors have it over the bins of a box's sides.
 //!
-//! tract walks such an axis value by value through strides: a quarter of the time of a YOLOv8. Here whole rows are gone through
-//! side by side, a few columns at a time, so that what was read stays in the cache.
+//! tract walks such an axis value by value through strides, which takes a quarter of the time of a YOLOv8. Here whole rows
+//! are processed side by side, some columns at a time, so that they stay in the cache.
 
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::model::TypedModelPatch;
 use tract_onnx::tract_core::ops::nn::{Softmax, SoftmaxKind};
 
-/// Columns that are gone through together.
+/// Columns that are processed together.
 const BLOCK: usize = 256;
-/// Fewer numbers than this behind the axis are left to tract, which is good at rows.
+/// With fewer values than this behind the axis, tract's own operator is used.
 const MIN_INNER: usize = 16;
 
-/// A softmax along the middle one of three axes.
+/// A softmax over the middle one of three axes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct ColumnSoftmax {
-    /// Numbers along the axis, and behind it.
+    /// Length of the axis.
     axis: usize,
+    /// Values behind the axis.
     inner: usize,
 }
 
-/// The softmax at a node as one of ours.
+/// Replaces the softmax at a node, if its axis is not the last one.
 pub(super) fn softmax(model: &TypedModel, id: usize) -> TractResult<Option<TypedModelPatch>> {
     let node = model.node(id);
     let (Some(op), &[input]) = (node.op_as::<Softmax>(), node.inputs.as_slice()) else { return Ok(None) };

@@ -1,16 +1,15 @@
-//! A few output channels of sixteen pixels: the innermost loop.
+//! The innermost loop: up to six output channels of sixteen pixels.
 
 use super::{Activation, ROWS, WIDTH};
 
-/// What the sums of a block begin with.
+/// Initial values of the sums of a block.
 pub(super) enum Start<'a> {
-    /// One value for each channel.
+    /// One value per channel.
     Bias(&'a [f32]),
-    /// What the pass before has stored.
+    /// The values stored by the previous pass.
     Stored,
 }
 
-/// A piece of work.
 pub(super) struct Block<'a> {
     /// `[products][channels]`, one to six channels.
     pub(super) weights: &'a [f32],
@@ -35,7 +34,6 @@ impl Block<'_> {
     }
 }
 
-/// By plain loops.
 pub(super) fn plain(block: Block<'_>) {
     let channels = block.channels();
     let mut sums = [[0.0_f32; WIDTH]; ROWS];
@@ -82,7 +80,7 @@ mod x86 {
 
     #[target_feature(enable = "avx2,fma")]
     #[inline]
-    pub(in crate::tract_conv) fn load(values: &[f32; LANES]) -> __m256 {
+    pub(in crate::tract_conv::kernel) fn load(values: &[f32; LANES]) -> __m256 {
         // SAFETY: eight floats are readable there; the load needs no alignment.
         #[allow(unsafe_code)]
         unsafe {
@@ -92,7 +90,7 @@ mod x86 {
 
     #[target_feature(enable = "avx2,fma")]
     #[inline]
-    pub(in crate::tract_conv) fn store(values: &mut [f32; LANES], vector: __m256) {
+    pub(in crate::tract_conv::kernel) fn store(values: &mut [f32; LANES], vector: __m256) {
         // SAFETY: eight floats are writable there; the store needs no alignment.
         #[allow(unsafe_code)]
         unsafe {
@@ -103,7 +101,7 @@ mod x86 {
     /// `x / (1 + e^-x)`, within a few units in the last place.
     #[target_feature(enable = "avx2,fma")]
     #[inline]
-    pub(in crate::tract_conv) fn silu(x: __m256) -> __m256 {
+    pub(in crate::tract_conv::kernel) fn silu(x: __m256) -> __m256 {
         // e^y = 2^n · e^r with n whole and |r| ≤ ln 2 / 2. The bounds keep 2^n a normal number; beyond them the quotient is
         // x or, next to it, zero.
         let y = _mm256_sub_ps(_mm256_setzero_ps(), x);
@@ -122,10 +120,9 @@ mod x86 {
         _mm256_div_ps(x, _mm256_fmadd_ps(e, power, _mm256_set1_ps(1.0)))
     }
 
-    /// On vectors of eight.
     #[target_feature(enable = "avx2,fma")]
     #[inline]
-    pub(in crate::tract_conv) fn avx2(block: Block<'_>) {
+    pub(in crate::tract_conv::kernel) fn avx2(block: Block<'_>) {
         match block.channels() {
             1 => rows::<1>(block),
             2 => rows::<2>(block),

@@ -1,27 +1,24 @@
-//! The operator that convolutions become.
+//! The fused convolution as an operator of tract.
 
 use std::sync::Arc;
 
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::*;
 
-use crate::tract_conv::{Conv, Depthwise};
+use super::kernel::{Conv, Depthwise};
 
-/// A convolution by our own loops.
 #[derive(Debug)]
 pub(super) enum Kernel {
-    /// Each output sees all channels.
     Dense(Conv),
-    /// Each output sees one.
     Depthwise(Depthwise),
 }
 
-/// A convolution, its activation, and (with a second input) a sum with what skipped it.
+/// A convolution, its activation, and (with a second input) a residual that is added.
 #[derive(Debug, Clone)]
 pub(super) struct FusedConv {
-    /// Shared, so that an operator that is copied while the graph is optimised keeps one set of weights.
+    /// Shared, because tract copies operators while it optimises the graph.
     pub(super) kernel: Arc<Kernel>,
-    /// Of the output: pictures, channels, height, width.
+    /// Of the output: batch, channels, height, width.
     pub(super) shape: [usize; 4],
 }
 

@@ -1,19 +1,19 @@
-//! The input with its zeros around it, and the windows of sixteen output pixels side by side.
+//! The padded input, and the windows of sixteen output pixels side by side.
 
 use std::ops::Range;
 
 use super::{WIDTH, Window};
 
-/// Staged values at most: half of a second-level cache of 256 kB.
+/// Staged values at most: half of an L2 cache of 256 kB.
 const STAGED: usize = 1 << 15;
 
-/// Rows of a few channels, padded. A row is kept as one part for each horizontal phase, so that a stride of two reads
-/// neighbours too.
+/// Padded rows of some channels. A row is stored as one part per horizontal phase, so that a stride of two reads
+/// consecutive values too.
 pub(super) struct Stage<'a> {
     window: &'a Window,
-    /// Values of one part of a row.
+    /// Length of one part of a row.
     part: usize,
-    /// Output rows at once.
+    /// Output rows that are staged at once.
     rows: usize,
     values: Vec<f32>,
 }
@@ -26,7 +26,7 @@ impl<'a> Stage<'a> {
         }
         let part = width + (window.kernel[1] - 1) / window.stride[1];
         let row = channels * window.stride[1] * part * window.stride[0];
-        // Bands of whole vectors: 4 rows of 20 pixels are five of them.
+        // Bands of full vectors: 4 rows of 20 pixels are five of them.
         let whole = WIDTH / gcd(WIDTH, width);
         let rows = (STAGED / row).max(1).next_multiple_of(whole).min(height);
         let mut stage = Self { window, part, rows, values: Vec::new() };
@@ -34,7 +34,7 @@ impl<'a> Stage<'a> {
         stage
     }
 
-    /// Room for all rows of one channel.
+    /// With room for all rows of one channel.
     pub(super) fn whole(window: &'a Window) -> Self {
         let part = window.output[1] + (window.kernel[1] - 1) / window.stride[1];
         let rows = window.output[0];
@@ -43,18 +43,18 @@ impl<'a> Stage<'a> {
         stage
     }
 
-    /// Values of one staged channel.
+    /// Length of one staged channel.
     fn plane(&self, rows: usize) -> usize {
         ((rows - 1) * self.window.stride[0] + self.window.kernel[0]) * self.window.stride[1] * self.part
     }
 
-    /// The output rows, in the pieces that are staged.
+    /// The output rows in the bands that are staged.
     pub(super) fn bands(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let (rows, height) = (self.rows, self.window.output[0]);
         (0..height).step_by(rows).map(move |first| first..(first + rows).min(height))
     }
 
-    /// Copies what the windows of `band` (output rows) see of `channels`.
+    /// Copies the part of `channels` that the windows of `band` (output rows) cover.
     #[inline(always)]
     pub(super) fn fill(&mut self, input: &[f32], channels: &Range<usize>, band: &Range<usize>) {
         if self.window.pointwise() {
@@ -79,7 +79,7 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Writes, for each product of a sum, its factor for `width` (≤ 16) output pixels from `at` on: `[products][16]`.
+    /// Writes, for each product of a sum, its input for `width` (≤ 16) output pixels from `at` on: `[products][16]`.
     #[inline(always)]
     pub(super) fn pack(
         &self,
@@ -117,7 +117,7 @@ impl<'a> Stage<'a> {
                 for x in 0..wide {
                     let base =
                         channel * plane + y * row + x % self.window.stride[1] * self.part + x / self.window.stride[1];
-                    // Always whole vectors: what is too much is written over by the next segment or the next product.
+                    // Always full vectors: the surplus is overwritten by the next segment or the next product.
                     for &(from, to) in &segments[..count] {
                         let values = &self.values[base + from..base + from + WIDTH];
                         panel[k + to..k + to + WIDTH].copy_from_slice(values);
@@ -128,20 +128,20 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Where, from a window's first value on, the value lies that each value of the kernel meets.
+    /// For each kernel value: the offset of its input value from the first value of the window.
     pub(super) fn taps(&self) -> impl Iterator<Item = usize> + use<> {
         let ([tall, wide], stride, part) = (self.window.kernel, self.window.stride[1], self.part);
         (0..tall).flat_map(move |y| (0..wide).map(move |x| y * stride * part + x % stride * part + x / stride))
     }
 
-    /// The first staged channel from the first window of output row `y` on.
+    /// The first staged channel, from the first window of output row `y` on.
     #[inline(always)]
     pub(super) fn row(&self, y: usize) -> &[f32] {
         self.values.get(y * self.window.stride[0] * self.window.stride[1] * self.part..).unwrap_or_default()
     }
 }
 
-/// A row of the input from `phase` on, every `stride`-th value. The zeros to its left and right are there already.
+/// Copies every `stride`-th value of an input row from `phase` on. The zeros to its left and right are there already.
 #[inline(always)]
 fn spread(row: &[f32], window: &Window, phase: usize, out: &mut [f32]) {
     let (stride, pad) = (window.stride[1], window.pad[1]);

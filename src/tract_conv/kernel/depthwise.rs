@@ -1,4 +1,4 @@
-//! A convolution of each channel by itself.
+//! Depthwise convolutions: each output sees one channel.
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m256, _mm256_fmadd_ps, _mm256_set1_ps};
@@ -8,10 +8,9 @@ use super::block::{load, silu, store};
 use super::stage::Stage;
 use super::{Activation, WIDTH, Window};
 
-/// One kernel for each channel.
 #[derive(Debug, Clone)]
-pub struct Depthwise {
-    /// Of one channel.
+pub(in crate::tract_conv) struct Depthwise {
+    /// The window of one channel.
     window: Window,
     /// `[channels][kernel height · kernel width]`.
     weights: Vec<f32>,
@@ -20,25 +19,26 @@ pub struct Depthwise {
 }
 
 impl Depthwise {
-    /// `weights` is `[channels, kernel height, kernel width]`, `bias` one value per channel. `None` when the lengths do not
-    /// fit together.
-    #[must_use]
-    pub fn new(window: Window, weights: Vec<f32>, bias: Vec<f32>, activation: Activation) -> Option<Self> {
-        // A window of one pixel is a product, which needs no staging.
+    /// `weights` is `[channels, kernel height, kernel width]`, `bias` one value per channel. `None` if the lengths do not
+    /// match.
+    pub(in crate::tract_conv) fn new(
+        window: Window,
+        weights: Vec<f32>,
+        bias: Vec<f32>,
+        activation: Activation,
+    ) -> Option<Self> {
+        // A window of one pixel is a matrix product, which needs no staging.
         let fits =
             !window.pointwise() && bias.len() == window.channels && weights.len() == window.channels * window.taps();
         (window.sane() && fits).then_some(Self { window: Window { channels: 1, ..window }, weights, bias, activation })
     }
 
-    /// Values of the output.
-    #[must_use]
-    pub fn output_len(&self) -> usize {
+    pub(in crate::tract_conv) fn output_len(&self) -> usize {
         self.bias.len() * self.window.pixels()
     }
 
-    /// Convolves `input` and writes all of `output`. False, with nothing written, when a length is wrong.
-    #[must_use]
-    pub fn run(&self, input: &[f32], output: &mut [f32]) -> bool {
+    /// Convolves `input` and writes all of `output`. Returns false and writes nothing if a length is wrong.
+    pub(in crate::tract_conv) fn run(&self, input: &[f32], output: &mut [f32]) -> bool {
         if input.len() != self.bias.len() * self.window.input_len() || output.len() != self.output_len() {
             return false;
         }
@@ -82,11 +82,11 @@ impl Depthwise {
     }
 }
 
-/// A row of output pixels to come.
+/// What one row of output pixels is computed from.
 pub(super) struct Row<'a> {
-    /// From the first value on that the first window sees.
+    /// Staged input, from the first value of the first window on.
     staged: &'a [f32],
-    /// Where the values lie that a value of the kernel meets, and that value.
+    /// For each kernel value: the offset of the input values that it is multiplied with, and the value.
     taps: &'a [(usize, f32)],
     bias: f32,
     activation: Activation,
@@ -104,7 +104,7 @@ pub(super) fn plain(row: &Row<'_>, output: &mut [f32]) {
     }
 }
 
-/// `V` vectors at once. The last ones of a row overlap those before, so that all are whole.
+/// Computes `V` vectors at once. The last ones of a row overlap the ones before, so that all are full.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 #[inline]
