@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+mod circles;
+
 /// Rooms, and what each may use. `room::part` allows that part only. Change it together with `ARCHITECTURE.md`.
 const EDGES: [(&str, &[&str]); 20] = [
     ("types", &[]),
@@ -90,23 +92,28 @@ fn without_tests_and_comments(text: &str) -> String {
     code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 
-/// All `crate::room` and `crate::room::Item` paths of a text, groups (`crate::{a, b::C}`) taken apart.
+/// The `crate::room` and `crate::room::Item` paths of a text.
 fn crate_paths(text: &str) -> BTreeSet<(String, Option<String>)> {
-    let mut paths = BTreeSet::new();
-    for (at, _) in text.match_indices("crate::") {
+    let paths = paths_after(text, "crate::").into_iter().map(|(path, _)| path);
+    paths.map(|path| (path[0].clone(), path.get(1).cloned())).collect()
+}
+
+/// The segments of a path, and the name that `as` gives it.
+type Import = (Vec<String>, Option<String>);
+
+/// All paths of a text that begin with `start` (a word and `::`), without it; groups (`{a, b::C}`) are expanded.
+fn paths_after(text: &str, start: &str) -> Vec<Import> {
+    let mut paths = Vec::new();
+    for (at, _) in text.match_indices(start) {
         let before = text[..at].chars().next_back();
-        if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == '$') {
+        if before.is_some_and(|c| c.is_alphanumeric() || matches!(c, '_' | '$' | ':')) {
             continue;
         }
-        let rest = &text[at + "crate::".len()..];
-        if rest.starts_with('{') {
-            for item in split_group(rest) {
-                paths.extend(expand(&item));
-            }
-        } else {
-            let end = path_end(rest);
-            paths.extend(expand(&rest[..end]));
-        }
+        let rest = &text[at + start.len()..];
+        let end = path_end(rest);
+        // A name for a path without a group stands behind it.
+        let alias = rest[end..].strip_prefix(" as ").map_or(0, |name| 4 + path_end(name));
+        paths.extend(expand(&rest[..end + alias]));
     }
     paths
 }
@@ -152,19 +159,15 @@ fn split_group(text: &str) -> Vec<String> {
     items.into_iter().filter(|item| !item.is_empty()).collect()
 }
 
-/// `room::Item` → (`room`, `Item`); `room::{A, B}` → both; `room` alone → (`room`, none).
-fn expand(path: &str) -> Vec<(String, Option<String>)> {
-    let Some((room, rest)) = path.split_once("::") else {
-        return vec![(path.split_whitespace().next().unwrap_or_default().to_owned(), None)];
-    };
-    let items = if rest.starts_with('{') { split_group(rest) } else { vec![rest.to_owned()] };
-    items
-        .into_iter()
-        .map(|item| {
-            let first = item.split(|c: char| !(c.is_alphanumeric() || c == '_')).next().unwrap_or_default();
-            (room.to_owned(), Some(first.to_owned()))
-        })
-        .collect()
+/// `a::{b, c as d}` → `a::b`, and `a::c` named `d`.
+fn expand(path: &str) -> Vec<Import> {
+    if let Some(at) = path.find('{') {
+        return split_group(&path[at..]).iter().flat_map(|item| expand(&format!("{}{item}", &path[..at]))).collect();
+    }
+    let (path, alias) = path.split_once(" as ").map_or((path, None), |(path, alias)| (path, Some(alias.to_owned())));
+    let segments = path.split("::").filter(|segment| !segment.is_empty() && *segment != "self");
+    let segments: Vec<String> = segments.map(|segment| segment.trim().to_owned()).collect();
+    if segments.is_empty() { Vec::new() } else { vec![(segments, alias)] }
 }
 
 fn allowed(from: &str, room: &str, item: Option<&str>) -> bool {
