@@ -1,30 +1,28 @@
-//! `ocelli completions`: what a shell needs to complete the command line.
+//! `ocelli completions`: a shell's completion script.
 
-use std::io::Write;
-
-use anyhow::Context;
 use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 
+use super::terminal::print;
 use super::{Cli, Failure};
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  ocelli completions bash
+  ocelli completions zsh")]
 pub(crate) struct Args {
-    /// The shell
+    /// Shell to write the script for
     shell: Shell,
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut visible(), "ocelli", &mut script);
-    match std::io::stdout().lock().write_all(&script) {
-        // The reader of a pipe may leave when it has seen enough.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        outcome => Ok(outcome.context("cannot write to standard output")?),
-    }
+    Ok(print(&String::from_utf8_lossy(&script))?)
 }
 
-/// The command line without its hidden verbs: the generator for bash would offer them.
+/// The command line without its hidden verbs, which the generator for bash would offer.
 fn visible() -> Command {
     let whole = Cli::command();
     let verbs = whole.get_subcommands().filter(|verb| !verb.is_hide_set()).cloned();

@@ -20,6 +20,7 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
     /// Report everything that is wrong; exit code 78 if there is anything
+    #[command(after_help = "Examples:\n  ocelli config check\n  ocelli config check -c site.yaml -c cameras.yaml")]
     Check {
         #[command(flatten)]
         files: Files,
@@ -28,6 +29,9 @@ enum Verb {
         without_secrets: bool,
     },
     /// Print the merged configuration as YAML, secrets hidden
+    #[command(
+        after_help = "Examples:\n  ocelli config show --effective\n  ocelli config show -c ocelli.yaml --set node=gate"
+    )]
     Show {
         #[command(flatten)]
         files: Files,
@@ -36,6 +40,7 @@ enum Verb {
         effective: bool,
     },
     /// Print the JSON Schema of the configuration file
+    #[command(after_help = "Examples:\n  ocelli config schema\n  ocelli config schema --markdown")]
     Schema {
         /// The reference page in Markdown instead
         #[arg(long)]

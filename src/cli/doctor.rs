@@ -1,27 +1,33 @@
-//! `ocelli doctor`: what is on this box, and what is missing. `ocelli probe-media`: what its child processes do.
+//! `ocelli doctor`: what is on this machine, and what is missing. `ocelli probe-media`: the child processes that it starts.
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 
 use super::Failure;
+use super::options::ConfigFiles;
+use super::terminal::print;
 use crate::config::{self, ConfigErrors, DEFAULT_FILES, Loaded, Problem};
 use crate::doctor::{self, DROPIN, Report, Request, Root, Scope};
 use crate::source;
 
-/// Width of the report at most, and where nothing says how wide the terminal is.
+/// Greatest width of the report; also the width where that of the terminal is unknown.
 const WIDTH: usize = 110;
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  ocelli doctor -c ocelli.yaml
+  ocelli doctor --write-device-dropin")]
 pub(crate) struct Args {
     #[command(flatten)]
-    files: Files,
+    files: ConfigFiles,
     /// The report as JSON
     #[arg(long)]
     json: bool,
-    /// Write the systemd drop-in that opens this box's devices to the service, and do nothing else; `-`: standard output
+    /// Write the systemd drop-in that allows the service this machine's devices, and do nothing else; `-`: standard output
     #[arg(
         long,
         value_name = "FILE",
@@ -30,26 +36,16 @@ pub(crate) struct Args {
         conflicts_with_all = ["json", "config", "set"]
     )]
     write_device_dropin: Option<PathBuf>,
-    /// Look at the files below this folder instead of `/`: a mounted image
+    /// Read the files below this folder instead of `/`: a mounted image
     #[arg(long, value_name = "FOLDER", default_value = "/", hide = true)]
     root: PathBuf,
 }
 
 #[derive(Debug, clap::Args)]
-struct Files {
-    /// Configuration file; may be repeated, later files win [default: ./ocelli.yaml, else /etc/ocelli/ocelli.yaml]
-    #[arg(short, long, value_name = "FILE")]
-    config: Vec<PathBuf>,
-    /// Set one key, as `mqtt.url=mqtt://127.0.0.1:1883`; may be repeated
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
-}
-
-#[derive(Debug, clap::Args)]
 pub(crate) struct ProbeArgs {
     #[command(flatten)]
-    files: Files,
-    /// Ask this camera for a picture, instead of looking at GStreamer
+    files: ConfigFiles,
+    /// Connect to this camera instead of inspecting GStreamer
     #[arg(long)]
     camera: Option<String>,
 }
@@ -67,18 +63,18 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     print(&text)?;
     match report.ok {
         true => Ok(()),
-        // The report has said it all.
+        // The report has the reasons.
         false => Err(Failure::silent(1)),
     }
 }
 
-/// Prints one line of JSON: what was seen, or why nothing was.
+/// Prints one line of JSON: the findings, or the error.
 pub(crate) fn probe(args: ProbeArgs) -> Result<(), Failure> {
     let line = match &args.camera {
         None => serde_json::to_string(&doctor::look_at_media())?,
         Some(name) => {
             let (files, sets) = (&args.files.config, &args.files.set);
-            // A camera without a password can be asked though those of others are not at hand.
+            // A camera without a password can be probed while the passwords of others are not available.
             let Loaded { config, .. } =
                 config::load_all(files, sets).or_else(|_| config::load_without_secrets(files, sets))?;
             let camera = config.cameras.iter().find(|camera| camera.name.as_ref() == name);
@@ -86,11 +82,11 @@ pub(crate) fn probe(args: ProbeArgs) -> Result<(), Failure> {
             serde_json::to_string(&source::probe(camera).map_err(|error| error.to_string()))?
         }
     };
-    print(&(line + "\n"))
+    Ok(print(&(line + "\n"))?)
 }
 
-/// A wrong configuration is a finding, not the end.
-fn scope(files: &Files) -> Scope {
+/// An invalid configuration is a finding; the other checks still run.
+fn scope(files: &ConfigFiles) -> Scope {
     let none = files.config.is_empty()
         && files.set.is_empty()
         && !DEFAULT_FILES.iter().any(|file| Path::new(file).exists())
@@ -117,7 +113,7 @@ fn message(errors: &ConfigErrors) -> String {
     errors.problems().iter().map(headline).collect::<Vec<_>>().join("; ")
 }
 
-/// The names in the errors of `${NAME}`, each once; these are the only errors.
+/// The distinct names in the errors about `${NAME}`, which are the only errors here.
 fn secrets(errors: &ConfigErrors) -> Vec<String> {
     let name = |problem: &Problem| Some(problem.message().split_once("${")?.1.split_once('}')?.0.to_owned());
     let mut names: Vec<String> = errors.problems().iter().filter_map(name).collect();
@@ -131,8 +127,8 @@ fn headline(problem: &Problem) -> String {
     problem.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
-/// What makes a child read the same configuration.
-fn arguments(files: &Files) -> Vec<OsString> {
+/// The arguments with which a child process reads the same configuration.
+fn arguments(files: &ConfigFiles) -> Vec<OsString> {
     let config = files.config.iter().flat_map(|file| ["--config".into(), file.into()]);
     let sets = files.set.iter().flat_map(|set| ["--set".into(), set.into()]);
     config.chain(sets).collect()
@@ -150,18 +146,10 @@ fn render(report: &Report) -> String {
 fn write_dropin(root: &Root, path: &Path) -> Result<(), Failure> {
     let text = doctor::dropin(root);
     if path == Path::new("-") {
-        return print(&text);
+        return Ok(print(&text)?);
     }
     let path = if path == Path::new(DROPIN) { root.at(DROPIN) } else { path.to_owned() };
     doctor::write_dropin(&path, &text)
         .with_context(|| format!("cannot write {}; as root? `-` prints it instead", path.display()))?;
-    print(&format!("{} written; now: systemctl daemon-reload && systemctl restart ocelli\n", path.display()))
-}
-
-fn print(text: &str) -> Result<(), Failure> {
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        // The reader of a pipe may leave when it has seen enough.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        outcome => Ok(outcome.context("cannot write to standard output")?),
-    }
+    Ok(print(&format!("{} written; now: systemctl daemon-reload && systemctl restart ocelli\n", path.display()))?)
 }

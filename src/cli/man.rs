@@ -1,4 +1,4 @@
-//! `ocelli man`: the manual pages, made from the same declarations as `--help`. For whoever makes a package.
+//! `ocelli man`: the manual pages, generated from the same declarations as `--help`. For packagers.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -9,12 +9,13 @@ use clap::CommandFactory;
 use super::{Cli, Failure};
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  ocelli man man1\n  ocelli man /usr/share/man/man1")]
 pub(crate) struct Args {
-    /// Folder for `ocelli.1` and one page per verb; made when it is absent
+    /// Folder for `ocelli.1` and one page per verb; created if it does not exist
     folder: PathBuf,
 }
 
-/// What no declaration of an argument can tell; the end of `ocelli.1`.
+/// The end of `ocelli.1`: files, environment and exit codes, which clap does not know.
 const END: &str = r#".SH FILES
 .TP
 \fIocelli.yaml\fR, \fI/etc/ocelli/ocelli.yaml\fR

@@ -1,6 +1,5 @@
 //! The command line: one file per verb. `anyhow` stops here.
 
-mod build;
 mod completions;
 mod config;
 mod detect;
@@ -8,9 +7,14 @@ mod doctor;
 mod eval;
 mod man;
 mod models;
+mod options;
+mod pictures;
 mod probe;
 mod run;
 mod simulate;
+mod terminal;
+#[cfg(test)]
+mod tests;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -18,6 +22,20 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::infer;
+use crate::telemetry::log::{self, LogFormat};
+
+/// Exit codes; 64 and above are those of sysexits(3).
+mod exit {
+    pub(super) const ERROR: u8 = 1;
+    /// A wrong command line or environment.
+    pub(super) const USAGE: u8 = 2;
+    /// A service that is needed is not available: a backend, a port, a camera.
+    pub(super) const UNAVAILABLE: u8 = 69;
+    /// A GPU fault that only a new process gets rid of.
+    pub(super) const GPU_FAULT: u8 = 70;
+    /// The configuration is wrong.
+    pub(super) const CONFIG: u8 = 78;
+}
 
 /// Cameras in, detections out: MQTT messages and RTSP streams with the boxes drawn in.
 #[derive(Debug, Parser)]
@@ -37,7 +55,7 @@ enum Verb {
     Run(run::Args),
     /// Check, show or describe the configuration
     Config(config::Args),
-    /// Say what is on this box and what its configuration lacks, with the fix for each; exit code 1 if something is missing
+    /// Report what is on this machine and what its configuration lacks, with a fix for each; exit code 1 if something is missing
     Doctor(doctor::Args),
     /// List, show, verify, build and prepare models
     Models(models::Args),
@@ -48,7 +66,7 @@ enum Verb {
     /// Write the manual pages into a folder
     #[command(hide = true)]
     Man(man::Args),
-    /// Open an ONNX Runtime library in a process of its own and say whether it works
+    /// Open a runtime's library in a process of its own and report whether it works
     #[command(hide = true)]
     ProbeRuntime(probe::Args),
     /// Look at GStreamer, or at one camera, in a process of its own
@@ -56,12 +74,12 @@ enum Verb {
     ProbeMedia(doctor::ProbeArgs),
 }
 
-/// How a verb failed: the message for people and the exit code for scripts.
+/// Why a verb failed: a message for the user and an exit code for scripts.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    /// 1 error, 2 usage, 69 unavailable, 70 GPU fault, 78 configuration.
+    /// One of [`exit`].
     pub(crate) code: u8,
-    /// `None` when everything has been said already.
+    /// `None` when the output already has the reason.
     pub(crate) error: Option<anyhow::Error>,
 }
 
@@ -70,7 +88,6 @@ impl Failure {
         Self { code, error: Some(error.into()) }
     }
 
-    /// Only an exit code.
     pub(crate) fn silent(code: u8) -> Self {
         Self { code, error: None }
     }
@@ -78,8 +95,13 @@ impl Failure {
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self::new(1, error)
+        Self::new(exit::ERROR, error)
     }
+}
+
+/// The log of verbs that a person runs: warnings only.
+fn log_warnings() -> Result<(), Failure> {
+    log::init("warn", LogFormat::Auto).map_err(|error| Failure::new(exit::USAGE, error))
 }
 
 /// Parses the command line, runs the verb, prints the error if there is one.
@@ -108,7 +130,7 @@ pub fn main() -> ExitCode {
         }
     };
     if infer::hung_threads() > 0 || crate::cancel::left_behind() {
-        // An ordinary exit tears down what the hanging thread still uses, and would crash or hang with it.
+        // An ordinary exit frees what the hanging thread still uses, and would crash or hang.
         let _ = std::io::stdout().flush();
         signal_hook::low_level::exit(code.into());
     }

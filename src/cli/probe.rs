@@ -1,10 +1,10 @@
-//! `ocelli probe-runtime`: open a runtime's library in a process of its own, which may die of it.
+//! `ocelli probe-runtime`: opens a runtime's library in a process of its own, which may crash.
 
 use std::io::Write;
 use std::path::PathBuf;
 
 use super::Failure;
-use super::detect::parse_precision;
+use super::options::parse_precision;
 use crate::config::Precision;
 use crate::infer::probe_here;
 use crate::types::BackendKind;
@@ -13,10 +13,10 @@ use crate::types::BackendKind;
 pub(crate) struct Args {
     /// Path of the library
     library: PathBuf,
-    /// Probe this execution provider of it; `openvino`: the library is OpenVINO's own
+    /// Execution provider to try; `openvino`: the library is OpenVINO's own
     #[arg(long)]
     provider: Option<Provider>,
-    /// The precision that OpenVINO computes in
+    /// Precision in which OpenVINO computes
     #[arg(long, default_value = "f32", value_parser = parse_precision, value_name = "f32|f16|bf16")]
     precision: Precision,
 }

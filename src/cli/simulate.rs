@@ -1,4 +1,4 @@
-//! `ocelli simulate`: Serve a video file as an RTSP camera.
+//! `ocelli simulate`: serves a video file as an RTSP camera.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -10,10 +10,14 @@ use std::time::Duration;
 use super::Failure;
 use crate::source::{Simulator, SimulatorConfig};
 
-/// How often the end of a clip played once is looked for.
+/// Interval at which the end of the clip and signals are checked.
 const POLL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  ocelli simulate street.mp4
+  ocelli simulate street.mp4 --listen 127.0.0.1:0 --path gate --once")]
 pub(crate) struct Args {
     /// Video file to serve as a live H.264 camera
     file: PathBuf,
@@ -23,7 +27,7 @@ pub(crate) struct Args {
     /// Path of the stream: rtsp://HOST:PORT/PATH
     #[arg(long, default_value = "demo", value_parser = stream_path)]
     path: String,
-    /// Begin so far into the clip, for example `48s`; later rounds play it whole
+    /// Start at this position of the clip, for example `48s`; later rounds play it whole
     #[arg(long, default_value = "0s", value_parser = humantime::parse_duration, value_name = "TIME")]
     start: Duration,
     /// Frames per second instead of the file's own rate
@@ -32,19 +36,19 @@ pub(crate) struct Args {
     /// Ask viewers for this user name (digest authentication)
     #[arg(long, requires = "password")]
     user: Option<String>,
-    /// Password for --user; a simulated camera's secret is none, real ones belong into the configuration
+    /// Password for --user; visible in the process list, so no real password belongs here
     #[arg(long, requires = "user")]
     password: Option<String>,
     /// Start with the first viewer and end with the file, instead of playing for ever
     #[arg(long)]
     once: bool,
-    /// Paint the frame number into the bottom left corner as black and white cells, for tests
+    /// Draw the frame number into the bottom left corner as black and white cells, for tests
     #[arg(long)]
     counter: bool,
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
-    // Before the server starts, so that no signal finds the default handler.
+    // Registered before the server starts, so that no signal meets the default handler.
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         // A second signal ends the process at once.
@@ -61,11 +65,10 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         once: args.once,
         counter: args.counter,
     })?;
-    // The one line that scripts read; a closed pipe is no reason to stop serving.
+    // Scripts read this line; a closed pipe does not stop the server.
     let mut out = std::io::stdout();
     let _ = writeln!(out, "{}", simulator.url()).and_then(|()| out.flush());
     while !stop.load(Ordering::Acquire) && !simulator.finished() {
-        // Short enough that nobody notices the delay after Ctrl-C.
         std::thread::park_timeout(POLL);
     }
     simulator.stop();

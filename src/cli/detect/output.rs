@@ -1,19 +1,17 @@
 //! Where `detect` writes: the table on the terminal, the output folder, the JSON lines.
 
 use std::fs::File;
-use std::io::{BufWriter, IsTerminal, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-
+use super::super::terminal::{describe, plural};
 use crate::infer::Engine;
 use crate::sink::message::{FrameMessage, Run};
 use crate::types::FrameResult;
+use anyhow::Context;
 
-/// Where `detect` writes.
 pub(super) struct Output {
-    /// `None` when standard output carries the JSON and no folder was asked for.
+    /// `None` when standard output carries the JSON and `--out` is not given.
     folder: Option<PathBuf>,
     json: Option<BufWriter<Box<dyn Write>>>,
     /// False when standard output carries the JSON.
@@ -26,7 +24,7 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Creates the folder and the JSON file before any work is done, so that a full or read-only disk shows at once.
+    /// Creates the folder and the JSON file first, so that a full or read-only disk is reported before any inference.
     pub(super) fn create(out: Option<&Path>, json: Option<&Path>) -> anyhow::Result<Self> {
         let to_stdout = json.is_some_and(|path| path.as_os_str() == "-");
         let folder = match out {
@@ -57,45 +55,21 @@ impl Output {
         })
     }
 
-    /// The output folder, if there is one.
     pub(super) fn folder(&self) -> Option<&Path> {
         self.folder.as_deref()
     }
 
-    /// Tells what will run.
-    pub(super) fn engine(&self, engine: &Engine) {
-        let (spec, info) = (engine.spec(), engine.info());
-        self.say(&format!(
-            "model {} ({} classes, {}), backend {} ({})",
-            spec.id.name, spec.output.classes, spec.input.size, info.kind, info.version
-        ));
-        for fallback in &info.fallbacks {
-            self.say(&format!("  not on the best backend: {fallback}"));
-        }
-    }
-
-    /// A progress bar on a terminal, else nothing. `length` 0: unknown.
-    pub(super) fn progress(&self, length: u64) -> ProgressBar {
-        let visible = std::io::stderr().is_terminal() && length != 1;
-        let bar = ProgressBar::with_draw_target(
-            (length > 0).then_some(length),
-            if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
-        );
-        let style =
-            if length > 0 { "{bar:40} {pos}/{len} {per_sec} {eta} left" } else { "{spinner} {pos} frames {per_sec}" };
-        if let Ok(style) = ProgressStyle::with_template(style) {
-            bar.set_style(style);
-        }
-        bar
+    /// Prints the model and the backend.
+    pub(super) fn begin(&self, engine: &Engine) {
+        self.say(describe(engine).trim_end());
     }
 
     /// One line per object, for pictures.
     pub(super) fn table(&self, name: &str, result: &FrameResult) {
         let head = format!(
-            "{name}: {}, {} object{}, {:.1} ms in the session",
+            "{name}: {}, {}, {:.1} ms in the session",
             result.meta.size,
-            result.detections.len(),
-            if result.detections.len() == 1 { "" } else { "s" },
+            plural(result.detections.len(), "object"),
             result.latency.infer.as_secs_f64() * 1e3
         );
         self.say(&head);
@@ -128,16 +102,14 @@ impl Output {
         Ok(())
     }
 
-    /// The totals on the terminal.
     pub(super) fn finish(&mut self) -> anyhow::Result<()> {
         if let Some(json) = &mut self.json {
             json.flush().context("cannot write the JSON")?;
         }
         let seconds = self.started.elapsed().as_secs_f64();
         self.say(&format!(
-            "{} frame{}, {} objects, {:.1} s, {:.1} frames/s, {:.1} ms in the session per frame",
-            self.frames,
-            if self.frames == 1 { "" } else { "s" },
+            "{}, {} objects, {:.1} s, {:.1} frames/s, {:.1} ms in the session per frame",
+            plural(self.frames as usize, "frame"),
             self.objects,
             seconds,
             self.frames as f64 / seconds.max(1e-9),
@@ -149,7 +121,7 @@ impl Output {
         Ok(())
     }
 
-    #[allow(clippy::print_stdout)] // the table is what the user asked for
+    #[allow(clippy::print_stdout)] // the table is the output of this command
     fn say(&self, line: &str) {
         if self.table {
             println!("{line}");
@@ -157,7 +129,7 @@ impl Output {
     }
 }
 
-/// `001`, `002`, …: the first that is not there yet.
+/// Creates `001`, `002`, …: the first that does not exist.
 fn next_folder(root: &Path) -> anyhow::Result<PathBuf> {
     std::fs::create_dir_all(root)
         .with_context(|| format!("cannot create {}; give a writable folder with --out", root.display()))?;

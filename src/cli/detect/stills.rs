@@ -1,50 +1,22 @@
-//! Pictures: decoded by `image`, turned as their EXIF says, detected two at a time, painted and written.
+//! Pictures: two at a time in the engine; each is written with its boxes drawn.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
-use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage};
+use image::RgbImage;
 
 use super::super::Failure;
+use super::super::pictures::{DEADLINE, read_picture, submit};
+use super::super::terminal::progress;
 use super::output::Output;
 use crate::annotate;
 use crate::config::DetectConfig;
 use crate::infer::Engine;
-use crate::pipeline::{Detector, DetectorError};
+use crate::pipeline::Detector;
 use crate::sink::message::{FrameMessage, Run};
-use crate::types::{FrameMeta, FrameResult, ImageView, ImageViewMut, Plane, PlaneMut, Size};
-
-/// No picture takes longer than this in the engine.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
-
-/// Reads a JPEG or PNG as RGB, turned upright as its EXIF orientation says (as the reference's reader does).
-pub(crate) fn read_picture(path: &Path) -> anyhow::Result<RgbImage> {
-    let name = path.display();
-    let reader = ImageReader::open(path).with_context(|| format!("{name}: cannot open"))?;
-    let reader = reader.with_guessed_format().with_context(|| format!("{name}: cannot read"))?;
-    let mut decoder = reader.into_decoder().with_context(|| format!("{name}: not a JPEG or PNG picture"))?;
-    let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
-    let mut picture = DynamicImage::from_decoder(decoder).with_context(|| format!("{name}: the picture is damaged"))?;
-    picture.apply_orientation(orientation);
-    Ok(picture.into_rgb8())
-}
-
-/// Hands a picture to the detector, which must have room for it.
-pub(crate) fn submit(
-    detector: &mut Detector,
-    camera: Arc<str>,
-    seq: u64,
-    picture: &RgbImage,
-) -> Result<(), DetectorError> {
-    let size = Size::new(picture.width(), picture.height());
-    let (captured_at, captured) = (SystemTime::now(), Instant::now());
-    let meta = FrameMeta { camera, seq, pts_ns: 0, captured_at, captured, size };
-    let rgb = Plane { data: picture.as_raw(), stride: 3 * size.w as usize };
-    detector.submit(meta, &ImageView::Rgb { size, rgb })
-}
+use crate::types::{FrameResult, ImageViewMut, PlaneMut, Size};
 
 pub(super) fn run(
     files: &[PathBuf],
@@ -53,13 +25,13 @@ pub(super) fn run(
     output: &mut Output,
 ) -> Result<(), Failure> {
     let mut detector = Detector::new(engine, "pictures", config, 1)?;
-    let bar = output.progress(files.len() as u64);
+    let bar = progress(files.len() as u64);
     let mut waiting: VecDeque<(&Path, RgbImage)> = VecDeque::new();
     let mut broken = 0usize;
     for (seq, path) in files.iter().enumerate() {
         let picture = match read_picture(path) {
             Ok(picture) => picture,
-            // One broken picture of a folder does not stop the others; alone it is the error.
+            // A broken picture in a folder does not stop the others; a single one is the error.
             Err(error) if files.len() > 1 => {
                 bar.suspend(|| tracing::error!("{error:#}"));
                 broken += 1;
@@ -120,7 +92,7 @@ fn write(folder: &Path, path: &Path, picture: &mut RgbImage, result: &FrameResul
     std::fs::write(&json, text).with_context(|| format!("cannot write {}", json.display()))
 }
 
-/// The file's stem as a camera name, so that the JSON has the same form everywhere.
+/// The file's stem as a valid camera name for the JSON.
 pub(super) fn camera_name(path: &Path) -> Arc<str> {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
     let clean: String = stem

@@ -1,4 +1,4 @@
-//! Videos and streams: every frame of a file, the newest of a stream; painted and written as one clip.
+//! Videos and streams: every frame of a file, the newest frame of a stream; written as one clip with the boxes drawn.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::super::Failure;
-use super::UNAVAILABLE;
+use super::super::pictures::DEADLINE;
+use super::super::terminal::progress;
+use super::super::{Failure, exit};
 use super::output::Output;
+use super::stills::camera_name;
 use crate::annotate;
 use crate::app::{STOP_WITHIN, Signals};
 use crate::config::{CameraConfig, DetectConfig, ReconnectConfig, SourceConfig, Transport};
@@ -24,8 +26,6 @@ use crate::types::{CameraState, CameraStatus, FrameResult, redact};
 
 /// A stream must deliver its first frame within this time.
 const FIRST_FRAME: Duration = Duration::from_secs(20);
-/// No frame takes longer than this in the engine.
-const DEADLINE: Duration = Duration::from_secs(120);
 
 /// A video file: once, every frame.
 pub(super) fn file(path: &Path) -> (PathBuf, SourceConfig) {
@@ -48,7 +48,7 @@ pub(super) fn stream(url: &str) -> (PathBuf, SourceConfig) {
     (name.into(), source)
 }
 
-/// What the loop waits for besides frames.
+/// The camera's latest status.
 type Status = Arc<Mutex<Option<CameraStatus>>>;
 
 pub(super) fn run(
@@ -60,7 +60,7 @@ pub(super) fn run(
 ) -> Result<(), Failure> {
     let live = source.is_live();
     let camera = CameraConfig {
-        name: super::stills::camera_name(&name),
+        name: camera_name(&name),
         enabled: true,
         source,
         detect: config.clone(),
@@ -82,7 +82,7 @@ pub(super) fn run(
     let mut run =
         Run { writer: Writer::new(&name, output.folder()), detector, waiting: VecDeque::new(), output, done: 0 };
     let outcome = run.until_the_end(&frames, &signals, &status, limit, live);
-    // Sources first: nothing upstream may wait for a queue that nobody empties.
+    // The queue is closed before the source stops: the source may be blocked on a full queue.
     frames.close();
     source.stop();
     let finished = run.writer.finish();
@@ -108,7 +108,7 @@ impl Run<'_> {
         limit: Option<u64>,
         live: bool,
     ) -> Result<(), Failure> {
-        let bar = self.output.progress(limit.unwrap_or(0));
+        let bar = progress(limit.unwrap_or(0));
         let started = std::time::Instant::now();
         let mut taken = 0;
         while limit.is_none_or(|limit| taken < limit)
@@ -175,7 +175,7 @@ impl Run<'_> {
     }
 }
 
-/// A stream that refuses the password, or does not answer in time, is an error here; the service would wait for it.
+/// A wrong password, or no frame in time, is an error here; the service would keep trying.
 fn give_up(status: &Status, waited: Duration) -> Result<(), Failure> {
     let status = status.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let refused = status.as_ref().is_some_and(|status| status.state == CameraState::AuthFailed);
@@ -184,10 +184,10 @@ fn give_up(status: &Status, waited: Duration) -> Result<(), Failure> {
         return Ok(());
     }
     let reason = status.and_then(|status| status.reason).unwrap_or_else(|| format!("no frame within {waited:.0?}"));
-    Err(Failure::new(UNAVAILABLE, anyhow::anyhow!("the stream gives no picture: {reason}")))
+    Err(Failure::new(exit::UNAVAILABLE, anyhow::anyhow!("the stream gives no picture: {reason}")))
 }
 
-/// The annotated clip and its JSON lines; made at the first frame, when the size is known.
+/// The annotated clip and its JSON lines; opened at the first frame, when the size is known.
 struct Writer {
     base: Option<PathBuf>,
     open: Option<(VideoFile, std::io::BufWriter<std::fs::File>)>,

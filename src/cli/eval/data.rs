@@ -4,22 +4,21 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use super::super::detect::{PICTURES, is_picture};
+use super::super::pictures::{EXTENSIONS, is_picture, list};
 use crate::eval::{ClassMap, CocoSet, CocoTruth, FractionBox, Truth, parse_labels, parse_names};
 use crate::model::ModelSpec;
 use crate::types::Size;
 
-/// What is known of a picture's objects before its size is.
+/// A picture's objects; fractions become pixels once its size is known.
 enum Labels {
     Fractions(Vec<FractionBox>),
     Pixels(Vec<CocoTruth>),
 }
 
-/// One picture of the data set.
 pub(super) struct Sample {
     pub(super) id: i64,
     pub(super) path: PathBuf,
-    /// What the labels say of its size.
+    /// The size that the labels were made for.
     size: Option<Size>,
     labels: Labels,
 }
@@ -27,7 +26,7 @@ pub(super) struct Sample {
 impl Sample {
     /// Its objects; `size` is the picture's.
     pub(super) fn truths(&self, size: Size, map: &ClassMap) -> anyhow::Result<Vec<Truth>> {
-        // Boxes in pixels of another size would only make the figures bad, and nobody would know why.
+        // Pixel boxes of another size would lower the scores without an error.
         if let Some(said) = self.size.filter(|said| *said != size) {
             anyhow::bail!("{}: the picture is {size}, but its labels are for {said}", self.path.display());
         }
@@ -160,21 +159,7 @@ fn yolo(root: &Path, split: &str, spec: &ModelSpec) -> anyhow::Result<DataSet> {
 }
 
 fn known_endings() -> String {
-    PICTURES.map(|ending| format!(".{ending}")).join(", ")
-}
-
-/// The files of a folder that are wanted, by name.
-fn list(folder: &Path, wanted: impl Fn(&Path) -> bool) -> anyhow::Result<Vec<PathBuf>> {
-    let failed = || format!("{}: cannot list the folder", folder.display());
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).with_context(failed)? {
-        let path = entry.with_context(failed)?.path();
-        if wanted(&path) {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
+    EXTENSIONS.map(|ending| format!(".{ending}")).join(", ")
 }
 
 fn coco(json: &Path, root: &Path, split: &str, spec: &ModelSpec) -> anyhow::Result<DataSet> {
@@ -182,7 +167,7 @@ fn coco(json: &Path, root: &Path, split: &str, spec: &ModelSpec) -> anyhow::Resu
     let names: Vec<String> = set.categories.iter().map(|category| category.name.clone()).collect();
     let map = class_map(&names, spec, json)?;
     anyhow::ensure!(!set.images.is_empty(), "{}: images: there is none", json.display());
-    // The file does not say where its pictures are; these are the usual places.
+    // The file does not name the folder of its pictures; these are the usual ones.
     let places = [root.join("images").join(split), root.join(split), root.join("images"), root.to_owned()];
     let mut samples = Vec::with_capacity(set.images.len());
     for image in set.images {

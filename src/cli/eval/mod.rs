@@ -1,27 +1,24 @@
-//! `ocelli eval`: the average precision of a model on labelled pictures, by the very stages that `detect` and `run` use.
+//! `ocelli eval`: the average precision of a model on labelled pictures, through the stages that `detect` and `run` use.
 
 mod data;
 mod report;
 
 use std::collections::VecDeque;
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-
 use self::data::DataSet;
 use self::report::{Outputs, Report};
-use super::Failure;
-use super::detect::{DEADLINE, parse_backend, parse_share, parse_size, read_picture, start_engine, submit};
+use super::options::{NamedModel, parse_share, start_engine};
+use super::pictures::{DEADLINE, read_picture, submit};
+use super::terminal::progress;
+use super::{Failure, log_warnings};
 use crate::app::open_model;
-use crate::config::{BackendChoice, DetectConfig, ModelConfig, OpenvinoConfig};
+use crate::config::DetectConfig;
 use crate::eval::{self, Found, ImageTruths, MAX_PER_CLASS, Rect, ResultRow};
 use crate::infer::Engine;
 use crate::pipeline::Detector;
-use crate::telemetry;
-use crate::telemetry::log::LogFormat;
 use crate::types::Size;
 
 /// Average precision as `pycocotools` computes it: IoU 0.50 to 0.95, 101 recalls, all areas, the 100 best detections of a
@@ -32,7 +29,13 @@ use crate::types::Size;
 /// Classes are matched by name with data.yaml's `names` or COCO's categories, else by number. A picture without a label
 /// file has no objects.
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "\
+Examples:
+  ocelli eval --data highway --split test
+  ocelli eval --data coco/annotations/instances_val.json --model yolo.onnx --json -"
+)]
 pub(crate) struct Args {
     /// The labelled pictures
     #[arg(short, long, value_name = "DIR|FILE.json")]
@@ -40,12 +43,6 @@ pub(crate) struct Args {
     /// Which part of them
     #[arg(long, default_value = "test", value_name = "NAME")]
     split: String,
-    /// An .onnx file or a model folder [default: the model shipped with Ocelli]
-    #[arg(short, long, value_name = "FILE|DIR")]
-    model: Option<PathBuf>,
-    /// What runs the model; `auto` takes the best that works, a name is strict
-    #[arg(short, long, default_value = "auto", value_parser = parse_backend, value_name = "auto|tract|cpu|openvino|cuda|tensorrt")]
-    backend: BackendChoice,
     /// Lowest confidence that counts, 0 to 1; a high one cuts the curves short
     #[arg(long, default_value_t = 0.001, value_parser = parse_share)]
     conf: f32,
@@ -58,9 +55,6 @@ pub(crate) struct Args {
     /// Take only the first N pictures
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
-    /// Input size for models whose height and width are dynamic
-    #[arg(long, value_parser = parse_size, value_name = "N|WxH")]
-    input_size: Option<Size>,
     /// All figures as JSON into FILE, or `-` for standard output with nothing else on it
     #[arg(long, value_name = "FILE|-")]
     json: Option<PathBuf>,
@@ -70,15 +64,11 @@ pub(crate) struct Args {
     /// All detections in COCO's results format; for YOLO labels, pictures count from 1 by name and categories are class + 1
     #[arg(long, value_name = "FILE.json")]
     detections: Option<PathBuf>,
-    /// Path of libonnxruntime.so [default: ORT_DYLIB_PATH, then the usual places]
-    #[arg(long, value_name = "FILE")]
-    ort_library: Option<PathBuf>,
-    /// Path of libopenvino_c.so [default: OPENVINO_INSTALL_DIR or INTEL_OPENVINO_DIR, then the usual places]
-    #[arg(long, value_name = "FILE")]
-    openvino_library: Option<PathBuf>,
+    #[command(flatten)]
+    model: NamedModel,
 }
 
-/// What the run over all pictures gave.
+/// The results over all pictures.
 struct Measured {
     images: Vec<ImageTruths>,
     rows: Vec<ResultRow>,
@@ -89,15 +79,8 @@ struct Measured {
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
-    telemetry::log::init("warn", LogFormat::Auto).map_err(|error| Failure::new(2, error))?;
-    let model = ModelConfig {
-        file: args.model.clone(),
-        backend: args.backend,
-        ort_library: args.ort_library.clone(),
-        input_size: args.input_size,
-        openvino: OpenvinoConfig { library: args.openvino_library.clone(), ..OpenvinoConfig::default() },
-        ..ModelConfig::default()
-    };
+    log_warnings()?;
+    let model = args.model.config();
     let spec = Arc::new(open_model(&model)?);
     // All labels are read before the first inference: a bad line shows at once.
     let set = DataSet::open(&args.data, &args.split, &spec, args.limit.map(|limit| limit as usize))?;
@@ -130,21 +113,10 @@ pub(super) fn mean_average_precision(
     Ok(score.map)
 }
 
-/// A progress bar on a terminal, else nothing.
-fn progress(length: usize) -> ProgressBar {
-    let visible = std::io::stderr().is_terminal();
-    let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let bar = ProgressBar::with_draw_target(Some(length as u64), target);
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} {per_sec} {eta} left") {
-        bar.set_style(style);
-    }
-    bar
-}
-
-/// Detects in all pictures, as many at a time as the engine has sessions, and one more that is being read meanwhile.
+/// Detects in all pictures, as many at a time as the engine has sessions, plus one that is being read.
 fn measure(set: &DataSet, engine: &Engine, config: &DetectConfig) -> anyhow::Result<Measured> {
     let mut detector = Detector::new(engine, "pictures", config, 1)?;
-    let bar = progress(set.samples.len());
+    let bar = progress(set.samples.len() as u64);
     let started = Instant::now();
     let mut out = Measured {
         images: Vec::with_capacity(set.samples.len()),

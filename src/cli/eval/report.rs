@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::Serialize;
 
+use super::super::terminal::{describe, print};
 use super::data::DataSet;
 use super::{Args, Measured};
 use crate::eval::{self, MAX_PER_CLASS, ResultRow, Score};
 use crate::infer::Engine;
 
-/// All figures of a run and what they hold for.
+/// The scores of a run, with the settings, model and machine that they belong to.
 #[derive(Serialize)]
 pub(super) struct Report {
     map50: f64,
@@ -135,7 +136,6 @@ impl Report {
         }
     }
 
-    /// For people.
     fn table(&self) -> String {
         let width = self.classes.iter().map(|c| c.label.chars().count()).max().unwrap_or(0).clamp(12, 32);
         let mut text = format!("{:<width$} {:>7} {:>8} {:>8}\n", "class", "boxes", "AP50", "AP50-95");
@@ -163,7 +163,6 @@ impl Report {
     }
 }
 
-/// The files that were asked for.
 pub(super) struct Outputs {
     /// `None` for standard output.
     json: Option<Option<(PathBuf, File)>>,
@@ -177,7 +176,7 @@ fn create(path: &Path) -> anyhow::Result<(PathBuf, File)> {
 }
 
 impl Outputs {
-    /// Creates all files before any work is done, so that a full or read-only disk shows at once.
+    /// Creates all files first, so that a full or read-only disk is reported before any inference.
     pub(super) fn create(args: &Args) -> anyhow::Result<Self> {
         let json = match args.json.as_deref() {
             Some(path) if path.as_os_str() == "-" => Some(None),
@@ -188,17 +187,10 @@ impl Outputs {
         Ok(Self { json, plot, detections: args.detections.as_deref().map(create).transpose()? })
     }
 
-    /// Tells what will run, and what of the data set does not count.
+    /// Prints the model, the backend, and what of the data set does not count.
     pub(super) fn begin(&self, engine: &Engine, set: &DataSet) -> anyhow::Result<()> {
-        let (spec, info) = (engine.spec(), engine.info());
-        let mut text = format!(
-            "model {} ({} classes, {}), backend {} ({})\n",
-            spec.id.name, spec.output.classes, spec.input.size, info.kind, info.version
-        );
+        let mut text = describe(engine);
         // Writing into a String cannot fail.
-        for fallback in &info.fallbacks {
-            let _ = writeln!(text, "  not on the best backend: {fallback}");
-        }
         let _ = writeln!(text, "{} images, {} labels", set.samples.len(), set.format.to_uppercase());
         if set.without_labels > 0 {
             let _ = writeln!(text, "  {} images have no label file and so no objects", set.without_labels);
@@ -210,7 +202,6 @@ impl Outputs {
         self.say(&text)
     }
 
-    /// Writes everything.
     pub(super) fn finish(self, report: &Report, score: &Score, rows: &[ResultRow]) -> anyhow::Result<()> {
         self.say(&report.table())?;
         if let Some((path, file)) = self.plot {
@@ -228,7 +219,7 @@ impl Outputs {
         }
     }
 
-    /// Nothing for people where standard output carries the JSON.
+    /// Prints nothing where standard output carries the JSON.
     fn say(&self, text: &str) -> anyhow::Result<()> {
         if matches!(self.json, Some(None)) { Ok(()) } else { print(text) }
     }
@@ -253,12 +244,4 @@ fn write(
 ) -> anyhow::Result<()> {
     let mut out = BufWriter::new(file);
     content(&mut out).and_then(|()| out.flush()).with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// `print!` panics when a pipe's reader has gone; a reader that has seen enough is no error.
-fn print(text: &str) -> anyhow::Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
-        _ => Ok(()),
-    }
 }

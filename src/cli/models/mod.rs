@@ -1,5 +1,6 @@
 //! `ocelli models`: list, show, build, prepare and verify models.
 
+mod build;
 mod prepare;
 mod verify;
 
@@ -7,10 +8,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-pub(super) use verify::agrees;
-
-use super::Failure;
-use crate::config::{BackendChoice, ModelConfig};
+use super::options::ModelOptions;
+use super::terminal::print;
+use super::{Failure, exit};
 use crate::infer;
 use crate::model::{Manifest, ModelSpec, default_model, model_folders};
 use crate::types::BackendInfo;
@@ -24,34 +24,32 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
     /// List the models in a folder
+    #[command(after_help = "Examples:\n  ocelli models list\n  ocelli models list /usr/share/ocelli/models --json")]
     List {
-        /// Folder of model folders; without it ./models, then /usr/share/ocelli/models
+        /// Folder of model folders [default: ./models, then /usr/share/ocelli/models]
         dir: Option<PathBuf>,
         /// Print one JSON array
         #[arg(long)]
         json: bool,
     },
-    /// Print everything that is known of a model
+    /// Print a model's metadata; with --backend, also load it, run it once, and report which provider runs which part
+    #[command(after_help = "Examples:\n  ocelli models show\n  ocelli models show yolo.onnx --backend cpu")]
     Show {
-        /// An .onnx file or a model folder; without it the model that `run` and `detect` take
+        /// An .onnx file or a model folder [default: the model that `run` and `detect` use]
         path: Option<PathBuf>,
-        /// Load it with this backend, run it once, and say which provider took which part
-        #[arg(long, value_name = "auto|tensorrt|cuda|cpu|tract", value_parser = super::detect::parse_backend)]
-        backend: Option<BackendChoice>,
-        /// Path of ONNX Runtime's library [default: ORT_DYLIB_PATH, else the usual places]
-        #[arg(long, value_name = "FILE", requires = "backend")]
-        ort_library: Option<PathBuf>,
+        #[command(flatten)]
+        options: ModelOptions,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Hold a model's file to its model.yaml, and what a backend finds with it to what the reference finds; exit code 1
-    /// when they differ
+    /// Compare a model's file with its model.yaml, and a backend's detections with those of a reference; exit code 1 when
+    /// they differ
     Verify(verify::Args),
     /// Build a model's GPU engine ahead of time, so that no start has to wait for it
-    Build(super::build::Args),
-    /// Rewrite a model for this box: bytes as input, a fixed size, half-sized weights, no unused outputs; the new model is
-    /// run beside the old one, and not written unless both agree
+    Build(build::Args),
+    /// Rewrite a model for this machine: bytes as input, a fixed size, f16 weights, no unused outputs; both models are run,
+    /// and the new one is written only if they agree
     Prepare(prepare::Args),
 }
 
@@ -59,17 +57,10 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let mut fit = true;
     let text = match args.verb {
         Verb::List { dir, json } => list(dir.as_deref(), json)?,
-        Verb::Show { path, backend, ort_library, json } => {
-            let spec = ModelSpec::open(&chosen(path)?, None)?;
-            let info = match backend {
-                Some(backend) => {
-                    let config = ModelConfig { backend, ort_library, ..ModelConfig::default() };
-                    Some(
-                        infer::load(&spec, &config).map_err(|error| Failure::new(super::detect::UNAVAILABLE, error))?.1,
-                    )
-                }
-                None => None,
-            };
+        Verb::Show { path, options, json } => {
+            let spec = ModelSpec::open(&chosen(path)?, options.input_size)?;
+            let loaded = options.backend.map(|_| infer::load(&spec, &options.config(None))).transpose();
+            let info = loaded.map_err(|error| Failure::new(exit::UNAVAILABLE, error))?.map(|(_, info)| info);
             if json { format!("{:#}\n", describe(&spec, info.as_ref())) } else { page(&spec, info.as_ref()) }
         }
         Verb::Verify(args) => {
@@ -78,26 +69,19 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
             text
         }
         Verb::Prepare(args) => prepare::run(&args)?,
-        Verb::Build(args) => return super::build::run(args),
+        Verb::Build(args) => return build::run(args),
     };
-    // `print!` panics when a pipe's reader has gone; a reader that has seen enough is no error.
-    match std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
-        _ if fit => Ok(()),
-        // The text has said why.
-        _ => Err(Failure { code: 1, error: None }),
-    }
+    print(&text)?;
+    if fit { Ok(()) } else { Err(Failure::silent(exit::ERROR)) }
 }
 
-pub(super) fn chosen(path: Option<PathBuf>) -> Result<PathBuf, Failure> {
+fn chosen(path: Option<PathBuf>) -> Result<PathBuf, Failure> {
     path.or_else(default_model).ok_or_else(|| {
-        Failure::new(
-            1,
-            anyhow::anyhow!(
-                "no model given, and none found in ./models or /usr/share/ocelli/models: give an .onnx file or a model \
-                 folder, or set OCELLI_MODEL"
-            ),
+        anyhow::anyhow!(
+            "no model given, and none found in ./models or /usr/share/ocelli/models: give an .onnx file or a model \
+             folder, or set OCELLI_MODEL"
         )
+        .into()
     })
 }
 
@@ -128,14 +112,14 @@ fn list(dir: Option<&Path>, json: bool) -> Result<String, Failure> {
                 spec.output.classes,
                 folder.display()
             ),
-            // One broken model must not hide the others.
+            // A broken model does not hide the others.
             Err(e) => format!("{:<32} broken: {e}\n", folder.file_name().unwrap_or_default().to_string_lossy()),
         };
     }
     Ok(text)
 }
 
-/// Everything that is known of a model, for scripts.
+/// A model's metadata, for scripts.
 fn describe(spec: &ModelSpec, info: Option<&BackendInfo>) -> serde_json::Value {
     let (manifest, input) = (spec.manifest.as_ref(), &spec.input);
     let mut page = serde_json::json!({
@@ -178,7 +162,7 @@ fn manifest_has_anchors(spec: &ModelSpec) -> bool {
     spec.manifest.as_ref().is_some_and(|m| m.anchors.is_some())
 }
 
-/// The same, for people.
+/// The same as text.
 fn page(spec: &ModelSpec, info: Option<&BackendInfo>) -> String {
     let mut text = String::new();
     let mut line = |key: &str, value: String| text += &format!("{key:<10} {value}\n");

@@ -1,42 +1,38 @@
-//! `ocelli models verify`: is the file what its model.yaml says, and does the backend that shall run it find what the reference
-//! finds?
+//! `ocelli models verify`: compares a model's file with its model.yaml, and a backend's detections with those of a reference.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
 use serde_json::json;
 
-use super::super::Failure;
-use super::super::detect::{
-    DEADLINE, is_picture, parse_backend, parse_precision, parse_share, parse_size, read_picture, start_engine, submit,
-};
 use super::super::eval::mean_average_precision;
+use super::super::options::{ModelOptions, parse_backend, parse_share, start_engine};
+use super::super::pictures::{DEADLINE, is_picture, list, read_picture, submit};
+use super::super::{Failure, log_warnings};
 use super::chosen;
 use crate::app::open_model;
-use crate::config::{BackendChoice, DetectConfig, ModelConfig, OpenvinoConfig, Precision};
+use crate::config::{BackendChoice, DetectConfig, ModelConfig};
 use crate::eval::{Agreement, Tolerance, Worst};
 use crate::infer::{Engine, Session};
 use crate::model::ModelSpec;
 use crate::pipeline::Detector;
-use crate::telemetry;
-use crate::telemetry::log::LogFormat;
-use crate::types::{BackendInfo, BackendKind, Detection, Size};
+use crate::types::{BackendInfo, BackendKind, Detection};
 
-/// Two runs that see nothing always agree.
+/// Two runs without a detection always agree.
 const NOTHING: &str = "nothing was found on these pictures: nothing is proven";
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  ocelli models verify
+  ocelli models verify yolo.onnx --backend tensorrt --pictures street.jpg --min-iou 0.95")]
 pub(super) struct Args {
-    /// An .onnx file or a model folder; without it the model that `run` and `detect` take
+    /// An .onnx file or a model folder [default: the model that `run` and `detect` use]
     path: Option<PathBuf>,
-    /// The backend that shall run it; a name is strict
-    #[arg(short, long, default_value = "auto", value_parser = parse_backend, value_name = "auto|tract|cpu|openvino|cuda|tensorrt")]
-    backend: BackendChoice,
-    /// What OpenVINO computes in
-    #[arg(long, default_value = "f32", value_parser = parse_precision, value_name = "f32|f16|bf16")]
-    precision: Precision,
-    /// What it is held to [default: tract; cpu (ONNX Runtime) when tract is what is verified]
+    #[command(flatten)]
+    model: ModelOptions,
+    /// Backend to compare with [default: tract; cpu (ONNX Runtime) when tract itself is verified]
     #[arg(long, value_parser = parse_backend, value_name = "tract|cpu")]
     reference: Option<BackendChoice>,
     /// A picture or a folder of pictures; may be repeated [default: the folder `golden` of the model folder]
@@ -45,7 +41,7 @@ pub(super) struct Args {
     /// Labelled pictures as for `ocelli eval`: both must also reach the same mean average precision
     #[arg(long, value_name = "DIR|FILE.json")]
     data: Option<PathBuf>,
-    /// Which part of them
+    /// Part of the labelled pictures to use
     #[arg(long, default_value = "test", value_name = "NAME")]
     split: String,
     /// Take only the first N labelled pictures
@@ -66,62 +62,45 @@ pub(super) struct Args {
     /// Mean average precision (IoU 0.50 to 0.95) that may be lost
     #[arg(long, default_value_t = 0.01, value_parser = parse_share)]
     max_map_loss: f32,
-    /// Input size for models whose height and width are dynamic
-    #[arg(long, value_parser = parse_size, value_name = "N|WxH")]
-    input_size: Option<Size>,
-    /// Path of libonnxruntime.so [default: ORT_DYLIB_PATH, then the usual places]
-    #[arg(long, value_name = "FILE")]
-    ort_library: Option<PathBuf>,
-    /// Path of libopenvino_c.so [default: OPENVINO_INSTALL_DIR or INTEL_OPENVINO_DIR, then the usual places]
-    #[arg(long, value_name = "FILE")]
-    openvino_library: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
-/// What was found out.
-struct Verdict {
+struct Comparison {
     spec: Arc<ModelSpec>,
     deployed: BackendInfo,
     reference: BackendInfo,
     pictures: Vec<PathBuf>,
     agreement: Agreement,
-    /// Of the reference and of the deployed backend, 0.50 to 0.95.
+    /// Mean average precision (IoU 0.50 to 0.95) of the reference and of the deployed backend.
     map: Option<[f64; 2]>,
-    /// What is not as it must be; empty: all is well.
+    /// Limits that are not met.
     faults: Vec<String>,
 }
 
-/// The text to print, and whether all is well.
+/// Returns the text to print, and whether all limits are met.
 pub(super) fn run(args: &Args) -> Result<(String, bool), Failure> {
-    telemetry::log::init("warn", LogFormat::Auto).map_err(|error| Failure::new(2, error))?;
+    log_warnings()?;
     let model = config(args)?;
-    // Opening computes the SHA-256 of what it reads and compares it; there is no second way to get it wrong.
+    // Opening the model compares its SHA-256 with the one in model.yaml.
     let spec = Arc::new(open_model(&model)?);
     let pictures = pictures(args, &spec)?;
     if pictures.is_empty() && args.data.is_none() {
         let note = "none: name some with --pictures, or put some into golden/ beside the model".to_owned();
         return Ok((file_only(&spec, &note, args.json), true));
     }
-    let Some(verdict) = compare(args, &model, &spec, pictures)? else {
-        let note = "not compared: tract would run it, and there is no ONNX Runtime to hold it to";
+    let Some(comparison) = compare(args, &model, &spec, pictures)? else {
+        let note = "not compared: tract runs it, and there is no ONNX Runtime to compare with";
         return Ok((file_only(&spec, note, args.json), true));
     };
-    let text = if args.json { format!("{:#}\n", verdict.json(args)) } else { verdict.text(args) };
-    Ok((text, verdict.faults.is_empty()))
+    let text = if args.json { format!("{:#}\n", comparison.json(args)) } else { comparison.text(args) };
+    Ok((text, comparison.faults.is_empty()))
 }
 
-/// What shall run the model.
+/// How the model is run.
 fn config(args: &Args) -> Result<ModelConfig, Failure> {
-    Ok(ModelConfig {
-        file: Some(chosen(args.path.clone())?),
-        backend: args.backend,
-        ort_library: args.ort_library.clone(),
-        input_size: args.input_size,
-        openvino: OpenvinoConfig { precision: args.precision, library: args.openvino_library.clone() },
-        ..ModelConfig::default()
-    })
+    Ok(args.model.config(Some(chosen(args.path.clone())?)))
 }
 
 /// The pictures named, else those of the model's folder.
@@ -145,22 +124,18 @@ fn pictures_in(place: &Path) -> anyhow::Result<Vec<PathBuf>> {
     if !place.is_dir() {
         return Ok(vec![place.to_owned()]);
     }
-    let entries = std::fs::read_dir(place).with_context(|| format!("cannot list {}", place.display()))?;
-    let mut all: Vec<_> =
-        entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| is_picture(path)).collect();
-    all.sort();
-    Ok(all)
+    list(place, is_picture)
 }
 
-/// `None`: tract is what shall run it, and nothing else is there to hold it to.
+/// `None`: tract runs the model, and there is no ONNX Runtime to compare it with.
 fn compare(
     args: &Args,
     model: &ModelConfig,
     spec: &Arc<ModelSpec>,
     pictures: Vec<PathBuf>,
-) -> Result<Option<Verdict>, Failure> {
+) -> Result<Option<Comparison>, Failure> {
     let tolerance = Tolerance { threshold: args.conf, iou: args.min_iou, score: args.max_score_delta };
-    // Lower than what must be found, so that an object at the edge is no difference.
+    // Lower than `--conf`, so that an object at the threshold is no difference.
     let config = DetectConfig { threshold: (args.conf - args.max_score_delta).max(0.001), ..DetectConfig::default() };
     let deployed = start_engine(spec.clone(), model)?;
     let info = deployed.info();
@@ -170,14 +145,14 @@ fn compare(
         mean_average_precision(engine, data, &args.split, args.limit.map(|limit| limit as usize)).map(Some)
     };
     let found_map = map(&deployed)?;
-    // Its memory is free before the reference is loaded: a small box has not room for both.
+    // Frees its memory before the reference is loaded: small machines cannot hold both.
     drop(deployed);
     let choice = args.reference.unwrap_or(match info.kind {
         BackendKind::Tract => BackendChoice::Cpu,
         _ => BackendChoice::Tract,
     });
-    let held_to = ModelConfig { backend: choice, ..model.clone() };
-    let reference = match start_engine(spec.clone(), &held_to) {
+    let compared_with = ModelConfig { backend: choice, ..model.clone() };
+    let reference = match start_engine(spec.clone(), &compared_with) {
         Ok(reference) => reference,
         Err(_) if args.reference.is_none() && choice == BackendChoice::Cpu => return Ok(None),
         Err(Failure { code, error }) => {
@@ -211,11 +186,11 @@ fn compare(
             args.max_map_loss
         ));
     }
-    Ok(Some(Verdict { spec: spec.clone(), deployed: info, reference, pictures, agreement, map, faults }))
+    Ok(Some(Comparison { spec: spec.clone(), deployed: info, reference, pictures, agreement, map, faults }))
 }
 
-/// Whether a session that was just made finds on the golden pictures of its model what the reference finds; why not, for
-/// people. A model without golden pictures is not compared.
+/// Compares a new session with the reference on the golden pictures of its model; the error is the reason for a user. A model
+/// without golden pictures is not compared.
 pub(in crate::cli) fn agrees(
     spec: &Arc<ModelSpec>,
     session: Box<dyn Session>,
@@ -234,7 +209,7 @@ pub(in crate::cli) fn agrees(
     let engine = Engine::with_session(spec.clone(), session, info, 1).map_err(|error| failed(error.into()))?;
     let found = detect(&engine, &pictures, &detection).map_err(failed)?;
     drop(engine);
-    // tract does not know every operator; ONNX Runtime's own CPU provider knows those of this model, or it were not here.
+    // tract lacks some operators; ONNX Runtime's CPU provider has them all.
     let reference = [BackendChoice::Tract, BackendChoice::Cpu]
         .into_iter()
         .find_map(|backend| Engine::start(spec.clone(), &ModelConfig { backend, ..config.clone() }).ok());
@@ -261,7 +236,6 @@ pub(in crate::cli) fn agrees(
     ))
 }
 
-/// What two runs over the same pictures agree on.
 fn agreement(wanted: &[Vec<Detection>], found: &[Vec<Detection>], tolerance: &Tolerance) -> Agreement {
     let mut agreement = Agreement::default();
     for (wanted, found) in wanted.iter().zip(found) {
@@ -300,7 +274,7 @@ fn file_only(spec: &ModelSpec, note: &str, json: bool) -> String {
     format!("{path}: ok\nsha256 {sha256} ({checksum})\nboxes {note}\n")
 }
 
-impl Verdict {
+impl Comparison {
     fn text(&self, args: &Args) -> String {
         let mut text = String::new();
         let mut line = |key: &str, value: String| text += &format!("{key:<10} {value}\n");
