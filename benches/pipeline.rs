@@ -266,7 +266,7 @@ fn main() {
     let setup = setup();
     let file = setup.model.file.clone().expect("no model: set OCELLI_BENCH_MODEL");
     let spec = Arc::new(ModelSpec::open(&file, None).unwrap());
-    let engine = Engine::start(spec.clone(), &setup.model).unwrap();
+    let engine = Engine::start(spec.clone(), &setup.model, &Cancel::new()).unwrap();
     let (workers, info) = (engine.workers(), engine.info());
     println!("clip {}, model {} at {}", setup.clip.display(), spec.id.name, spec.input.size);
     println!(

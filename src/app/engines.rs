@@ -23,9 +23,9 @@ pub(super) fn start(
     spec: Arc<ModelSpec>,
     model: &ModelConfig,
     config: &Config,
-    _cancel: &Cancel,
+    cancel: &Cancel,
 ) -> Result<Engine, AppError> {
-    let engine = Engine::serve(spec, model, starts_folder(name, config).as_deref())?;
+    let engine = Engine::serve(spec, model, starts_folder(name, config).as_deref(), cancel)?;
     // The engine itself logs each backend that it passes over, and that it builds.
     if let Some(info) = engine.status().backend {
         tracing::info!(

@@ -14,6 +14,8 @@ use crate::source::SourceError;
 /// Why the service did not start, or did not take over a new configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
+    #[error("stopped by a signal during the start")]
+    Cancelled,
     #[error(transparent)]
     Model(#[from] ModelError),
     #[error(

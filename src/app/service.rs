@@ -44,7 +44,7 @@ impl Service {
     /// sources, so that cameras connect meanwhile; the engines; at last the cameras' threads.
     ///
     /// # Errors
-    /// What was started is stopped again. After a signal to stop, which may come at any time, an error as well.
+    /// What was started is stopped again. [`AppError::Cancelled`] after a signal to stop.
     pub fn start(config: Config, signals: Signals) -> Result<Self, AppError> {
         let registry = Registry::new(&config.node);
         let state = lock_state(&config, &registry)?;
@@ -68,6 +68,8 @@ impl Service {
         match service.bring_up(specs) {
             Ok(()) => Ok(service),
             Err(error) => {
+                // Before `stop`, which cancels the token as well.
+                let error = if service.signals.cancel().is_cancelled() { AppError::Cancelled } else { error };
                 service.stop();
                 Err(error)
             }

@@ -7,6 +7,7 @@ use super::reload::Reader;
 use super::service::Service;
 use super::watchdog::Event;
 use crate::infer::Engine;
+use crate::types::Ended;
 
 /// Longest wait before the reasons to end are checked again.
 const TICK: Duration = Duration::from_millis(500);
@@ -17,8 +18,8 @@ pub enum Stop {
     Signal,
     /// Every camera is a file and has come to its end.
     AllEnded,
-    /// Only a new process can infer again, for this reason: its GPU is lost to this one.
-    EngineLost(String),
+    /// A model can never be inferred in this process again, for this reason.
+    EngineLost(Ended, String),
 }
 
 impl Service {
@@ -32,8 +33,8 @@ impl Service {
             if self.signals.cancel().is_cancelled() {
                 return Stop::Signal;
             }
-            if let Some(reason) = self.engines.values().find_map(Engine::fatal) {
-                return Stop::EngineLost(reason);
+            if let Some((ended, reason)) = self.engines.values().find_map(Engine::fatal) {
+                return Stop::EngineLost(ended, reason);
             }
             if ended {
                 return Stop::AllEnded;

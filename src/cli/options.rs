@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{Failure, exit};
+use crate::cancel::Cancel;
 use crate::config::{BackendChoice, ModelConfig, Precision};
 use crate::infer::Engine;
 use crate::model::ModelSpec;
@@ -87,7 +88,7 @@ impl NamedModel {
 /// Starts the engine. A named backend that cannot run exits with [`exit::UNAVAILABLE`].
 pub(super) fn start_engine(spec: Arc<ModelSpec>, model: &ModelConfig) -> Result<Engine, Failure> {
     let code = if model.backend == BackendChoice::Auto { exit::ERROR } else { exit::UNAVAILABLE };
-    Engine::start(spec, model).map_err(|error| Failure::new(code, error))
+    Engine::start(spec, model, &Cancel::new()).map_err(|error| Failure::new(code, error))
 }
 
 pub(super) fn parse_backend(text: &str) -> Result<BackendChoice, String> {

@@ -5,6 +5,7 @@ use super::{Failure, exit};
 use crate::app::{AppError, Reader, STOP_WITHIN, Service, Signals, Stop};
 use crate::config;
 use crate::telemetry;
+use crate::types::Ended;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -25,10 +26,9 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         config::load(&args.files.config, &args.files.set).map_err(|errors| Failure::new(exit::CONFIG, errors))?;
     // Before anything slow: a signal during the start ends the process in order.
     let signals = Signals::start(STOP_WITHIN)?;
-    let cancel = signals.cancel().clone();
     let mut service = match Service::start(config, signals) {
         Ok(service) => service,
-        Err(_) if cancel.is_cancelled() => {
+        Err(AppError::Cancelled) => {
             tracing::info!("stopped during the start: signal received");
             return Ok(());
         }
@@ -37,13 +37,21 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let read: Reader = Box::new(move || config::load(&args.files.config, &args.files.set));
     let stop = service.wait(&read);
     match &stop {
-        Stop::EngineLost(reason) => tracing::error!("stopping, because inference has ended in this process: {reason}"),
+        Stop::EngineLost(_, reason) => {
+            tracing::error!("stopping, because inference has ended in this process: {reason}")
+        }
         Stop::Signal => tracing::info!("stopping: signal received"),
         Stop::AllEnded => tracing::info!("stopping: every camera has ended"),
     }
     service.stop();
     match stop {
-        Stop::EngineLost(reason) => Err(Failure::new(exit::GPU_FAULT, anyhow::anyhow!(reason))),
+        Stop::EngineLost(ended, reason) => {
+            let code = match ended {
+                Ended::DeviceLost => exit::GPU_FAULT,
+                Ended::NoBackend => exit::UNAVAILABLE,
+            };
+            Err(Failure::new(code, anyhow::anyhow!(reason)))
+        }
         _ => Ok(()),
     }
 }

@@ -1,4 +1,4 @@
-//! Running a model: backends behind one trait, the ladder between them, and the engine that serves all cameras.
+//! Running a model: backends behind one trait, the fallback order between them, and the engine that serves all cameras.
 //!
 //! Belongs here: sessions and their threads, finding and proving a runtime library. Does not belong here: cameras, the
 //! meaning of a model's output (room `model`), pixels (room `preprocess`).
@@ -12,6 +12,7 @@ mod engine;
 mod error;
 mod runtime;
 
+pub use backend::factory::{fallback_order, load};
 pub use backend::onnxruntime::{ONNX_RUNTIME, OrtBackend, OrtProvider, ProviderReport, probe_provider};
 pub use backend::openvino::{OPENVINO, OpenvinoBackend, openvino_computes, wants_openvino};
 #[cfg(feature = "tract")]
@@ -21,10 +22,10 @@ pub use cache::build::{BuildEvent, BuildRequest};
 pub use cache::engine_build::{Built, Proof, build_engine, build_here};
 pub use cache::{BuildRecord, CacheError, EngineCache, EngineKey, Lookup};
 pub use engine::Engine;
-pub use engine::crew::hung_threads;
-pub use engine::ladder::{load, rungs};
-pub use engine::lanes::{Job, Lane};
+pub use engine::camera_queue::CameraQueue;
+pub use engine::job::Job;
 pub use engine::status::Observer;
+pub use engine::threads::hung_threads;
 pub use error::InferError;
 pub use runtime::child::{Answer, ChildError, ask, remove_temporary_folder, set_prober};
 pub use runtime::elf::check as check_elf;
@@ -90,13 +91,13 @@ pub trait Backend: Send + Sync {
     fn load(&self, spec: &ModelSpec) -> Result<Box<dyn Session>, InferError>;
 }
 
-/// Forgets that starts of this model died (the record in the service's `state_folder`), so that all backends are tried again.
-/// Gives those that were counted.
+/// Sets the crash counter of a model in the service's `state_folder` to zero, so that all backends are tried again. Returns the
+/// backends that had crashes.
 ///
 /// # Errors
 /// Those of the file system.
-pub fn forget_deaths(state_folder: &std::path::Path, spec: &ModelSpec) -> std::io::Result<Vec<String>> {
-    engine::starts::Starts::forget(state_folder, &spec.id.sha256)
+pub fn reset_crash_counter(state_folder: &std::path::Path, spec: &ModelSpec) -> std::io::Result<Vec<String>> {
+    engine::crashes::CrashCounter::reset(state_folder, &spec.id.sha256)
 }
 
 /// Refuses frames that a session with `batch` frames of `spec` in a run cannot take.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::DetectConfig;
-use crate::infer::{Engine, InferError, Job, Lane};
+use crate::infer::{CameraQueue, Engine, InferError, Job};
 use crate::model::{DecodeParams, ModelError, ModelSpec, Nms};
 use crate::preprocess::{PreprocessError, Preprocessor};
 use crate::types::{BackendKind, FrameMeta, FrameResult, ImageView, Latency, Letterbox};
@@ -44,7 +44,7 @@ pub struct Detector {
     params: DecodeParams,
     /// The engine's backend at the start; a finished job reports its own.
     backend: BackendKind,
-    lane: Lane,
+    queue: CameraQueue,
     spare: usize,
     preprocessor: Preprocessor,
     nms: Nms,
@@ -62,7 +62,7 @@ impl Detector {
         Ok(Self {
             preprocessor: Preprocessor::new(&spec.input),
             params: decode_params(&spec, name, config)?,
-            lane: engine.lane(name, depth, config.priority),
+            queue: engine.camera_queue(name, depth, config.priority),
             spare,
             backend: engine.info().kind,
             nms: Nms::new(),
@@ -76,7 +76,7 @@ impl Detector {
 
     /// Calls `wake` on the engine's thread when a frame of this camera is done.
     pub fn on_done(&mut self, wake: Arc<dyn Fn() + Send + Sync>) {
-        self.lane.on_done(wake);
+        self.queue.on_done(wake);
     }
 
     /// True when the engine takes another frame of this camera.
@@ -86,7 +86,7 @@ impl Detector {
 
     /// Most frames in the engine; changes when the engine switches to a backend with more or fewer workers.
     fn room(&self) -> usize {
-        (self.lane.workers() + self.spare).min(self.lane.depth())
+        (self.queue.workers() + self.spare).min(self.queue.depth())
     }
 
     pub fn in_flight(&self) -> usize {
@@ -109,7 +109,7 @@ impl Detector {
         };
         let preprocess = start.elapsed();
         let wait = start.saturating_duration_since(meta.captured);
-        self.lane.submit(job)?;
+        self.queue.submit(job)?;
         self.pending.push_back(Pending { meta, letterbox, wait, preprocess });
         Ok(())
     }
@@ -119,7 +119,7 @@ impl Detector {
         if self.pending.is_empty() {
             return None;
         }
-        let mut job = self.lane.wait(timeout)?;
+        let mut job = self.queue.wait(timeout)?;
         let pending = self.pending.pop_front()?;
         let outcome = std::mem::replace(&mut job.outcome, Ok(()));
         let start = Instant::now();

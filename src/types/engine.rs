@@ -34,6 +34,15 @@ impl EngineState {
     }
 }
 
+/// Why an engine has ended for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// The GPU does not work any more in this process; a new process can have it again.
+    DeviceLost,
+    /// No backend can run the model.
+    NoBackend,
+}
+
 /// A GPU engine that is being built in another process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BuildProgress {
@@ -85,8 +94,8 @@ pub struct EngineStatus {
     pub divisions: Vec<Division>,
     /// The build that goes on meanwhile.
     pub build: Option<BuildProgress>,
-    /// The process must end, because only a new one can infer again: the GPU is lost to this one.
-    pub fatal: bool,
+    /// Why nothing will be inferred in this process any more, once that is so.
+    pub ended: Option<Ended>,
 }
 
 /// How large a camera's share of a busy engine is.

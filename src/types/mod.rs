@@ -10,7 +10,7 @@ mod image;
 mod result;
 mod url;
 
-pub use engine::{BuildProgress, DEFAULT_MODEL, Division, EngineState, EngineStatus, Priority};
+pub use engine::{BuildProgress, DEFAULT_MODEL, Division, Ended, EngineState, EngineStatus, Priority};
 pub use frame::{CameraName, FrameMeta};
 pub use geometry::{Letterbox, NormBox, Padding, PixelBox, Size};
 pub use image::{ColorMatrix, ColorRange, ColorSpec, ImageView, ImageViewMut, Plane, PlaneMut};

@@ -283,7 +283,7 @@ fn a_service_whose_engine_cannot_be_built_ends_and_does_not_try_for_ever() {
     let mut service = Guard(pretence.run(free_port()).stderr(Stdio::piped()).spawn().unwrap());
     let log = BufReader::new(service.0.stderr.take().unwrap());
     let log: String = log.lines().map_while(Result::ok).collect::<Vec<_>>().join("\n");
-    assert_eq!(service.0.wait().unwrap().code(), Some(70), "{log}");
+    assert_eq!(service.0.wait().unwrap().code(), Some(69), "{log}");
     assert!(log.contains("crashed with SIGSEGV"), "{log}");
     assert_eq!(pretence.builds().len(), 2, "one more try");
     let output = pretence.run(free_port()).output().unwrap();

@@ -130,12 +130,12 @@ fn build(model: &ModelConfig, backend: BackendKind, starts: Option<&Path>, json:
 
 /// A build by hand resets the crash counter: the service tries all backends of this model again.
 fn forget(state_dir: &Path, spec: &ModelSpec) -> Result<Option<String>, Failure> {
-    let died = infer::forget_deaths(state_dir, spec).with_context(|| {
+    let crashed = infer::reset_crash_counter(state_dir, spec).with_context(|| {
         let folder = state_dir.display();
-        format!("cannot clear the record of starts in {folder}: run this as the service's user, who owns the folder")
+        format!("cannot reset the crash counter in {folder}: run this as the service's user, who owns the folder")
     })?;
-    let line = || format!("earlier starts that died on {} do not count any more", died.join(", "));
-    Ok((!died.is_empty()).then(line))
+    let line = || format!("earlier starts that crashed on {} do not count any more", crashed.join(", "));
+    Ok((!crashed.is_empty()).then(line))
 }
 
 /// The state of a build, for progress lines.

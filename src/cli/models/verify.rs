@@ -12,6 +12,7 @@ use super::super::pictures::{DEADLINE, is_picture, list, read_picture, submit};
 use super::super::{Failure, log_warnings};
 use super::chosen;
 use crate::app::open_model;
+use crate::cancel::Cancel;
 use crate::config::{BackendChoice, DetectConfig, ModelConfig};
 use crate::eval::{Agreement, Tolerance, Worst};
 use crate::infer::{Engine, Session};
@@ -210,9 +211,9 @@ pub(in crate::cli) fn agrees(
     let found = detect(&engine, &pictures, &detection).map_err(failed)?;
     drop(engine);
     // tract lacks some operators; ONNX Runtime's CPU provider has them all.
-    let reference = [BackendChoice::Tract, BackendChoice::Cpu]
-        .into_iter()
-        .find_map(|backend| Engine::start(spec.clone(), &ModelConfig { backend, ..config.clone() }).ok());
+    let reference = [BackendChoice::Tract, BackendChoice::Cpu].into_iter().find_map(|backend| {
+        Engine::start(spec.clone(), &ModelConfig { backend, ..config.clone() }, &Cancel::new()).ok()
+    });
     let reference = reference.ok_or("the golden pictures cannot be compared: no CPU backend runs this model")?;
     let wanted = detect(&reference, &pictures, &detection).map_err(failed)?;
     let agreement = agreement(&wanted, &found, &tolerance);

@@ -45,7 +45,7 @@ fn model(facts: &Facts) -> Check {
 
 /// The backend is asked for by name, so that nothing may take its place.
 fn named(facts: &Facts, kind: BackendKind) -> bool {
-    infer::rungs(facts.scope.backend(), true, true) == [kind]
+    infer::fallback_order(facts.scope.backend(), true, true) == [kind]
 }
 
 /// How bad it is when `kind` does not run.
@@ -288,7 +288,7 @@ fn backend(facts: &Facts, runtime: &Runtime) -> Check {
     let choice = facts.scope.backend();
     let asked = word(choice);
     let openvino = !runtime.openvino.tried.is_empty() || runtime.openvino.silent.is_some();
-    let rungs = infer::rungs(choice, !facts.gpu.is_empty(), openvino);
+    let rungs = infer::fallback_order(choice, !facts.gpu.is_empty(), openvino);
     let mut passed_over = Vec::new();
     for kind in rungs {
         match verdict(runtime, *kind) {

@@ -33,6 +33,8 @@ pub(in crate::infer) struct Script {
     ran: Mutex<Vec<f32>>,
     runs: Mutex<Vec<usize>>,
     fault: Mutex<Option<Fault>>,
+    /// Whether sessions take until the test allows it to close, and whether one is closing.
+    closing: Mutex<(bool, bool)>,
     /// Sessions that were made by forking.
     pub(in crate::infer) forks: AtomicUsize,
 }
@@ -78,6 +80,33 @@ impl Script {
         self.ran.lock().unwrap().clone()
     }
 
+    /// From now on closing a session takes until [`Self::finish_closing`].
+    pub(in crate::infer) fn close_slowly(&self) {
+        self.closing.lock().unwrap().0 = true;
+    }
+
+    pub(in crate::infer) fn is_closing(&self) -> bool {
+        self.closing.lock().unwrap().1
+    }
+
+    pub(in crate::infer) fn finish_closing(&self) {
+        self.closing.lock().unwrap().0 = false;
+    }
+
+    fn close(&self) {
+        while self
+            .closing
+            .lock()
+            .map(|mut closing| {
+                closing.1 = true;
+                closing.0
+            })
+            .unwrap_or(false)
+        {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+
     fn enter(&self, values: &[f32]) {
         self.ran.lock().unwrap().extend(values);
         self.runs.lock().unwrap().push(values.len());
@@ -96,9 +125,20 @@ pub(in crate::infer) struct FakeSession {
     pub(in crate::infer) batch: usize,
 }
 
+impl Drop for FakeSession {
+    fn drop(&mut self) {
+        self.script.close();
+    }
+}
+
 impl FakeSession {
     pub(in crate::infer) fn new(script: &Arc<Script>) -> Self {
-        Self { script: script.clone(), output: vec![0.0; spec().output.len()], batch: 1 }
+        Self::batching(script, 1)
+    }
+
+    /// A session that takes `batch` frames at once.
+    pub(in crate::infer) fn batching(script: &Arc<Script>, batch: usize) -> Self {
+        Self { script: script.clone(), output: vec![0.0; spec().output.len()], batch }
     }
 }
 

@@ -2,8 +2,11 @@
 
 mod conformance;
 pub(in crate::infer) mod convert;
+pub(in crate::infer) mod factory;
 #[cfg(test)]
 pub(in crate::infer) mod fake;
+mod layout;
+pub(in crate::infer) mod load;
 pub(in crate::infer) mod onnxruntime;
 pub(in crate::infer) mod openvino;
 mod tiny;

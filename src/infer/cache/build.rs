@@ -221,65 +221,6 @@ fn watch(
     }
 }
 
-/// A build that goes on beside the service.
-pub(in crate::infer) struct Building {
-    /// Place on the ladder.
-    pub(in crate::infer) rung: usize,
-    pub(in crate::infer) backend: BackendKind,
-    pub(in crate::infer) started: Instant,
-    pub(in crate::infer) expected: Option<Duration>,
-    shared: Arc<BuildShared>,
-}
-
-#[derive(Default)]
-struct BuildShared {
-    phase: Mutex<String>,
-    outcome: Mutex<Option<Result<(), InferError>>>,
-    cancel: AtomicBool,
-}
-
-impl Building {
-    /// Makes ready for a build; the caller runs what comes with it on a thread.
-    pub(in crate::infer) fn new(
-        rung: usize,
-        backend: BackendKind,
-        builder: Arc<dyn Builder>,
-    ) -> (Self, impl FnOnce() + Send) {
-        let shared = Arc::new(BuildShared::default());
-        let task = shared.clone();
-        let expected = builder.expected();
-        let run = move || {
-            let tell = |phase: &str| phase.clone_into(&mut task.phase.lock().unwrap_or_else(PoisonError::into_inner));
-            let outcome = builder.build(&tell, &task.cancel);
-            *task.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
-        };
-        (Self { rung, backend, started: Instant::now(), expected, shared }, run)
-    }
-
-    pub(in crate::infer) fn phase(&self) -> String {
-        self.shared.phase.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// The outcome, once.
-    pub(in crate::infer) fn take_outcome(&self) -> Option<Result<(), InferError>> {
-        self.shared.outcome.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    pub(in crate::infer) fn is_done(&self) -> bool {
-        self.shared.outcome.lock().unwrap_or_else(PoisonError::into_inner).is_some()
-    }
-
-    pub(in crate::infer) fn fail(&self, error: InferError) {
-        *self.shared.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(Err(error));
-    }
-}
-
-impl Drop for Building {
-    fn drop(&mut self) {
-        self.shared.cancel.store(true, Ordering::Relaxed);
-    }
-}
-
 /// The request for `backend` with the options of `config` and the model at `model`, which is held to its checksum.
 pub(in crate::infer) fn request(
     backend: BackendKind,

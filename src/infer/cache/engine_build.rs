@@ -6,10 +6,10 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use crate::config::{BackendChoice, ModelConfig};
+use crate::infer::backend::factory::{Factory, Purpose};
+use crate::infer::backend::load::{Loaded, run_on};
 use crate::infer::cache::build::{BuildEvent, BuildRequest};
 use crate::infer::cache::{EngineKey, Lookup, digest};
-use crate::infer::engine::factory::{Factory, Purpose};
-use crate::infer::engine::ladder::{Loaded, Rungs, attempt, run_on};
 use crate::infer::runtime::gpu;
 use crate::infer::{InferError, OrtProvider, Session};
 use crate::model::ModelSpec;
@@ -113,19 +113,20 @@ pub fn build_here(
             factory.library()?;
         }
         begin("loading the model and running it");
-        let loaded = attempt(&spec, request.backend, &factory)?;
+        let loaded = factory.run(request.backend)?;
         return if request.backend == BackendKind::Openvino { proven(loaded) } else { Ok(()) };
     }
     let (cache, key) = factory.engine()?;
     if let Lookup::Ready(_) = cache.lookup(&key)? {
         // Somebody wants to know whether it works, or another process was faster.
         begin("loading the engine and running it");
-        attempt(&spec, request.backend, &factory)?;
+        factory.run(request.backend)?;
         return Ok(());
     }
     let folder = cache.begin(&key)?;
     begin("building the engine");
-    let built = factory.ort(OrtProvider::Tensorrt, Some(folder.clone())).and_then(|backend| run_on(&spec, &backend));
+    let built =
+        run_on(&spec, request.backend, || Ok(Box::new(factory.ort(OrtProvider::Tensorrt, Some(folder.clone()))?)));
     let stored = built.and_then(|loaded| {
         // The proof drops the session: whatever the provider writes at its end is a part of the engine.
         proven(loaded)?;

@@ -1,21 +1,22 @@
-//! What the engine does while the engine of a GPU is built elsewhere, tried with a build that ends as it is told to.
+//! What the engine does while a GPU engine is built in another process, with a build that ends when the test says so.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::cancel::Cancel;
 use crate::infer::backend::fake::{params, spec};
-use crate::infer::engine::stage::{LONG, Ladder, Stage, calm, stage_on};
-use crate::infer::engine::starts::Starts;
+use crate::infer::engine::crashes::CrashCounter;
+use crate::infer::engine::stage::{Fakes, LONG, Stage, calm, stage_on};
 use crate::infer::{Engine, InferError, Job};
 use crate::types::BackendKind::{Cuda, Tensorrt};
-use crate::types::EngineState;
+use crate::types::{Ended, EngineState};
 
 #[test]
-fn the_next_rung_serves_while_an_engine_is_built_and_no_frame_is_lost_in_the_swap() {
-    let (ladder, build) = Ladder::unbuilt(&[Tensorrt, Cuda]);
-    let mut stage = stage_on(ladder, calm(), Starts::none());
+fn the_next_backend_serves_while_an_engine_is_built_and_no_frame_is_lost_in_the_exchange() {
+    let (fakes, build) = Fakes::unbuilt(&[Tensorrt, Cuda]);
+    let mut stage = stage_on(fakes, calm(), CrashCounter::none());
     assert_eq!(stage.run().backend, Some(Cuda));
     let status = stage.until("a phase", |status| status.build.as_ref().is_some_and(|build| !build.phase.is_empty()));
     assert_eq!(status.state, EngineState::Serving);
@@ -24,20 +25,20 @@ fn the_next_rung_serves_while_an_engine_is_built_and_no_frame_is_lost_in_the_swa
     assert_eq!(status.backend.unwrap().fallbacks, ["tensorrt: its engine is being built"]);
     build.end(Ok(()));
     let deadline = Instant::now() + LONG;
-    // Two frames are always in the engine, so that the swap meets some.
-    let submit = |stage: &mut Stage| stage.lane.submit(Job::new(&spec(), params())).unwrap();
+    // Two frames are always in the engine, so that the exchange meets some.
+    let submit = |stage: &mut Stage| stage.queue.submit(Job::new(&spec(), params())).unwrap();
     submit(&mut stage);
     loop {
         submit(&mut stage);
-        let job = stage.lane.wait(LONG).unwrap();
+        let job = stage.queue.wait(LONG).unwrap();
         assert_eq!(job.outcome, Ok(()));
         if job.backend == Some(Tensorrt) {
             break;
         }
-        assert!(Instant::now() < deadline, "it was not swapped in");
+        assert!(Instant::now() < deadline, "the built engine does not serve");
     }
-    assert_eq!(stage.lane.wait(LONG).unwrap().outcome, Ok(()));
-    let status = stage.until("the swap", |status| status.build.is_none());
+    assert_eq!(stage.queue.wait(LONG).unwrap().outcome, Ok(()));
+    let status = stage.until("the exchange", |status| status.build.is_none());
     assert_eq!((status.state, status.backend.unwrap().fallbacks.len()), (EngineState::Serving, 0));
     assert_eq!(stage.run().backend, Some(Tensorrt));
     assert_eq!(build.started.load(Ordering::SeqCst), 1);
@@ -45,13 +46,13 @@ fn the_next_rung_serves_while_an_engine_is_built_and_no_frame_is_lost_in_the_swa
 
 #[test]
 fn frames_wait_for_a_backend_that_was_named() {
-    let (ladder, build) = Ladder::unbuilt(&[Tensorrt]);
-    let mut stage = stage_on(ladder, calm(), Starts::none());
+    let (fakes, build) = Fakes::unbuilt(&[Tensorrt]);
+    let mut stage = stage_on(fakes, calm(), CrashCounter::none());
     stage.until("the build", |status| status.state == EngineState::Building && status.build.is_some());
-    stage.lane.submit(Job::new(&spec(), params())).unwrap();
-    assert!(stage.lane.wait(Duration::from_millis(20)).is_none());
+    stage.queue.submit(Job::new(&spec(), params())).unwrap();
+    assert!(stage.queue.wait(Duration::from_millis(20)).is_none());
     build.end(Ok(()));
-    let job = stage.lane.wait(LONG).unwrap();
+    let job = stage.queue.wait(LONG).unwrap();
     assert_eq!((job.outcome, job.backend), (Ok(()), Some(Tensorrt)));
     stage.until("service", |status| status.state == EngineState::Serving);
 }
@@ -59,8 +60,8 @@ fn frames_wait_for_a_backend_that_was_named() {
 #[test]
 fn a_build_that_failed_twice_is_not_tried_again() {
     for kinds in [&[Tensorrt, Cuda][..], &[Tensorrt]] {
-        let (ladder, build) = Ladder::unbuilt(kinds);
-        let mut stage = stage_on(ladder, calm(), Starts::none());
+        let (fakes, build) = Fakes::unbuilt(kinds);
+        let mut stage = stage_on(fakes, calm(), CrashCounter::none());
         for round in 1..=2 {
             let deadline = Instant::now() + LONG;
             while build.started.load(Ordering::SeqCst) < round {
@@ -76,7 +77,8 @@ fn a_build_that_failed_twice_is_not_tried_again() {
             assert_eq!(status.state, EngineState::Serving);
             assert_eq!(stage.run().backend, Some(Cuda));
         } else {
-            let status = stage.until("the end", |status| status.fatal);
+            let status = stage.until("the end", |status| status.ended.is_some());
+            assert_eq!(status.ended, Some(Ended::NoBackend), "the GPU is not lost");
             assert!(status.reason.unwrap().contains("models build"));
             assert!(matches!(stage.run().outcome, Err(InferError::Ended { .. })));
         }
@@ -85,26 +87,8 @@ fn a_build_that_failed_twice_is_not_tried_again() {
 }
 
 #[test]
-fn an_engine_that_the_runtime_does_not_take_is_built_once_more() {
-    let (ladder, build) = Ladder::unbuilt(&[Tensorrt, Cuda]);
-    ladder.broken.lock().unwrap().push(Tensorrt);
-    let mut stage = stage_on(ladder, calm(), Starts::none());
-    build.end(Ok(()));
-    let deadline = Instant::now() + LONG;
-    while build.started.load(Ordering::SeqCst) < 2 {
-        assert!(Instant::now() < deadline, "it was not built once more");
-        assert_eq!(stage.run().backend, Some(Cuda));
-    }
-    build.end(Ok(()));
-    stage.until("the refusal", |status| {
-        status.backend.as_ref().is_some_and(|info| info.fallbacks[0].contains("is not built again"))
-    });
-    assert_eq!(build.started.load(Ordering::SeqCst), 2);
-}
-
-#[test]
 fn a_program_that_ends_soon_waits_for_what_it_asked_for() {
-    let (ladder, build) = Ladder::unbuilt(&[Tensorrt]);
+    let (fakes, build) = Fakes::unbuilt(&[Tensorrt]);
     let ends = build.clone();
     let other = std::thread::spawn(move || {
         while ends.started.load(Ordering::SeqCst) == 0 {
@@ -112,17 +96,18 @@ fn a_program_that_ends_soon_waits_for_what_it_asked_for() {
         }
         ends.end(Ok(()));
     });
-    let engine = Engine::with_rungs(Arc::new(spec()), ladder, calm(), Starts::none(), true).unwrap();
+    let engine =
+        Engine::with_backends(Arc::new(spec()), fakes, calm(), CrashCounter::none(), true, &Cancel::new()).unwrap();
     assert_eq!(engine.info().kind, Tensorrt);
     assert_eq!(engine.status().state, EngineState::Serving);
     other.join().unwrap();
 }
 
 #[test]
-fn stopping_calls_a_build_off() {
+fn stopping_ends_a_build() {
     for kinds in [&[Tensorrt, Cuda][..], &[Tensorrt]] {
-        let (ladder, build) = Ladder::unbuilt(kinds);
-        let stage = stage_on(ladder, calm(), Starts::none());
+        let (fakes, build) = Fakes::unbuilt(kinds);
+        let stage = stage_on(fakes, calm(), CrashCounter::none());
         stage.until("the build", |_| build.started.load(Ordering::SeqCst) == 1);
         drop(stage);
         assert_eq!(Arc::strong_count(&build), 1, "the build goes on");

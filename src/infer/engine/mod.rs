@@ -1,90 +1,135 @@
-//! The engine: one model, all cameras. Cameras hand in jobs through lanes, workers take them in turn, and a supervisor
-//! goes to another backend when one fails.
+//! The engine: one model for all cameras. Cameras submit jobs to their queues, workers take them in turn, and the engine
+//! falls back to another backend when one fails.
+//!
+//! ```text
+//! CameraQueue ──submit──▶ Scheduler ──take──▶ Worker: Session::run, decode ──finish──▶ CameraQueue::wait
+//!                            (one short lock: `shared`)      │ failures, served frames
+//!                                                            ▼
+//!  infer-load, infer-build ──Message──▶ Run (thread "engine") ◀─Event─ / ─Effect─▶ Machine (pure)
+//! ```
+//!
+//! | file | holds |
+//! |---|---|
+//! | `machine`, `event` | all decisions: fallback order, loading, building, hangs, failures, retries; pure |
+//! | `run` | the thread `engine`: turns messages and thread states into events, carries out effects |
+//! | `shared` | the state behind the lock, and its two condition variables |
+//! | `scheduler`, `camera_queue`, `job` | which job runs next; a camera's handle; a job's buffers |
+//! | `threads`, `worker` | the register of threads and which of them hang; a thread with a session |
+//! | `crashes`, `limits`, `status` | the crash counter, timeouts, the published status |
+//!
+//! Buffers: a job with its tensor moves camera → scheduler → worker → scheduler → camera. A session belongs to its worker.
+//! Between a load and its service the session is in the message to `run`; a result that came too late is dropped by
+//! the thread that made it, without the lock.
+//!
+//! Waiting: a camera waits on its queue's condition variable, a worker on `work`, the thread `engine`, `Engine::serve` and
+//! `Engine::drop` on `watch`. No thread waits for a loader or for a build.
 
 #[cfg(test)]
 mod building_tests;
-pub(in crate::infer) mod crew;
-pub(in crate::infer) mod factory;
+pub(in crate::infer) mod camera_queue;
+pub(in crate::infer) mod crashes;
+mod event;
 #[cfg(test)]
 mod failover_tests;
-pub(in crate::infer) mod ladder;
-pub(in crate::infer) mod lanes;
-pub(in crate::infer) mod parallel;
-pub(in crate::infer) mod policy;
+pub(in crate::infer) mod job;
+pub(in crate::infer) mod limits;
+mod machine;
+#[cfg(test)]
+mod machine_tests;
+mod run;
+mod scheduler;
+mod shared;
 #[cfg(test)]
 mod stage;
-pub(in crate::infer) mod starts;
 pub(in crate::infer) mod status;
-mod supervisor;
 #[cfg(test)]
 mod tests;
-pub(in crate::infer) mod worker;
+pub(in crate::infer) mod threads;
+mod worker;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use crate::cancel::{Cancel, HookGuard};
 use crate::config::{BackendChoice, ModelConfig};
-use crate::infer::engine::crew::Patience;
-use crate::infer::engine::factory::{Factory, Purpose};
-use crate::infer::engine::ladder::{Loaded, Rungs};
-use crate::infer::engine::lanes::{Lane, Shared};
-use crate::infer::engine::policy::Limits;
-use crate::infer::engine::starts::Starts;
+use crate::infer::backend::factory::{Factory, Purpose};
+use crate::infer::backend::load::{Backends, Found, LoadReason, Loaded};
+use crate::infer::engine::camera_queue::CameraQueue;
+use crate::infer::engine::crashes::CrashCounter;
+use crate::infer::engine::limits::Limits;
+use crate::infer::engine::run::Run;
+use crate::infer::engine::shared::Shared;
 use crate::infer::engine::status::{Observer, StatusCell};
-use crate::infer::engine::supervisor::Supervisor;
+use crate::infer::engine::threads::Phase;
 use crate::infer::{InferError, Session};
 use crate::model::ModelSpec;
-use crate::types::{BackendInfo, BackendKind, EngineStatus, Priority};
+use crate::types::{BackendInfo, BackendKind, Division, Ended, EngineStatus, Priority};
 
-/// Runs one model for all cameras on the threads `infer-0` … Dropping it finishes the inferences that run, gives the
-/// others back unfinished, and joins the threads: a process must not end during an inference. A thread that hangs is not
-/// waited for; see [`hung_threads`](crate::infer::hung_threads()).
+/// Shortest time that the engine's end allows its threads, so that idle ones can end after a deadline that has passed.
+const SHORTEST_STOP: Duration = Duration::from_millis(100);
+/// Longest time between two checks whether the deadline has moved.
+const LONGEST_WAIT: Duration = Duration::from_millis(500);
+
+/// Runs one model for all cameras on the threads `infer-0` … Dropping it finishes the inferences that run, gives the other
+/// jobs back unfinished, and joins the threads: a process must not end during an inference. A thread that hangs is
+/// abandoned; see [`hung_threads`](crate::infer::hung_threads()).
 pub struct Engine {
     shared: Arc<Shared>,
     spec: Arc<ModelSpec>,
     status: Arc<StatusCell>,
-    limits: Limits,
+    /// Longest wait for the threads at the end.
+    stop: Duration,
+    cancel: Cancel,
     asked: BackendKind,
     most_workers: usize,
     thread: Option<JoinHandle<()>>,
+    _hook: HookGuard,
 }
 
 impl Engine {
-    /// Loads the model with what the configuration asks for ([`load`](crate::infer::load())) and starts the workers.
+    /// Loads the model with the configured backend ([`load`](crate::infer::load())) and starts the workers. For a program
+    /// that ends soon: no engine is built for later runs.
     ///
-    /// Without `threads`, there is a worker with a one-thread session for each core (four at most) on a CPU backend: on
-    /// two cores that gives a third more frames than one session with two threads. A further session is made only when
-    /// more frames wait than sessions are free, so one live camera costs the memory of one session.
+    /// Without `threads` there is a worker with a one-thread session for each core (four at most) on a CPU backend: on two
+    /// cores that gives a third more frames than one session with two threads. A further session is made only when more
+    /// frames wait than sessions are free, so one live camera costs the memory of one session.
     ///
     /// # Errors
-    /// Those of [`load`](crate::infer::load()), [`InferError::Hung`] and [`InferError::Thread`].
-    pub fn start(spec: Arc<ModelSpec>, config: &ModelConfig) -> Result<Self, InferError> {
-        // A program that ends soon does not begin to build what only later runs would have.
+    /// Those of [`load`](crate::infer::load()), [`InferError::Hung`], [`InferError::Thread`], and [`InferError::Stopped`]
+    /// soon after `cancel` is cancelled.
+    pub fn start(spec: Arc<ModelSpec>, config: &ModelConfig, cancel: &Cancel) -> Result<Self, InferError> {
         let purpose = if config.backend == BackendChoice::Tensorrt { Purpose::Build } else { Purpose::Short };
-        let rungs = Arc::new(Factory::new(spec.clone(), config, purpose));
-        Self::with_rungs(spec, rungs, Limits::default(), Starts::none(), true)
+        let backends = Arc::new(Factory::new(spec.clone(), config, purpose));
+        Self::with_backends(spec, backends, Limits::default(), CrashCounter::none(), true, cancel)
     }
 
-    /// The same for a service, which lives long: a TensorRT engine that is not there yet is built while the next backend
-    /// serves (or while frames wait, when TensorRT was asked for by name), and starts that die are recorded in
-    /// `state_folder`, so that a backend which kills the process is left out in the end.
+    /// The same for a service: a missing TensorRT engine is built while the next backend serves (while frames wait when
+    /// TensorRT was asked for by name, with the state [`Building`](crate::types::EngineState::Building)), and starts that
+    /// crash are counted in `state_folder`, so that a backend which crashes the process is left out in the end.
     ///
     /// # Errors
     /// As [`Self::start`].
-    pub fn serve(spec: Arc<ModelSpec>, config: &ModelConfig, state_folder: Option<&Path>) -> Result<Self, InferError> {
-        let starts = match state_folder {
-            Some(folder) if config.backend == BackendChoice::Auto => Starts::open(folder, identity(&spec, config)),
-            _ => Starts::none(),
+    pub fn serve(
+        spec: Arc<ModelSpec>,
+        config: &ModelConfig,
+        state_folder: Option<&Path>,
+        cancel: &Cancel,
+    ) -> Result<Self, InferError> {
+        let crashes = match state_folder {
+            Some(folder) if config.backend == BackendChoice::Auto => {
+                CrashCounter::open(folder, identity(&spec, config))
+            }
+            _ => CrashCounter::none(),
         };
-        let rungs = Arc::new(Factory::new(spec.clone(), config, Purpose::Service));
-        Self::with_rungs(spec, rungs, Limits::default(), starts, false)
+        let backends = Arc::new(Factory::new(spec.clone(), config, Purpose::Service));
+        Self::with_backends(spec, backends, Limits::default(), crashes, false, cancel)
     }
 
-    /// An engine on a session that is there already, with `workers` (≥ 1) threads and nothing to fall back on.
+    /// An engine on a session that is already loaded, with `workers` (≥ 1) threads and no backend to fall back to.
     pub fn with_session(
         spec: Arc<ModelSpec>,
         session: Box<dyn Session>,
@@ -92,85 +137,87 @@ impl Engine {
         workers: usize,
     ) -> Result<Self, InferError> {
         let limits = Limits::default();
-        let rungs = Arc::new(OneRung { kinds: [info.kind], workers });
-        let status = Arc::new(StatusCell::default());
-        let mut supervisor = Supervisor::new(spec, rungs, limits.clone(), Starts::none(), status);
-        let warm_up = limits.load / limits.factor.max(1);
+        let sessions = workers.max(1);
         let loaded = Loaded {
             session,
             kind: info.kind,
             version: info.version,
-            warm_up,
+            // So that the timeout of an inference is that of a load.
+            warm_up: limits.load / limits.factor.max(1),
             nodes: info.nodes,
-            divisions: Vec::new(),
+            divisions: vec![Division { sessions, threads: 1, per_frame: None }],
         };
-        let engine = Self::of(&supervisor, limits, info.kind, workers.max(1));
-        supervisor.adopt(loaded)?;
-        engine.supervised(supervisor)
+        let backends = Arc::new(OneSession { kinds: [info.kind], sessions, loaded: Mutex::new(Some(loaded)) });
+        Self::with_backends(spec, backends, limits, CrashCounter::none(), false, &Cancel::new())
     }
 
-    pub(in crate::infer) fn with_rungs(
+    fn with_backends(
         spec: Arc<ModelSpec>,
-        rungs: Arc<dyn Rungs>,
+        backends: Arc<dyn Backends>,
         limits: Limits,
-        starts: Starts,
+        crashes: CrashCounter,
         waits_for_build: bool,
+        cancel: &Cancel,
     ) -> Result<Self, InferError> {
-        let asked = rungs.kinds().first().copied().unwrap_or(BackendKind::Tract);
-        let most = rungs.kinds().iter().map(|kind| rungs.workers(*kind)).max().unwrap_or(1);
+        let shared = Shared::new();
         let status = Arc::new(StatusCell::default());
-        let mut supervisor = Supervisor::new(spec, rungs, limits.clone(), starts, status);
-        // From here on, dropping `engine` stops what was started.
-        let engine = Self::of(&supervisor, limits, asked, most);
-        supervisor.begin();
-        while !supervisor.has_begun(waits_for_build) {
-            supervisor.wait();
-            supervisor.look();
-        }
-        if let Some(error) = supervisor.error.take() {
-            // First the one who owns a build that may run, then the engine, which waits for its threads.
-            drop(supervisor);
-            return Err(error);
-        }
-        engine.supervised(supervisor)
-    }
-
-    fn of(supervisor: &Supervisor, limits: Limits, asked: BackendKind, most_workers: usize) -> Self {
-        let (shared, spec) = (supervisor.shared.clone(), supervisor.spec.clone());
-        Self { shared, spec, status: supervisor.status.clone(), limits, asked, most_workers, thread: None }
-    }
-
-    fn supervised(mut self, supervisor: Supervisor) -> Result<Self, InferError> {
+        let cancelled = shared.clone();
+        // The hook runs while the token is locked, so nothing here asks the token while it holds `shared`.
+        let hook = cancel.on_cancel(move |_| {
+            cancelled.lock().cancelled = true;
+            cancelled.watch.notify_all();
+        });
+        // From here on dropping `engine` stops what was started.
+        let mut engine = Self {
+            shared: shared.clone(),
+            spec: spec.clone(),
+            status: status.clone(),
+            stop: limits.stop,
+            cancel: cancel.clone(),
+            asked: backends.order().first().copied().unwrap_or(BackendKind::Tract),
+            most_workers: backends.most_sessions(),
+            thread: None,
+            _hook: hook,
+        };
+        let run = Run::new(shared.clone(), spec, status, backends, limits, crashes);
         let name = "engine".to_owned();
-        let thread = std::thread::Builder::new().name(name.clone()).spawn(move || supervisor.run());
-        self.thread = Some(thread.map_err(|error| InferError::Thread { name, reason: error.to_string() })?);
-        Ok(self)
+        let thread = std::thread::Builder::new().name(name.clone()).spawn(move || run.run(waits_for_build));
+        engine.thread = Some(thread.map_err(|error| InferError::Thread { name, reason: error.to_string() })?);
+        let mut state = shared.lock();
+        loop {
+            match &state.begun {
+                Some(begun) => {
+                    let begun = begun.clone();
+                    drop(state);
+                    return begun.map(|()| engine);
+                }
+                None => state = Shared::wait(&shared.watch, state),
+            }
+        }
     }
 
-    /// What really runs the model now. Before anything does, the backend that was asked for, with an empty version.
+    /// The backend that runs the model. Before any does, the one that was asked for, with an empty version.
     pub fn info(&self) -> BackendInfo {
         let nothing =
             || BackendInfo { kind: self.asked, version: String::new(), fallbacks: Vec::new(), nodes: BTreeMap::new() };
         self.status.get().backend.unwrap_or_else(nothing)
     }
 
-    /// What the engine does now, and why.
     pub fn status(&self) -> EngineStatus {
         self.status.get()
     }
 
-    /// From now on `observer` hears of each change of the status, and of the present one at once. `None`: nobody does.
+    /// From now on `observer` is called with each change of the status, and with the present one at once.
     pub fn observe(&self, observer: Option<Observer>) {
         self.status.observe(observer);
     }
 
-    /// Why this process must end, when it must: its GPU is lost to it, and a new process can have it again.
-    pub fn fatal(&self) -> Option<String> {
+    /// Why this engine will never infer again in this process, once that is so.
+    pub fn fatal(&self) -> Option<(Ended, String)> {
         let status = self.status.get();
-        status.fatal.then(|| status.reason.unwrap_or_default())
+        Some((status.ended?, status.reason.unwrap_or_default()))
     }
 
-    /// The model.
     pub fn spec(&self) -> &Arc<ModelSpec> {
         &self.spec
     }
@@ -185,9 +232,42 @@ impl Engine {
         self.most_workers
     }
 
-    /// A camera's way in, with at most `depth` (≥ 1) jobs in flight.
-    pub fn lane(&self, name: &str, depth: usize, priority: Priority) -> Lane {
-        self.shared.lane(name, depth, priority)
+    /// A queue for a camera, with at most `depth` (≥ 1) jobs in flight.
+    pub fn camera_queue(&self, name: &str, depth: usize, priority: Priority) -> CameraQueue {
+        CameraQueue::new(&self.shared, name, depth, priority)
+    }
+
+    /// Waits for the threads until the deadline of `cancel`, `stop` at most, and abandons those that have not ended then.
+    fn end_threads(&self) {
+        let begun = Instant::now();
+        loop {
+            let left = self.cancel.remaining(self.stop).min(self.stop.saturating_sub(begun.elapsed()));
+            let left = left.max(SHORTEST_STOP.saturating_sub(begun.elapsed()));
+            let mut state = self.shared.lock();
+            if state.threads.alive() == 0 {
+                let ended = state.threads.take_ended();
+                drop(state);
+                for thread in ended {
+                    // A worker catches what a session throws; nothing else in it can panic.
+                    let _ = thread.join();
+                }
+                return;
+            }
+            let (late, cancelled) = (left.is_zero(), state.cancelled);
+            // Loading can take minutes, and nothing is lost with it.
+            let abandoned =
+                state.threads.abandon(|phase| late || (cancelled && matches!(phase, Phase::Loading { .. })));
+            if abandoned.is_empty() {
+                drop(Shared::wait_for(&self.shared.watch, state, left.min(LONGEST_WAIT)));
+                continue;
+            }
+            tracing::warn!("{} inference threads do not end in time and are abandoned", abandoned.len());
+            let tickets = abandoned.into_iter().flat_map(|thread| thread.tickets);
+            let notified: Vec<_> =
+                tickets.filter_map(|ticket| state.scheduler.lose(ticket, InferError::Stopped)).collect();
+            drop(state);
+            notified.iter().for_each(|notify| notify());
+        }
     }
 }
 
@@ -196,55 +276,44 @@ impl Drop for Engine {
         let notified = self.shared.lock().close();
         self.shared.work.notify_all();
         self.shared.watch.notify_all();
-        for notify in notified {
-            notify();
-        }
+        notified.iter().for_each(|notify| notify());
         if let Some(thread) = self.thread.take() {
-            // Nothing in it can panic: the loader catches what a runtime throws.
+            // Nothing in it can panic, and it never waits for a runtime.
             let _ = thread.join();
         }
-        let patience = Patience { infer: self.limits.stop, load: self.limits.stop };
+        // A session that was loaded and never served.
         let mut state = self.shared.lock();
-        state.crew.forgive(Instant::now());
-        while state.crew.alive() > 0 {
-            for overdue in state.crew.overdue(Instant::now(), patience) {
-                tracing::error!("an inference thread hangs and is left alone (number {})", overdue.thread);
-                for ticket in overdue.tickets {
-                    state.lose(ticket, InferError::Stopped);
-                }
-            }
-            state = Shared::wait_for(&self.shared.watch, state, self.limits.look);
-        }
-        let threads = state.crew.take_left();
+        state.attempt = None;
+        let unwanted = std::mem::take(&mut state.inbox);
         drop(state);
-        for thread in threads {
-            // A worker catches what a session throws; nothing else in it can panic.
-            let _ = thread.join();
-        }
+        drop(unwanted);
+        self.end_threads();
     }
 }
 
-/// A ladder of one rung that cannot be loaded anew.
-struct OneRung {
+/// One session that is already loaded, and nothing to fall back to.
+struct OneSession {
     kinds: [BackendKind; 1],
-    workers: usize,
+    sessions: usize,
+    loaded: Mutex<Option<Loaded>>,
 }
 
-impl Rungs for OneRung {
-    fn kinds(&self) -> &[BackendKind] {
+impl Backends for OneSession {
+    fn order(&self) -> &[BackendKind] {
         &self.kinds
     }
 
-    fn backend(&self, kind: BackendKind) -> Result<Box<dyn crate::infer::Backend>, InferError> {
-        Err(InferError::NotBuilt(kind))
+    fn load(&self, kind: BackendKind, _reason: LoadReason) -> Result<Found, InferError> {
+        let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner).take();
+        loaded.map(Found::Session).ok_or(InferError::NotBuilt(kind))
     }
 
-    fn workers(&self, _kind: BackendKind) -> usize {
-        self.workers
+    fn most_sessions(&self) -> usize {
+        self.sessions
     }
 }
 
-/// What a record of starts is about: another model, library or choice may well live.
+/// What the crash counter is about: another model, library or choice may well work.
 fn identity(spec: &ModelSpec, config: &ModelConfig) -> String {
     let library = crate::infer::ONNX_RUNTIME.candidates(config.ort_library.as_deref()).1.into_iter().next();
     let library = library.map(|path| {

@@ -1,4 +1,4 @@
-//! A ladder for tests whose rungs fail, hang, lie and must be built when they are told to, and an engine on it.
+//! Backends for tests that fail, hang, compute nonsense and must be built when the test says so, and an engine on them.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeMap;
@@ -6,44 +6,48 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::cancel::Cancel;
 use crate::infer::backend::fake::{FakeSession, Script, params, spec};
+use crate::infer::backend::load::{Backends, Found, LoadReason, run_on};
 use crate::infer::cache::build::Builder;
-use crate::infer::engine::ladder::Rungs;
-use crate::infer::engine::policy::Limits;
-use crate::infer::engine::starts::Starts;
-use crate::infer::{Backend, Engine, InferError, Job, Lane, Session};
+use crate::infer::engine::crashes::CrashCounter;
+use crate::infer::engine::limits::Limits;
+use crate::infer::{Backend, CameraQueue, Engine, InferError, Job, Session};
 use crate::model::{InputTensor, ModelSpec};
 use crate::types::BackendKind::{self, Tensorrt};
 use crate::types::{EngineState, EngineStatus, Priority};
 
 /// Longest time that a test waits for what must happen.
-pub(in crate::infer) const LONG: Duration = Duration::from_secs(60);
+pub(super) const LONG: Duration = Duration::from_secs(60);
 
-/// A ladder whose rungs do what their scripts say.
-pub(in crate::infer) struct Ladder {
+/// Backends that do what their scripts say.
+pub(super) struct Fakes {
     kinds: Vec<BackendKind>,
     scripts: BTreeMap<String, Arc<Script>>,
-    /// Rungs that cannot be loaded now.
-    pub(in crate::infer) broken: Mutex<Vec<BackendKind>>,
-    /// Rungs that were tried in another process first.
-    pub(in crate::infer) proven: Mutex<Vec<BackendKind>>,
-    /// What TensorRT needs to be built first.
-    pub(in crate::infer) build: Option<Arc<FakeBuild>>,
+    /// Backends that cannot be loaded now.
+    pub(super) broken: Mutex<Vec<BackendKind>>,
+    /// Backends that were to be tried in another process first.
+    pub(super) proven: Mutex<Vec<BackendKind>>,
+    /// The engine that TensorRT needs.
+    pub(super) build: Option<Arc<FakeBuild>>,
 }
 
-/// A build that goes on until it is told how it ends.
+/// A build that goes on until the test ends it.
 #[derive(Default)]
-pub(in crate::infer) struct FakeBuild {
-    pub(in crate::infer) started: AtomicUsize,
+pub(super) struct FakeBuild {
+    pub(super) started: AtomicUsize,
     ready: AtomicBool,
     failures: AtomicUsize,
-    rejected: AtomicUsize,
     end: Mutex<Option<Result<(), &'static str>>>,
     ended: Condvar,
 }
 
 impl FakeBuild {
-    pub(in crate::infer) fn end(&self, end: Result<(), &'static str>) {
+    fn ready(&self) -> bool {
+        self.ready.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn end(&self, end: Result<(), &'static str>) {
         *self.end.lock().unwrap() = Some(end);
         self.ended.notify_all();
     }
@@ -77,9 +81,9 @@ impl Builder for FakeBuild {
     }
 }
 
-struct Rung(BackendKind, Arc<Script>);
+struct Fake(BackendKind, Arc<Script>);
 
-impl Backend for Rung {
+impl Backend for Fake {
     fn kind(&self) -> BackendKind {
         self.0
     }
@@ -93,47 +97,35 @@ impl Backend for Rung {
     }
 }
 
-impl Rungs for Ladder {
-    fn kinds(&self) -> &[BackendKind] {
+impl Backends for Fakes {
+    fn order(&self) -> &[BackendKind] {
         &self.kinds
     }
 
-    fn backend(&self, kind: BackendKind) -> Result<Box<dyn Backend>, InferError> {
+    fn load(&self, kind: BackendKind, reason: LoadReason) -> Result<Found, InferError> {
+        if let Some(build) = self.build.as_ref().filter(|build| kind == Tensorrt && !build.ready()) {
+            if build.failures.load(Ordering::SeqCst) >= 2 {
+                return Err(InferError::BuildRefused { backend: kind, reason: "of two failures".into() });
+            }
+            return Ok(Found::Build(build.clone()));
+        }
+        if reason == LoadReason::Retry {
+            self.proven.lock().unwrap().push(kind);
+        }
         if self.broken.lock().unwrap().contains(&kind) {
             return Err(InferError::Provider { backend: kind, reason: "told to break".into() });
         }
-        Ok(Box::new(Rung(kind, self.script(kind))))
-    }
-
-    fn builder(&self, kind: BackendKind) -> Result<Option<Arc<dyn Builder>>, InferError> {
-        let Some(build) = self.build.as_ref().filter(|_| kind == Tensorrt) else { return Ok(None) };
-        if build.ready.load(Ordering::SeqCst) {
-            return Ok(None);
-        }
-        if build.failures.load(Ordering::SeqCst).max(build.rejected.load(Ordering::SeqCst)) >= 2 {
-            return Err(InferError::BuildRefused { backend: kind, reason: "of two failures".into() });
-        }
-        Ok(Some(build.clone()))
-    }
-
-    fn reject(&self, kind: BackendKind, _: &str) -> bool {
-        let build = self.build.as_ref().filter(|build| kind == Tensorrt && build.ready.swap(false, Ordering::SeqCst));
-        build.map(|build| build.rejected.fetch_add(1, Ordering::SeqCst)).is_some()
-    }
-
-    fn prove(&self, kind: BackendKind) -> Result<(), InferError> {
-        self.proven.lock().unwrap().push(kind);
-        Ok(())
+        run_on(&spec(), kind, || Ok(Box::new(Fake(kind, self.script(kind))))).map(Found::Session)
     }
 }
 
-impl Ladder {
-    pub(in crate::infer) fn new(kinds: &[BackendKind]) -> Arc<Self> {
+impl Fakes {
+    pub(super) fn new(kinds: &[BackendKind]) -> Arc<Self> {
         Arc::new(Self::of(kinds, None))
     }
 
-    /// A ladder whose TensorRT needs an engine that is not built yet.
-    pub(in crate::infer) fn unbuilt(kinds: &[BackendKind]) -> (Arc<Self>, Arc<FakeBuild>) {
+    /// Backends of which TensorRT needs an engine that is not built yet.
+    pub(super) fn unbuilt(kinds: &[BackendKind]) -> (Arc<Self>, Arc<FakeBuild>) {
         let build = Arc::new(FakeBuild::default());
         (Arc::new(Self::of(kinds, Some(build.clone()))), build)
     }
@@ -143,63 +135,64 @@ impl Ladder {
         Self { kinds: kinds.to_vec(), scripts, broken: Mutex::default(), proven: Mutex::default(), build }
     }
 
-    pub(in crate::infer) fn script(&self, kind: BackendKind) -> Arc<Script> {
+    pub(super) fn script(&self, kind: BackendKind) -> Arc<Script> {
         self.scripts[&kind.to_string()].clone()
     }
 }
 
-/// An engine on a ladder, one lane into it, and all that its status ever was.
-pub(in crate::infer) struct Stage {
-    pub(in crate::infer) ladder: Arc<Ladder>,
-    pub(in crate::infer) seen: Arc<Mutex<Vec<EngineStatus>>>,
-    pub(in crate::infer) lane: Lane,
-    pub(in crate::infer) engine: Engine,
+/// An engine on such backends, one camera queue, and every status that the engine had.
+pub(super) struct Stage {
+    pub(super) fakes: Arc<Fakes>,
+    pub(super) seen: Arc<Mutex<Vec<EngineStatus>>>,
+    pub(super) queue: CameraQueue,
+    pub(super) engine: Engine,
 }
 
-/// Limits under which nothing hangs and nothing is climbed.
-pub(in crate::infer) fn calm() -> Limits {
+/// Limits under which nothing hangs and no better backend is tried again.
+pub(super) fn calm() -> Limits {
     let hour = Duration::from_secs(3600);
-    let look = Duration::from_millis(5);
+    let check = Duration::from_millis(5);
     Limits {
         least_gpu: hour,
         least_cpu: hour,
-        climb_first: hour,
-        look,
+        retry_first: hour,
+        check,
         stop: Duration::from_millis(200),
         ..Limits::default()
     }
 }
 
 /// The same, but a GPU's inference hangs after a moment.
-pub(in crate::infer) fn strict_on_gpu() -> Limits {
+pub(super) fn strict_on_gpu() -> Limits {
     Limits { least_gpu: Duration::from_millis(200), ..calm() }
 }
 
-pub(in crate::infer) fn stage_on(ladder: Arc<Ladder>, limits: Limits, starts: Starts) -> Stage {
+pub(super) fn stage_on(fakes: Arc<Fakes>, limits: Limits, crashes: CrashCounter) -> Stage {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let list = seen.clone();
     let observer: crate::infer::Observer =
         Arc::new(move |status: &EngineStatus| list.lock().unwrap().push(status.clone()));
-    let engine = Engine::with_rungs(Arc::new(spec()), ladder.clone(), limits, starts, false).unwrap();
+    let engine =
+        Engine::with_backends(Arc::new(spec()), fakes.clone(), limits, crashes, false, &Cancel::new()).unwrap();
     engine.observe(Some(observer));
-    let lane = engine.lane("gate", 4, Priority::Normal);
-    Stage { ladder, seen, lane, engine }
+    let queue = engine.camera_queue("gate", 4, Priority::Normal);
+    Stage { fakes, seen, queue, engine }
 }
 
-pub(in crate::infer) fn stage(kinds: &[BackendKind], limits: Limits) -> Stage {
-    stage_on(Ladder::new(kinds), limits, Starts::none())
+pub(super) fn stage(kinds: &[BackendKind], limits: Limits) -> Stage {
+    stage_on(Fakes::new(kinds), limits, CrashCounter::none())
 }
 
 impl Stage {
-    pub(in crate::infer) fn run(&mut self) -> Job {
+    pub(super) fn run(&mut self) -> Job {
         let mut job = Job::new(&spec(), params());
         job.input = InputTensor::Planes(vec![1.0; 12]);
-        self.lane.submit(job).unwrap();
-        self.lane.wait(LONG).expect("a job must come back")
+        self.queue.submit(job).unwrap();
+        self.queue.wait(LONG).expect("a job must come back")
     }
 
     /// Runs jobs until one works.
-    pub(in crate::infer) fn run_until_it_works(&mut self) -> Job {
+    pub(super) fn run_until_it_works(&mut self) -> Job {
         let deadline = Instant::now() + LONG;
         loop {
             let job = self.run();
@@ -210,7 +203,7 @@ impl Stage {
         }
     }
 
-    pub(in crate::infer) fn until(&self, what: &str, condition: impl Fn(&EngineStatus) -> bool) -> EngineStatus {
+    pub(super) fn until(&self, what: &str, condition: impl Fn(&EngineStatus) -> bool) -> EngineStatus {
         let deadline = Instant::now() + LONG;
         loop {
             let status = self.engine.status();
@@ -222,7 +215,7 @@ impl Stage {
         }
     }
 
-    pub(in crate::infer) fn states(&self) -> Vec<EngineState> {
+    pub(super) fn states(&self) -> Vec<EngineState> {
         self.seen.lock().unwrap().iter().map(|status| status.state).collect()
     }
 }

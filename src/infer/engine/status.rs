@@ -1,27 +1,26 @@
-//! The engine's status, for whoever wants to see it.
+//! The engine's published status.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::types::EngineStatus;
 
-/// Hears of each change of the engine's status, on the engine's own threads; returns at once and asks the engine nothing.
+/// Called with each change of the engine's status, on the engine's thread; returns at once and does not call the engine.
 pub type Observer = Arc<dyn Fn(&EngineStatus) + Send + Sync>;
 
-/// The status and who hears of it.
 #[derive(Default)]
-pub(in crate::infer) struct StatusCell {
+pub(super) struct StatusCell {
     status: Mutex<EngineStatus>,
-    /// Held while it is told, so that everybody hears changes in their order.
+    /// Locked while it is called, so that it sees changes in their order.
     observer: Mutex<Option<Observer>>,
 }
 
 impl StatusCell {
-    pub(in crate::infer) fn get(&self) -> EngineStatus {
+    pub(super) fn get(&self) -> EngineStatus {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Sets it and tells the observer, but only when something has changed.
-    pub(in crate::infer) fn set(&self, status: EngineStatus) {
+    /// Sets the status, and calls the observer when it has changed.
+    pub(super) fn set(&self, status: EngineStatus) {
         let observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut held = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         if *held == status {
@@ -34,8 +33,8 @@ impl StatusCell {
         }
     }
 
-    /// From now on `observer` hears of changes; of the present status at once. `None`: nobody does.
-    pub(in crate::infer) fn observe(&self, observer: Option<Observer>) {
+    /// From now on `observer` is called with changes, and with the present status at once.
+    pub(super) fn observe(&self, observer: Option<Observer>) {
         let mut held = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(observer) = &observer {
             observer(&self.get());

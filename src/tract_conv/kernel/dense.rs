@@ -76,7 +76,13 @@ impl Conv {
     }
 
     #[inline(always)]
-    pub(super) fn run_with(&self, input: &[f32], residual: Option<&[f32]>, output: &mut [f32], multiply: impl Fn(Block<'_>)) {
+    pub(super) fn run_with(
+        &self,
+        input: &[f32],
+        residual: Option<&[f32]>,
+        output: &mut [f32],
+        multiply: impl Fn(Block<'_>),
+    ) {
         let (pixels, per_pass) = (self.window.pixels(), channels_per_pass(&self.window));
         let mut stage = Stage::new(&self.window, per_pass);
         let mut panel = vec![0.0; (per_pass * self.window.taps() + 1) * WIDTH];

@@ -5,32 +5,61 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::config::{ModelConfig, Precision};
+use crate::config::{BackendChoice, ModelConfig, Precision};
+use crate::infer::backend::layout;
+use crate::infer::backend::load::{Backends, Found, LoadReason, Loaded, load_first, on_gpu, run_on};
 use crate::infer::backend::onnxruntime::{ONNX_RUNTIME, OrtOptions, provider_library, provider_works};
 use crate::infer::backend::openvino;
 use crate::infer::backend::openvino::OPENVINO;
 use crate::infer::cache::build::{self, BuildRequest, Builder, ChildBuilder};
 use crate::infer::cache::engine_build::engine_key;
 use crate::infer::cache::{EngineCache, EngineKey, Lookup};
-use crate::infer::engine::ladder::{Loaded, Rungs, rungs};
-use crate::infer::engine::parallel;
-use crate::infer::engine::policy::on_gpu;
 use crate::infer::runtime::gpu;
 use crate::infer::runtime::places;
 use crate::infer::runtime::probe::locate;
 use crate::infer::{Backend, CacheError, InferError, OpenvinoBackend, OrtBackend, OrtProvider, Session};
 use crate::model::ModelSpec;
-use crate::types::{BackendKind, Division};
+use crate::types::{BackendInfo, BackendKind, Division};
 
 /// Sessions at most, however many cores there are: each has its own memory.
 const MAX_WORKERS: usize = 4;
 
-/// The real backends. The library is looked for and tried once for all rungs.
+/// Loads the model with the backend that `config` asks for, runs it once, and reports what ran it.
+///
+/// A named backend either runs or is an error. `auto` tries TensorRT → CUDA → OpenVINO → ONNX Runtime on the CPU → tract and
+/// reports why it fell back. The GPU backends are left out where there is no NVIDIA device, and OpenVINO where its library
+/// is not or where it would compute in f32.
+///
+/// # Errors
+/// The named backend's error; for `auto` the error of the last backend.
+pub fn load(spec: &ModelSpec, config: &ModelConfig) -> Result<(Box<dyn Session>, BackendInfo), InferError> {
+    load_first(&Factory::new(Arc::new(spec.clone()), config, Purpose::Short))
+}
+
+/// The backends that `choice` tries, in this order. `gpu`: the box has one of [`NVIDIA_DEVICES`](crate::infer::NVIDIA_DEVICES);
+/// `openvino`: `auto` may take it, and its library is there.
+pub fn fallback_order(choice: BackendChoice, gpu: bool, openvino: bool) -> &'static [BackendKind] {
+    use BackendKind::{Cpu, Cuda, Openvino, Tensorrt, Tract};
+    match choice {
+        BackendChoice::Auto => match (gpu, openvino) {
+            (true, true) => &[Tensorrt, Cuda, Openvino, Cpu, Tract],
+            (true, false) => &[Tensorrt, Cuda, Cpu, Tract],
+            (false, true) => &[Openvino, Cpu, Tract],
+            (false, false) => &[Cpu, Tract],
+        },
+        BackendChoice::Openvino => &[Openvino],
+        BackendChoice::Tensorrt => &[Tensorrt],
+        BackendChoice::Cuda => &[Cuda],
+        BackendChoice::Cpu => &[Cpu],
+        BackendChoice::Tract => &[Tract],
+    }
+}
+
+/// The real backends. The library is looked for and tried once for all backends.
 pub(in crate::infer) struct Factory {
     spec: Arc<ModelSpec>,
     config: ModelConfig,
     kinds: &'static [BackendKind],
-    /// For whom it works.
     purpose: Purpose,
     library: Mutex<Option<Result<(PathBuf, String), InferError>>>,
     openvino: Mutex<Option<Result<(PathBuf, String), InferError>>>,
@@ -52,7 +81,7 @@ pub(in crate::infer) enum Purpose {
 
 impl Factory {
     pub(in crate::infer) fn new(spec: Arc<ModelSpec>, config: &ModelConfig, purpose: Purpose) -> Self {
-        let kinds = rungs(config.backend, gpu::present(), openvino::is_available(config));
+        let kinds = fallback_order(config.backend, gpu::present(), openvino::is_available(config));
         Self {
             spec,
             config: config.clone(),
@@ -172,9 +201,50 @@ impl Factory {
     }
 }
 
-impl Rungs for Factory {
-    fn kinds(&self) -> &[BackendKind] {
+impl Backends for Factory {
+    fn order(&self) -> &[BackendKind] {
         self.kinds
+    }
+
+    fn load(&self, kind: BackendKind, reason: LoadReason) -> Result<Found, InferError> {
+        if let Some(builder) = self.builder(kind)? {
+            return Ok(Found::Build(builder));
+        }
+        let proven = match reason {
+            LoadReason::Retry => self.prove(kind),
+            LoadReason::Fallback => self.available_at_once(kind),
+            LoadReason::Start | LoadReason::Built => Ok(()),
+        };
+        match proven.and_then(|()| self.run(kind)) {
+            Ok(loaded) => {
+                self.accepted(kind);
+                Ok(Found::Session(self.choose_layout(loaded, reason == LoadReason::Fallback)))
+            }
+            Err(error) if error.is_bad_engine() && self.reject(kind, &error.sentence(kind)) => {
+                // It is built once more.
+                self.builder(kind)?.map(Found::Build).ok_or(error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    fn batch_wait(&self) -> Duration {
+        self.config.batch_wait
+    }
+
+    fn most_sessions(&self) -> usize {
+        self.kinds.iter().map(|kind| self.sessions(*kind)).max().unwrap_or(1)
+    }
+}
+
+impl Factory {
+    /// Loads the model on `kind` and runs it.
+    pub(in crate::infer) fn run(&self, kind: BackendKind) -> Result<Loaded, InferError> {
+        run_on(&self.spec, kind, || self.backend(kind))
     }
 
     fn backend(&self, kind: BackendKind) -> Result<Box<dyn Backend>, InferError> {
@@ -187,7 +257,8 @@ impl Rungs for Factory {
         })
     }
 
-    fn prove(&self, kind: BackendKind) -> Result<(), InferError> {
+    /// Sees in another process whether a backend works, where trying it could crash this one.
+    pub(in crate::infer) fn prove(&self, kind: BackendKind) -> Result<(), InferError> {
         match kind {
             BackendKind::Tract => return Ok(()),
             _ => build::prove(&self.request(kind), &self.stopped)?,
@@ -198,7 +269,8 @@ impl Rungs for Factory {
         Ok(())
     }
 
-    fn at_hand(&self, kind: BackendKind) -> Result<(), InferError> {
+    /// An error for a backend whose boxes must first be compared with the reference's.
+    fn available_at_once(&self, kind: BackendKind) -> Result<(), InferError> {
         if self.is_compared(kind) {
             return Ok(());
         }
@@ -206,7 +278,8 @@ impl Rungs for Factory {
         Err(InferError::Build { backend: kind, reason })
     }
 
-    fn builder(&self, kind: BackendKind) -> Result<Option<Arc<dyn Builder>>, InferError> {
+    /// What builds the engine that a backend needs, when there is none yet.
+    pub(in crate::infer) fn builder(&self, kind: BackendKind) -> Result<Option<Arc<dyn Builder>>, InferError> {
         if kind != BackendKind::Tensorrt {
             return Ok(None);
         }
@@ -223,14 +296,16 @@ impl Rungs for Factory {
         Ok(Some(Arc::new(ChildBuilder { request: self.request(kind), cache, key })))
     }
 
+    /// Moves an engine that the runtime does not take out of the cache. False: there is none, or this program must not.
     fn reject(&self, kind: BackendKind, reason: &str) -> bool {
-        if kind != BackendKind::Tensorrt {
+        if kind != BackendKind::Tensorrt || self.purpose == Purpose::Short {
             return false;
         }
         let Ok((cache, key)) = self.engine() else { return false };
         matches!(cache.lookup(&key), Ok(Lookup::Ready(_))) && cache.reject(&key, reason).is_ok()
     }
 
+    /// The engine works: earlier rejections do not count any more.
     fn accepted(&self, kind: BackendKind) {
         if kind == BackendKind::Tensorrt
             && let Ok((cache, key)) = self.engine()
@@ -241,43 +316,38 @@ impl Rungs for Factory {
         }
     }
 
-    fn stop(&self) {
-        self.stopped.store(true, Ordering::Relaxed);
-    }
-
-    fn batch_wait(&self) -> Duration {
-        self.config.batch_wait
-    }
-
-    fn divide(&self, mut loaded: Loaded, frames_wait: bool) -> Loaded {
-        let (kind, sessions) = (loaded.kind, self.workers(loaded.kind));
+    /// Chooses sessions × threads, by a short measurement where that is worth it and no frames wait. What was loaded may
+    /// become another session of the same backend.
+    fn choose_layout(&self, mut loaded: Loaded, frames_wait: bool) -> Loaded {
+        let (kind, sessions) = (loaded.kind, self.sessions(loaded.kind));
         let threads = if kind == BackendKind::Tract { 1 } else { self.threads() };
         let usual = Division { sessions, threads, per_frame: None };
         let measured = match kind {
             BackendKind::Cpu | BackendKind::Openvino
                 if self.purpose == Purpose::Service && sessions > 1 && !frames_wait =>
             {
-                parallel::try_both(&self.spec, &mut loaded, sessions, || self.one_session(kind, sessions))
+                layout::try_both(&self.spec, &mut loaded, sessions, || self.one_session(kind, sessions))
             }
             _ => Ok(None),
         };
         match measured {
             Ok(Some((divisions, together))) => {
-                let said: Vec<String> = divisions.iter().map(Division::to_string).collect();
-                tracing::info!("{kind}: {}", said.join(" rather than "));
+                let texts: Vec<String> = divisions.iter().map(Division::to_string).collect();
+                tracing::info!("{kind}: {}", texts.join(" rather than "));
                 let one = divisions.first().is_some_and(|best| best.sessions == 1);
                 let session = if one { together } else { loaded.session };
                 Loaded { session, divisions, ..loaded }
             }
             Ok(None) => Loaded { divisions: vec![usual], ..loaded },
             Err(error) => {
-                tracing::warn!("how to divide the cores could not be measured: {error}");
+                tracing::warn!("session layouts could not be measured: {error}");
                 Loaded { divisions: vec![usual], ..loaded }
             }
         }
     }
 
-    fn workers(&self, kind: BackendKind) -> usize {
+    /// Sessions side by side at most.
+    fn sessions(&self, kind: BackendKind) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         match (kind, self.config.threads) {
             // A session of tract is one thread: its threads are sessions.
@@ -286,9 +356,7 @@ impl Rungs for Factory {
             _ => 1,
         }
     }
-}
 
-impl Factory {
     /// A further session of what is loaded already, with other threads.
     fn one_session(&self, kind: BackendKind, threads: usize) -> Result<Box<dyn Session>, InferError> {
         match kind {
@@ -306,4 +374,35 @@ fn tract() -> Result<Box<dyn Backend>, InferError> {
 #[cfg(not(feature = "tract"))]
 fn tract() -> Result<Box<dyn Backend>, InferError> {
     Err(InferError::NotBuilt(BackendKind::Tract))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::infer::backend::fake::spec;
+    use BackendKind::{Cpu, Cuda, Openvino, Tensorrt, Tract};
+
+    #[test]
+    fn the_fallback_order_has_what_the_box_has() {
+        assert_eq!(fallback_order(BackendChoice::Auto, false, false), [Cpu, Tract]);
+        assert_eq!(fallback_order(BackendChoice::Cuda, false, false), [Cuda]);
+        assert_eq!(fallback_order(BackendChoice::Auto, false, true), [Openvino, Cpu, Tract]);
+        assert_eq!(fallback_order(BackendChoice::Auto, true, true), [Tensorrt, Cuda, Openvino, Cpu, Tract]);
+        assert_eq!(fallback_order(BackendChoice::Cpu, false, true), [Cpu]);
+        assert_eq!(fallback_order(BackendChoice::Openvino, false, false), [Openvino]);
+    }
+
+    #[test]
+    fn configured_threads_are_sessions_of_tract_and_one_session_of_onnx_runtime() {
+        let factory = |threads| {
+            let config = ModelConfig { threads, ..ModelConfig::default() };
+            Factory::new(Arc::new(spec()), &config, Purpose::Service)
+        };
+        assert_eq!(factory(Some(3)).sessions(Tract), 3);
+        assert_eq!(factory(Some(200)).sessions(Tract), 4);
+        assert_eq!(factory(Some(3)).sessions(Cpu), 1);
+        assert_eq!(factory(Some(3)).sessions(Tensorrt), 1);
+        assert_eq!(factory(None).sessions(Tract), factory(None).sessions(Cpu));
+        assert_eq!(factory(None).sessions(Cuda), 1);
+    }
 }

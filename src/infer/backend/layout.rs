@@ -1,11 +1,11 @@
-//! How the cores are divided between inferences: several sessions of one thread side by side, each on its own frame, or
-//! one session whose threads share a frame. Which is faster depends on model and machine, so it is measured.
+//! The session layout on a CPU: several sessions of one thread side by side, each on its own frame, or one session whose
+//! threads share a frame. Which is faster depends on model and machine, so it is measured.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use crate::infer::engine::ladder::Loaded;
+use crate::infer::backend::load::Loaded;
 use crate::infer::{InferError, Session};
 use crate::model::{Input, ModelSpec};
 use crate::types::{BackendKind, Division};
@@ -138,7 +138,7 @@ mod tests {
         // Three runs of each that count, and one before.
         assert_eq!(script.ran().len(), 12);
         // A model with a batch is measured by whole batches, as it will run.
-        let mut batching = FakeSession { batch: 4, ..FakeSession::new(&script) };
+        let mut batching = FakeSession::batching(&script, 4);
         measure(&spec(), BackendKind::Tract, &mut [&mut batching], Duration::from_millis(100)).unwrap();
         assert_eq!(script.runs()[12..], [4; 4]);
         script.fault(Some(Fault::Error("no")));
