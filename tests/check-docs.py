@@ -220,6 +220,33 @@ class Check:
                 if run.returncode != 0:
                     self.error(page, number, f"the configuration is refused:\n{run.stdout}{run.stderr}".rstrip())
 
+    def rooms(self):
+        """The table of rooms in ARCHITECTURE.md and EDGES of the layering test name the same edges."""
+        page = self.pages.get(os.path.join(ROOT, "ARCHITECTURE.md"))
+        if page is None:
+            return
+        rows = {}
+        for number, line in page.prose:
+            row = re.fullmatch(r"\| `(\w+)/`.* \| [^|]* \| ([^|]*) \|", line)
+            if row:
+                rows[row[1]] = (number, row[2])
+        with open(os.path.join(ROOT, "tests", "it", "layering.rs"), encoding="utf-8") as file:
+            table = re.search(r"const EDGES.*?= \[(.*?)\n\];", file.read(), re.S)[1]
+        edges = {}
+        for room, uses in re.findall(r"\(\s*\"(\w+)\",\s*&\[(.*?)\],?\s*\)", table, re.S):
+            edges[room] = {use.split("::")[0] for use in re.findall(r"\"([^\"]+)\"", uses)}
+        for room, uses in edges.items():
+            number, text = rows.pop(room, (1, None))
+            written = set(re.findall(r"\w+", re.sub(r"\([^)]*\)", "", text or "")))
+            if text is None:
+                self.error(page, number, f"the table of rooms lacks `{room}/`, which EDGES has")
+            elif text.startswith("all") and uses != {"*"} and len(uses) < 8:
+                self.error(page, number, f"`{room}/` may use {sorted(uses)} by EDGES, not all")
+            elif not text.startswith("all") and written != uses:
+                self.error(page, number, f"`{room}/` may use {sorted(uses)} by EDGES, not {sorted(written)}")
+        for room, (number, _) in rows.items():
+            self.error(page, number, f"EDGES in tests/it/layering.rs lacks `{room}`")
+
     def book(self):
         summary = self.pages.get(os.path.join(ROOT, "docs", "SUMMARY.md"))
         if summary is None:
@@ -240,6 +267,7 @@ class Check:
             if binary:
                 self.configurations(page, binary)
         self.book()
+        self.rooms()
         if not binary:
             self.skipped.append("options of commands and configurations in pages (no built binary; set OCELLI)")
 
@@ -321,7 +349,8 @@ def all_pages():
     listed = subprocess.run(
         ["git", "-C", ROOT, "ls-files", "-co", "--exclude-standard", "*.md"], capture_output=True, text=True, check=True
     )
-    paths = [os.path.join(ROOT, name) for name in listed.stdout.splitlines()]
+    # Those in src/ are templates, whose links fit where the page is written to.
+    paths = [os.path.join(ROOT, name) for name in listed.stdout.splitlines() if not name.startswith("src/")]
     pages = []
     for path in filter(os.path.exists, paths):
         with open(path, encoding="utf-8") as file:
