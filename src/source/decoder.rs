@@ -3,7 +3,7 @@
 use gstreamer as gst;
 use gstreamer::prelude::*;
 
-use super::error::{SourceError, make, missing};
+use super::error::{SourceError, make, package};
 
 /// A codec whose elements are chosen here, never by auto-plugging.
 #[derive(Debug, PartialEq, Eq)]
@@ -96,13 +96,8 @@ impl Codec {
             }
         }
         let names: Vec<&str> = self.decoders.iter().map(|d| d.element).collect();
-        let best = names.iter().find(|n| n.starts_with("avdec_")).copied().unwrap_or("avdec_h264");
-        match missing(best) {
-            SourceError::MissingElement { package, .. } => {
-                Err(SourceError::MissingElement { element: names.join("` or `"), package })
-            }
-            other => Err(other),
-        }
+        // Libav's decoders need no device.
+        Err(SourceError::MissingElement { element: names.join("` or `"), package: package("avdec_") })
     }
 }
 

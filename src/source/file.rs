@@ -9,7 +9,7 @@ use gstreamer::prelude::*;
 
 use super::decoder::Codec;
 use super::error::{SourceError, build, make};
-use super::pipeline::Draft;
+use super::pipeline::{Draft, media_type, pad_caps};
 
 /// Containers, by the media type that `typefind` finds, and the demuxer of each.
 const CONTAINERS: [(&str, &str); 13] = [
@@ -72,9 +72,9 @@ fn playable(path: &Path) -> Result<&str, SourceError> {
 /// Adds what is needed behind `typefind`.
 fn take_apart(draft: &Draft, find: &gst::Element, caps: &gst::Caps) -> Result<(), SourceError> {
     let source = find.static_pad("src").ok_or_else(|| build("typefind has no source pad"))?;
-    let whole = caps.structure(0);
-    let media = whole.map(|s| s.name().to_string()).unwrap_or_default();
-    let elementary = media == "video/mpeg" && whole.and_then(|s| s.get::<bool>("systemstream").ok()) != Some(true);
+    let media = media_type(caps);
+    let system_stream = caps.structure(0).and_then(|s| s.get::<bool>("systemstream").ok()) == Some(true);
+    let elementary = media == "video/mpeg" && !system_stream;
     if let Some((_, demuxer)) = CONTAINERS.iter().find(|(name, _)| *name == media && !elementary) {
         return demux(draft, &source, demuxer);
     }
@@ -90,8 +90,7 @@ fn demux(draft: &Draft, source: &gst::Pad, demuxer: &'static str) -> Result<(), 
     let weak = draft.downgrade();
     demux.connect_pad_added(move |_, pad| {
         weak.attempt(|draft| {
-            let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
-            let media = caps.structure(0).map(|s| s.name().to_string()).unwrap_or_default();
+            let media = media_type(&pad_caps(pad));
             if draft.fault.stream(&media) { attach(draft, pad, &media) } else { Ok(()) }
         });
     });

@@ -7,7 +7,7 @@ use gstreamer::prelude::*;
 
 use super::decoder::{Codec, downloaded};
 use super::error::{SourceError, build, make};
-use super::pipeline::Draft;
+use super::pipeline::{Draft, media_type};
 use crate::config::{Capture, UsbFormat};
 
 /// The elements of a USB camera's pipeline, besides the codec's.
@@ -50,8 +50,7 @@ fn usb(device: &Path, format: UsbFormat, capture: Capture, draft: &Draft) -> Res
         if let Some(gst::EventView::Caps(event)) = info.event().map(|event| event.view())
             && !pad.is_linked()
         {
-            let media = event.caps().structure(0).map(|s| s.name().to_string()).unwrap_or_default();
-            weak.attempt(|draft| attach(draft, pad, &media));
+            weak.attempt(|draft| attach(draft, pad, &media_type(event.caps())));
         }
         gst::PadProbeReturn::Ok
     });

@@ -20,6 +20,16 @@ pub(super) fn wake(bus: &gst::Bus) {
     let _ = bus.post(gst::message::Application::new(gst::Structure::new_empty(WAKE)));
 }
 
+/// The media type of caps, for example `video/x-h264`; empty without one.
+pub(super) fn media_type(caps: &gst::CapsRef) -> String {
+    caps.structure(0).map(|s| s.name().to_string()).unwrap_or_default()
+}
+
+/// The caps of a pad that a demuxer has just added.
+pub(super) fn pad_caps(pad: &gst::Pad) -> gst::Caps {
+    pad.current_caps().unwrap_or_else(|| pad.query_caps(None))
+}
+
 /// The fault that was found on one of GStreamer's threads and that the bus does not describe.
 #[derive(Clone, Default)]
 pub(super) struct Fault {

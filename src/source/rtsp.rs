@@ -8,7 +8,7 @@ use gstreamer::prelude::*;
 
 use super::decoder::Codec;
 use super::error::{SourceError, build, make};
-use super::pipeline::Draft;
+use super::pipeline::{Draft, pad_caps};
 use crate::config::Transport;
 
 /// `rtspsrc` gives up on a server that accepts the connection and never answers.
@@ -70,8 +70,7 @@ fn select_one_video_stream(source: &gst::Element) {
 }
 
 fn attach(draft: &Draft, pad: &gst::Pad) -> Result<(), SourceError> {
-    let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
-    let encoding = caps.structure(0).and_then(|s| s.get::<String>("encoding-name").ok()).unwrap_or_default();
+    let encoding = pad_caps(pad).structure(0).and_then(|s| s.get::<String>("encoding-name").ok()).unwrap_or_default();
     let codec = Codec::of_rtp(&encoding).ok_or_else(|| {
         SourceError::NoVideo(format!("the camera sends `{encoding}`; set it to H.264, H.265 or MJPEG"))
     })?;

@@ -1,8 +1,8 @@
-//! The whole way on real parts: a camera in a process of its own, mosquitto, `ocelli run`, an RTSP client that decodes.
+//! End to end with real parts: a camera in its own process, mosquitto, `ocelli run`, an RTSP client that decodes.
 //!
 //! The clip shows a red square on a known path with a frame counter burnt in; the model is `tests/data/marker.onnx`, whose
-//! right answer is known. So each decoded picture tells which frame it is, and its drawn box can be held to what MQTT
-//! reported for that very frame.
+//! expected output is known. So each decoded frame shows its number, and its drawn box can be compared with the MQTT message
+//! of that very frame.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -265,7 +265,7 @@ fn a_viewer_sees_the_boxes_that_mqtt_reported_for_the_same_frame() {
     let equal = matches(best);
     assert!(equal * 100 >= seen.len() * 90, "{equal} of {} pictures agree with the message of their frame", seen.len());
 
-    // What ran is told everywhere.
+    // Every output reports the backend that ran.
     b.mqtt.wait("statistics", 10, |line| line.contains("testbox/stats") && line.contains("\"backend\":\"tract\""));
     assert!(http_get(b.http, "/api/v1/health").contains("\"tract\""));
     assert!(http_get(b.http, "/readyz").starts_with("HTTP/1.1 200"));

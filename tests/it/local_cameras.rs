@@ -1,5 +1,5 @@
-//! Cameras on the box itself: USB and a Jetson's CSI connector. Neither is here, so a plugin stands for their elements
-//! (`pretend_cameras.c`); everything behind them is the real thing.
+//! Cameras on the box itself: USB and a Jetson's CSI connector. A plugin (`pretend_cameras.c`) replaces their elements;
+//! everything behind them is real.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -26,7 +26,7 @@ struct Place {
 }
 
 impl Place {
-    /// `None`, said loudly, where the stand-in cannot be built.
+    /// `None`, reported as a skip, where the plugin cannot be built.
     fn new() -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let config = |args: &[&str]| {
@@ -122,7 +122,7 @@ impl Place {
 }
 
 #[test]
-fn usb_and_csi_cameras_deliver_what_they_are_asked_for_and_come_back() {
+fn usb_and_csi_cameras_deliver_the_configured_format_and_recover() {
     let Some(place) = Place::new() else { return };
     for device in ["video-raw", "video-mjpeg"] {
         std::fs::write(place.path(device), "").unwrap();
@@ -154,7 +154,7 @@ fn usb_and_csi_cameras_deliver_what_they_are_asked_for_and_come_back() {
 }
 
 #[test]
-fn doctor_looks_at_them_and_names_what_is_missing() {
+fn doctor_probes_them_and_names_missing_elements() {
     let Some(place) = Place::new() else { return };
     std::fs::write(place.path("video-mjpeg"), "").unwrap();
     let mut doctor = place.ocelli("  desk: {usb: video-mjpeg}\n  dock: {csi: 0, size: 640x360}\n");

@@ -1,4 +1,4 @@
-//! The service as its manager sees it: reload, readiness, watchdog, one instance per state folder.
+//! The service as the service manager sees it: reload, readiness, watchdog, one instance per state folder.
 
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixDatagram;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::common::{Guard, Lines, free_port, http_get, ocelli, signal, skip, wait_exit, wait_for_port};
 use crate::e2e::write_clip;
 
-/// A folder with a clip, a configuration and what the service writes.
+/// A folder with a clip, a configuration and the service's output.
 struct Place {
     folder: tempfile::TempDir,
     http: u16,
@@ -26,7 +26,7 @@ impl Place {
         self.folder.path().join(name)
     }
 
-    /// Writes the configuration: everything that all tests share, and `lines`.
+    /// Writes the configuration: what all tests share, and `lines`.
     fn configure(&self, lines: &str) {
         let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/marker.onnx");
         let text = format!(
@@ -83,7 +83,7 @@ impl Running {
         signal(self.child.0.id(), name);
     }
 
-    /// Sends SIGHUP and waits for the line of the log that says `word`, which must not be there yet.
+    /// Sends SIGHUP and waits for a new line of the log that contains `word`.
     fn reload(&self, word: &str) -> String {
         let before = self.log.all().len();
         self.signal("HUP");
@@ -99,7 +99,7 @@ impl Running {
 const LOOPED: &str = "{file: clip.mp4, loop: true, realtime: false";
 
 #[test]
-fn a_reload_touches_what_differs_and_loses_no_frame_of_the_others() {
+fn a_reload_changes_only_what_differs_and_loses_no_frame_of_other_cameras() {
     let place = Place::new();
     place.configure(&format!("cameras:\n  stays: {LOOPED}}}\n  goes: {LOOPED}}}\n  changes: {LOOPED}}}\n"));
     let service = place.run(&[]);
@@ -155,7 +155,7 @@ fn a_reload_touches_what_differs_and_loses_no_frame_of_the_others() {
 }
 
 #[test]
-fn a_broker_can_be_added_changed_and_forgets_a_removed_camera() {
+fn a_broker_can_be_added_and_changed_and_forgets_a_removed_camera() {
     let place = Place::new();
     let Some(first) = Mosquitto::start() else { return };
     let Some(second) = Mosquitto::start() else { return };
@@ -224,7 +224,7 @@ impl Mosquitto {
 }
 
 #[test]
-fn a_file_that_logrotate_moved_is_opened_anew() {
+fn a_file_moved_by_logrotate_is_opened_again() {
     let place = Place::new();
     place.configure("cameras: {gate: {file: clip.mp4, loop: true}}\n");
     let service = place.run(&[]);
@@ -240,7 +240,7 @@ fn a_file_that_logrotate_moved_is_opened_anew() {
 }
 
 #[test]
-fn a_second_instance_on_the_same_state_folder_says_who_is_there() {
+fn a_second_instance_on_the_same_state_folder_names_the_first() {
     let place = Place::new();
     place.configure("state_dir: state\ncameras: {gate: {file: clip.mp4, loop: true}}\n");
     let service = place.run(&[]);
@@ -258,10 +258,10 @@ fn a_second_instance_on_the_same_state_folder_says_who_is_there() {
 }
 
 #[test]
-fn a_state_folder_that_cannot_be_written_is_told_and_detection_goes_on() {
+fn an_unwritable_state_folder_is_reported_and_detection_goes_on() {
     let place = Place::new();
     place.configure("cameras: {gate: {file: clip.mp4, loop: true}}\n");
-    // A file is in the way: also root cannot make a folder there.
+    // A file is in the way: not even root can create a folder there.
     let state = place.path("clip.mp4/state").display().to_string();
     let service = place.run(&[("STATE_DIRECTORY", &state)]);
     place.wait_for("frames", |results| results.contains_key("gate"));
@@ -270,7 +270,7 @@ fn a_state_folder_that_cannot_be_written_is_told_and_detection_goes_on() {
     service.stop();
 }
 
-/// What a service manager hears, message by message.
+/// The notifications that a service manager receives, message by message.
 struct Manager(UnixDatagram);
 
 impl Manager {
@@ -279,7 +279,7 @@ impl Manager {
         let deadline = Instant::now() + Duration::from_secs(30);
         let mut buffer = [0; 4096];
         loop {
-            assert!(Instant::now() < deadline, "the service manager never heard {what}");
+            assert!(Instant::now() < deadline, "the service manager never received {what}");
             let Ok(length) = self.0.recv(&mut buffer) else { continue };
             let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
             if test(&text) {
@@ -290,7 +290,7 @@ impl Manager {
 }
 
 #[test]
-fn the_service_manager_hears_ready_status_watchdog_reload_and_stop() {
+fn the_service_manager_is_notified_of_ready_status_watchdog_reload_and_stop() {
     let place = Place::new();
     place.configure("cameras: {gate: {file: clip.mp4, loop: true}}\n");
     let socket = place.path("notify");
@@ -336,7 +336,7 @@ fn cameras_choose_among_models_and_a_reload_changes_the_choice() {
     assert_eq!(shown["models"]["default"]["model"]["name"], "marker");
     assert_eq!(shown["models"]["other"]["model"]["name"], "other");
     assert_eq!(shown["models"]["other"]["engine"]["state"], "serving");
-    assert_eq!(shown["model"]["name"], "marker", "who looks at one model sees the default one");
+    assert_eq!(shown["model"]["name"], "marker", "clients of a single model see the default one");
     let metrics = http_get(place.http, "/metrics");
     assert!(metrics.contains("ocelli_engine_state{model=\"other\",state=\"serving\"} 1"), "{metrics}");
     let models_of = |camera: &str| -> Vec<String> {
@@ -350,7 +350,7 @@ fn cameras_choose_among_models_and_a_reload_changes_the_choice() {
     assert!(models_of("b").iter().all(|name| name == "other"));
     assert!(place.results()["b"].iter().any(|(_, objects)| *objects > 0), "it finds something");
 
-    // The other one is not used any more, so it is gone; camera a does not notice.
+    // The other model is not used any more, so it is unloaded; camera a loses no frame.
     place.configure(&cameras("default"));
     let line = service.reload("configuration reloaded");
     assert!(line.contains("model other") && line.contains("camera b (detection)"), "{line}");
@@ -361,7 +361,7 @@ fn cameras_choose_among_models_and_a_reload_changes_the_choice() {
     let numbers: Vec<u64> = place.results()["a"].iter().map(|(number, _)| *number).collect();
     assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "camera a lost a frame");
 
-    // A name that is not there changes nothing.
+    // An unknown model changes nothing.
     place.configure(&cameras("plates"));
     service.reload("refused");
     let reasons = health()["reasons"].to_string();
@@ -370,7 +370,7 @@ fn cameras_choose_among_models_and_a_reload_changes_the_choice() {
 }
 
 #[test]
-fn how_the_cores_are_divided_is_measured_and_told() {
+fn the_session_layout_is_measured_and_reported() {
     let Some(library) = crate::runtime::ort_library() else { return };
     let place = Place::new();
     place.configure(&format!("cameras: {{a: {LOOPED}}}}}\n"));

@@ -17,8 +17,8 @@ use ocelli::types::{CameraState, CameraStatus, Size};
 
 use crate::common::{Guard, free_port, ocelli};
 
-/// How long a test waits for what must come. Nothing is timed: this only ends a test that has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Timeout of every wait. Nothing is timed: this only ends a test that has failed.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A clip in `dir` made by `encode` (from raw video to a muxed stream), so that no test needs a file from elsewhere.
 fn clip_as(dir: &Path, name: &str, size: Size, frames: u32, encode: &str) -> PathBuf {
@@ -79,7 +79,7 @@ impl Camera {
         );
         let mut url = String::new();
         BufReader::new(child.0.stdout.take().unwrap()).read_line(&mut url).unwrap();
-        assert!(url.starts_with("rtsp://127.0.0.1:"), "the simulated camera said {url:?}");
+        assert!(url.starts_with("rtsp://127.0.0.1:"), "the simulated camera printed {url:?}");
         Self { child, url: url.trim().to_owned() }
     }
 
@@ -106,11 +106,11 @@ fn file(path: &Path, looped: bool) -> SourceConfig {
     SourceConfig::File { path: path.to_owned(), looped, realtime: false }
 }
 
-/// A source under test with everything that it says.
+/// A source under test with every state that it reports.
 struct Watch {
     source: Source,
     frames: Receiver<Frame>,
-    said: Arc<Mutex<Vec<CameraStatus>>>,
+    reported: Arc<Mutex<Vec<CameraStatus>>>,
 }
 
 impl Watch {
@@ -124,48 +124,48 @@ impl Watch {
         };
         let live = matches!(source, SourceConfig::Rtsp { .. });
         let (sender, frames) = if live { queue::latest("test") } else { queue::bounded("test", 2, DropPolicy::Block) };
-        let said = Arc::new(Mutex::new(Vec::new()));
-        let out = said.clone();
+        let reported = Arc::new(Mutex::new(Vec::new()));
+        let out = reported.clone();
         let camera =
             CameraConfig { name: "gate".into(), enabled: true, source, detect: DetectConfig::default(), reconnect };
         let status = Arc::new(move |s| out.lock().unwrap().push(s));
         let source = Source::start(&camera, Outputs { frames: sender, tap: None, status }, &Cancel::new()).unwrap();
-        Self { source, frames, said }
+        Self { source, frames, reported }
     }
 
-    fn said(&self) -> Vec<CameraStatus> {
-        self.said.lock().unwrap().clone()
+    fn reported(&self) -> Vec<CameraStatus> {
+        self.reported.lock().unwrap().clone()
     }
 
     fn states(&self) -> Vec<CameraState> {
-        self.said().iter().map(|s| s.state).collect()
+        self.reported().iter().map(|s| s.state).collect()
     }
 
-    /// Waits for `state` among what is said from number `from` on; returns it and the number after it.
+    /// Waits for `state` among the reports from number `from` on; returns it and the number after it.
     fn wait_for(&self, state: CameraState, from: usize) -> (CameraStatus, usize) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
-            let said = self.said();
-            if let Some(at) = said.iter().skip(from).position(|s| s.state == state) {
-                return (said[from + at].clone(), from + at + 1);
+            let reported = self.reported();
+            if let Some(at) = reported.iter().skip(from).position(|s| s.state == state) {
+                return (reported[from + at].clone(), from + at + 1);
             }
-            assert!(Instant::now() < deadline, "never {state:?} from {from} on: {said:?}");
+            assert!(Instant::now() < deadline, "never {state:?} from {from} on: {reported:?}");
             std::thread::sleep(Duration::from_millis(10));
         }
     }
 
     fn frame(&self) -> Frame {
-        self.frames.recv_timeout(PATIENCE).unwrap_or_else(|e| panic!("no frame: {e}; {:?}", self.said()))
+        self.frames.recv_timeout(TIMEOUT).unwrap_or_else(|e| panic!("no frame: {e}; {:?}", self.reported()))
     }
 
     /// All frames up to the end of a file.
     fn rest(&self) -> Vec<Frame> {
         let mut all = Vec::new();
         loop {
-            match self.frames.recv_timeout(PATIENCE) {
+            match self.frames.recv_timeout(TIMEOUT) {
                 Ok(frame) => all.push(frame),
                 Err(RecvError::Closed) => return all,
-                Err(other) => panic!("{other}; {:?}", self.said()),
+                Err(other) => panic!("{other}; {:?}", self.reported()),
             }
         }
     }
@@ -185,7 +185,7 @@ fn watch_a_live_camera(transport: Transport) {
     for pair in frames.windows(2) {
         let ((seq, pts, number, _), (next_seq, next_pts, next_number, next)) = (&pair[0], &pair[1]);
         assert!(next_seq > seq && next_pts > pts, "{next_seq} at {next_pts} after {seq} at {pts}");
-        assert!(next_number > number, "picture {next_number} after {number}");
+        assert!(next_number > number, "frame {next_number} after {number}");
         assert_eq!(next.meta.size, SMALL);
         assert_eq!(&*next.meta.camera, "gate");
     }
@@ -205,7 +205,7 @@ fn a_camera_over_udp() {
 }
 
 #[test]
-fn an_absent_camera_is_waited_for_and_disturbs_nobody() {
+fn an_absent_camera_is_retried_and_does_not_disturb_others() {
     let dir = tempfile::tempdir().unwrap();
     let (clip, port) = (clip(dir.path(), SMALL, 20), free_port());
     let absent = Watch::start(tcp(&format!("rtsp://127.0.0.1:{port}/test")));
@@ -216,7 +216,7 @@ fn an_absent_camera_is_waited_for_and_disturbs_nobody() {
     let other = Watch::start(tcp(&present.url));
     other.frame();
     other.wait_for(CameraState::Online, 0);
-    // The same refusal again and again is said once.
+    // The same refusal is reported once.
     assert_eq!(absent.states(), [CameraState::Connecting, CameraState::Offline]);
     let _late = Camera::start(&clip, port, &[]);
     absent.wait_for(CameraState::Online, 0);
@@ -224,7 +224,7 @@ fn an_absent_camera_is_waited_for_and_disturbs_nobody() {
 }
 
 #[test]
-fn a_killed_camera_comes_back_and_may_have_changed() {
+fn a_restarted_camera_is_connected_again_and_may_have_another_size() {
     let dir = tempfile::tempdir().unwrap();
     let (small, large) = (clip(dir.path(), SMALL, 20), clip(dir.path(), Size::new(640, 362), 20));
     let port = free_port();
@@ -240,7 +240,7 @@ fn a_killed_camera_comes_back_and_may_have_changed() {
     assert_eq!((online.reason, online.retries), (None, 0));
     let mut last = before.meta;
     assert_eq!(last.size, SMALL);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     // A frame of the old camera may still wait in the queue; then the new picture comes.
     while last.size == SMALL {
         let frame = watch.frame();
@@ -255,7 +255,7 @@ fn a_killed_camera_comes_back_and_may_have_changed() {
 }
 
 #[test]
-fn a_frozen_camera_is_stalled_and_comes_back() {
+fn a_frozen_camera_is_reported_stalled_and_recovers() {
     let dir = tempfile::tempdir().unwrap();
     let camera = Camera::start(&clip(dir.path(), SMALL, 20), 0, &[]);
     let watch = Watch::start(tcp(&camera.url));
@@ -272,7 +272,7 @@ fn a_frozen_camera_is_stalled_and_comes_back() {
 }
 
 #[test]
-fn a_wrong_password_is_told_apart_and_told_to_nobody() {
+fn a_wrong_password_has_its_own_state_and_is_never_shown() {
     let dir = tempfile::tempdir().unwrap();
     let camera = Camera::start(&clip(dir.path(), SMALL, 20), 0, &["--user", "admin", "--password", "right one"]);
     let wrong = Watch::start(rtsp(&camera.url, Transport::Tcp, Some(("admin", "s3cret-wrong"))));
@@ -286,7 +286,7 @@ fn a_wrong_password_is_told_apart_and_told_to_nobody() {
     let right = Watch::start(rtsp(&camera.url, Transport::Tcp, Some(("admin", "right one"))));
     right.frame();
     pasted.frame();
-    for status in [wrong.said(), without.said(), right.said(), pasted.said()].concat() {
+    for status in [wrong.reported(), without.reported(), right.reported(), pasted.reported()].concat() {
         let reason = status.reason.unwrap_or_default();
         assert!(!reason.contains("s3cret") && !reason.contains("right"), "{reason}");
     }
@@ -295,7 +295,7 @@ fn a_wrong_password_is_told_apart_and_told_to_nobody() {
 }
 
 #[test]
-fn a_path_that_the_camera_does_not_have_is_named() {
+fn an_unknown_path_is_reported_as_not_found() {
     let dir = tempfile::tempdir().unwrap();
     let camera = Camera::start(&clip(dir.path(), SMALL, 20), 0, &[]);
     let watch = Watch::start(tcp(&camera.url.replace("/test", "/other")));
@@ -309,7 +309,7 @@ fn a_file_played_once_gives_every_frame_to_a_slow_reader() {
     let watch = Watch::start(file(&clip(dir.path(), SMALL, 40), false));
     let mut frames = Vec::new();
     loop {
-        match watch.frames.recv_timeout(PATIENCE) {
+        match watch.frames.recv_timeout(TIMEOUT) {
             Ok(frame) => frames.push(frame.meta),
             Err(RecvError::Closed) => break,
             Err(other) => panic!("{other}"),
@@ -367,7 +367,7 @@ fn other_codecs_and_containers_and_odd_sizes_play_too() {
     ] {
         let watch = Watch::start(file(&clip_as(dir.path(), name, size, 6, encode), false));
         let frames = watch.rest();
-        assert_eq!(frames.len(), 6, "{name}: {:?}", watch.said());
+        assert_eq!(frames.len(), 6, "{name}: {:?}", watch.reported());
         for frame in &frames {
             assert_eq!(frame.meta.size, size, "{name}");
             frame.map().unwrap().view().unwrap();
@@ -377,16 +377,16 @@ fn other_codecs_and_containers_and_odd_sizes_play_too() {
 }
 
 #[test]
-fn an_8k_picture_plays() {
+fn an_8k_file_plays() {
     let dir = tempfile::tempdir().unwrap();
     let size = Size::new(7680, 4320);
     let watch = Watch::start(file(&clip_as(dir.path(), "8k.mkv", size, 2, "jpegenc ! matroskamux"), false));
     let frames = watch.rest();
-    assert_eq!(frames.iter().map(|f| f.meta.size).collect::<Vec<_>>(), [size; 2], "{:?}", watch.said());
+    assert_eq!(frames.iter().map(|f| f.meta.size).collect::<Vec<_>>(), [size; 2], "{:?}", watch.reported());
 }
 
 #[test]
-fn files_that_are_no_video_say_so() {
+fn files_without_video_are_refused_with_a_reason() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     gst::init().unwrap();
@@ -425,7 +425,7 @@ fn files_that_are_no_video_say_so() {
 }
 
 #[test]
-fn a_damaged_film_neither_panics_nor_hangs() {
+fn a_damaged_file_neither_panics_nor_hangs() {
     let dir = tempfile::tempdir().unwrap();
     let whole = std::fs::read(clip_as(dir.path(), "whole.avi", SMALL, 30, "x264enc ! h264parse ! avimux")).unwrap();
     let mut random = 1u32;
@@ -446,7 +446,7 @@ fn a_damaged_film_neither_panics_nor_hangs() {
 }
 
 #[test]
-fn a_looped_file_that_is_absent_is_tried_again() {
+fn an_absent_looped_file_is_retried() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("later.mp4");
     let watch = Watch::start(file(&path, true));
@@ -466,15 +466,15 @@ fn stop_frees_a_decoder_that_waits_for_its_reader() {
     let Watch { source, frames, .. } = watch;
     source.stop();
     // What waited can still be read; then the end.
-    while frames.recv_timeout(PATIENCE).is_ok() {}
+    while frames.recv_timeout(TIMEOUT).is_ok() {}
     assert_eq!(frames.try_recv().err(), Some(RecvError::Closed));
 }
 
 #[test]
-fn a_reader_that_goes_away_ends_the_source() {
+fn closing_the_queue_ends_the_source() {
     let dir = tempfile::tempdir().unwrap();
     let Watch { source, frames, .. } = Watch::start(file(&clip(dir.path(), SMALL, 40), true));
-    frames.recv_timeout(PATIENCE).unwrap();
+    frames.recv_timeout(TIMEOUT).unwrap();
     frames.close();
     source.stop();
 }
@@ -489,7 +489,7 @@ fn simulate_plays_once_and_ends() {
         numbers.push(counter(&frame));
     }
     assert!(numbers.windows(2).all(|w| w[0] < w[1]) && numbers.iter().all(|n| *n < 10), "{numbers:?}");
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let status = loop {
         if let Some(status) = camera.child.0.try_wait().unwrap() {
             break status;
@@ -501,7 +501,7 @@ fn simulate_plays_once_and_ends() {
 }
 
 #[test]
-fn simulate_ends_by_signal_and_refuses_what_it_cannot_do() {
+fn simulate_ends_by_signal_and_refuses_wrong_arguments() {
     let dir = tempfile::tempdir().unwrap();
     let path = clip(dir.path(), SMALL, 10);
     let mut camera = Camera::start(&path, 0, &[]);
