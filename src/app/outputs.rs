@@ -7,7 +7,7 @@ use crate::frame::Frame;
 use crate::sink::Sink;
 use crate::sink::rtsp::View;
 use crate::source::FrameTap;
-use crate::telemetry::Registry;
+use crate::telemetry::CameraMetrics;
 use crate::types::{CameraStatus, FrameResult};
 
 /// The sinks that serve all cameras: MQTT, JSON Lines.
@@ -29,7 +29,7 @@ impl SharedSinks {
 
 /// One camera's outputs.
 pub(super) struct CameraOutputs {
-    registry: Registry,
+    metrics: Arc<CameraMetrics>,
     shared: Arc<SharedSinks>,
     /// The camera's annotated stream.
     view: RwLock<Option<Arc<View>>>,
@@ -38,8 +38,8 @@ pub(super) struct CameraOutputs {
 }
 
 impl CameraOutputs {
-    pub(super) fn new(registry: Registry, shared: Arc<SharedSinks>) -> Self {
-        Self { registry, shared, view: RwLock::default(), status: Mutex::default() }
+    pub(super) fn new(metrics: Arc<CameraMetrics>, shared: Arc<SharedSinks>) -> Self {
+        Self { metrics, shared, view: RwLock::default(), status: Mutex::default() }
     }
 
     /// Exchanges the annotated stream; the new one gets the camera's state.
@@ -66,7 +66,7 @@ impl CameraOutputs {
 
 impl FrameTap for CameraOutputs {
     fn frame(&self, frame: &Frame) {
-        self.registry.frame(&frame.meta.camera);
+        self.metrics.frame();
         if let Some(view) = self.view() {
             view.frame(frame);
         }
@@ -82,7 +82,7 @@ impl Sink for CameraOutputs {
     }
 
     fn status(&self, status: &CameraStatus) {
-        self.registry.camera_status(status);
+        self.metrics.status(status);
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Some(status.clone());
         self.shared.each(|sink| sink.status(status));
         if let Some(view) = self.view() {

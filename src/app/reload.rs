@@ -230,7 +230,7 @@ impl Service {
         for config in &new.cameras {
             let name = &config.name;
             if !self.cameras.contains_key(name) {
-                let outputs = Arc::new(CameraOutputs::new(self.registry.clone(), self.sinks.shared().clone()));
+                let outputs = Arc::new(CameraOutputs::new(self.registry.camera(name), self.sinks.shared().clone()));
                 outputs.set_view(self.sinks.view(name));
                 match RunningCamera::open(config, outputs, &self.registry, self.signals.cancel()) {
                     Ok(camera) => drop(self.cameras.insert(name.clone(), camera)),

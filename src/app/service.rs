@@ -79,7 +79,7 @@ impl Service {
     fn bring_up(&mut self, specs: BTreeMap<String, Arc<ModelSpec>>) -> Result<(), AppError> {
         let cancel = self.signals.cancel().clone();
         for camera in &self.config.cameras {
-            let outputs = Arc::new(CameraOutputs::new(self.registry.clone(), self.sinks.shared().clone()));
+            let outputs = Arc::new(CameraOutputs::new(self.registry.camera(&camera.name), self.sinks.shared().clone()));
             outputs.set_view(self.sinks.view(&camera.name));
             let running = RunningCamera::open(camera, outputs, &self.registry, &cancel)?;
             self.cameras.insert(camera.name.clone(), running);

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::telemetry::Beat;
+use crate::telemetry::Progress;
 use crate::types::CameraName;
 
 /// A camera's newest counters, and when each of them was last seen to be as it should.
 struct Seen {
-    beat: Beat,
+    progress: Progress,
     turned: Instant,
     finished: Instant,
 }
@@ -20,8 +20,7 @@ pub(super) struct StallCheck {
 }
 
 impl StallCheck {
-    /// Reads the counters of all cameras' threads at the time `now`, and whether each one's engine loads or is built;
-    /// returns a sentence about a stuck one.
+    /// Reads the counters of all cameras' threads at the time `now`; returns a sentence about a stuck one.
     ///
     /// A thread is healthy when its loop turns and it has finished a frame since the last check, has none in work, or its
     /// engine cannot finish frames yet. One that is not healthy for longer than `limit` is stuck. A camera that is away is not
@@ -30,18 +29,18 @@ impl StallCheck {
         &mut self,
         now: Instant,
         limit: Duration,
-        cameras: impl IntoIterator<Item = (CameraName, Beat, bool)>,
+        cameras: impl IntoIterator<Item = (CameraName, Progress)>,
     ) -> Option<String> {
         let mut old = std::mem::take(&mut self.seen);
         let mut stuck = None;
-        for (camera, beat, engine_waits) in cameras {
-            let mut seen = Seen { beat, turned: now, finished: now };
+        for (camera, progress) in cameras {
+            let mut seen = Seen { progress, turned: now, finished: now };
             if let Some(old) = old.remove(&camera) {
-                if seen.beat.turns == old.beat.turns {
+                if progress.turns == old.progress.turns {
                     seen.turned = old.turned;
                 }
-                let in_work = seen.beat.taken > seen.beat.finished && !engine_waits;
-                if in_work && seen.beat.finished == old.beat.finished {
+                let in_work = progress.taken > progress.finished && !progress.engine_waits;
+                if in_work && progress.finished == old.progress.finished {
                     seen.finished = old.finished;
                 }
             }
@@ -66,11 +65,11 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(10);
 
-    fn camera(name: &str, turns: u64, taken: u64, finished: u64, engine_waits: bool) -> (CameraName, Beat, bool) {
-        (name.into(), Beat { model: "default".into(), turns, taken, finished }, engine_waits)
+    fn camera(name: &str, turns: u64, taken: u64, finished: u64, engine_waits: bool) -> (CameraName, Progress) {
+        (name.into(), Progress { turns, taken, finished, engine_waits })
     }
 
-    fn gate(turns: u64, taken: u64, finished: u64) -> [(CameraName, Beat, bool); 1] {
+    fn gate(turns: u64, taken: u64, finished: u64) -> [(CameraName, Progress); 1] {
         [camera("gate", turns, taken, finished, false)]
     }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use sd_notify::NotifyState;
 
 use super::stall::StallCheck;
-use crate::telemetry::{Beat, EngineReport, Registry, StatsSnapshot};
+use crate::telemetry::{EngineReport, Registry, StatsSnapshot};
 use crate::types::{CameraState, EngineState};
 
 /// Time between two checks, unless the service manager's watchdog needs a shorter one.
@@ -161,12 +161,7 @@ impl Watch {
         }
         if let (Phase::Starting | Phase::Running, Some(loaded)) = (self.phase, self.loaded) {
             let (least, most) = STUCK_AFTER;
-            let waits = |beat: &Beat| self.registry.engine_waits(&beat.model);
-            let cameras = self.registry.beats().into_iter().map(|(name, beat)| {
-                let waits = waits(&beat);
-                (name, beat, waits)
-            });
-            let stuck = self.check.stuck(now, (loaded * 4).clamp(least, most), cameras);
+            let stuck = self.check.stuck(now, (loaded * 4).clamp(least, most), self.registry.progress());
             self.report(stuck);
         }
         // Threads come and go during a reload, and a new model may load slowly.

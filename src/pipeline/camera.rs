@@ -10,7 +10,7 @@ use crate::cancel::{Cancel, HookGuard};
 use crate::frame::Frame;
 use crate::queue::{Receiver, RecvError};
 use crate::sink::Sink;
-use crate::telemetry::{Beat, Registry};
+use crate::telemetry::{CameraMetrics, Count, Progress, Registry};
 use crate::types::{CameraName, FrameMeta, FrameResult};
 
 /// Longest wait for a frame or a result before the flags are read again.
@@ -52,8 +52,16 @@ impl Camera {
         let thread = std::thread::Builder::new().name(format!("cam-{name}")).spawn(move || {
             // Frames dropped earlier were counted by the thread that read the queue before.
             let dropped = parts.frames.dropped();
-            let beat = Beat { model: parts.model.as_str().into(), turns: 0, taken: 0, finished: 0 };
-            Worker { pace: Pace::new(parts.fps), parts, dropped, failing: false, beat }.run(&stop, &leaves);
+            let metrics = parts.registry.camera(&parts.name);
+            Worker {
+                pace: Pace::new(parts.fps),
+                parts,
+                metrics,
+                dropped,
+                failing: false,
+                progress: Progress::default(),
+            }
+            .run(&stop, &leaves);
         })?;
         Ok(Self { name, cancel, leave, thread, _hooks: [parent, waking] })
     }
@@ -85,18 +93,21 @@ impl Camera {
 struct Worker {
     parts: CameraParts,
     pace: Pace,
+    metrics: Arc<CameraMetrics>,
     dropped: u64,
     /// Errors are logged when they begin and when they end, not for each frame.
     failing: bool,
-    beat: Beat,
+    progress: Progress,
 }
 
 impl Worker {
     fn run(mut self, cancel: &Cancel, leave: &AtomicBool) {
+        self.metrics.progress(self.progress);
+        self.metrics.detects_with(Some(&self.parts.model));
         while !cancel.is_cancelled() && !leave.load(Ordering::Relaxed) {
             self.publish_done(Duration::ZERO);
-            self.beat.turns += 1;
-            self.parts.registry.beat(&self.parts.name, Some(self.beat.clone()));
+            self.progress.turns += 1;
+            self.metrics.progress(self.progress);
             if !self.parts.detector.has_room() {
                 // The engine is full. Newer frames push older ones out of the queue meanwhile.
                 self.publish_done(TICK);
@@ -111,10 +122,10 @@ impl Worker {
         }
         while self.parts.detector.in_flight() > 0 && !cancel.is_cancelled() {
             self.publish_done(TICK);
-            self.beat.turns += 1;
-            self.parts.registry.beat(&self.parts.name, Some(self.beat.clone()));
+            self.progress.turns += 1;
+            self.metrics.progress(self.progress);
         }
-        self.parts.registry.beat(&self.parts.name, None);
+        self.metrics.detects_with(None);
     }
 
     fn take(&mut self, frame: Frame) {
@@ -127,7 +138,7 @@ impl Worker {
             self.parts.detector.submit(meta, &view).map_err(|error| error.to_string())
         });
         match submitted {
-            Ok(()) => self.beat.taken += 1,
+            Ok(()) => self.progress.taken += 1,
             Err(error) => self.failed(&error),
         }
     }
@@ -142,14 +153,14 @@ impl Worker {
     }
 
     fn publish(&mut self, outcome: Result<FrameResult, (FrameMeta, DetectorError)>) {
-        self.beat.finished += 1;
+        self.progress.finished += 1;
         match outcome {
             Ok(result) => {
                 if self.failing {
                     self.failing = false;
                     tracing::warn!(camera = &*self.parts.name, "detection works again");
                 }
-                self.parts.registry.result(&result);
+                self.metrics.result(&result);
                 let result = Arc::new(result);
                 for sink in &self.parts.sinks {
                     sink.result(&result);
@@ -160,7 +171,7 @@ impl Worker {
     }
 
     fn failed(&mut self, error: &str) {
-        self.parts.registry.count("detect_errors", 1);
+        self.parts.registry.count(Count::DetectErrors, 1);
         if !self.failing {
             self.failing = true;
             tracing::error!(camera = &*self.parts.name, error, "detection failed; the next frame is tried");
@@ -170,7 +181,7 @@ impl Worker {
     fn count_dropped(&mut self) {
         let dropped = self.parts.frames.dropped();
         if dropped > self.dropped {
-            self.parts.registry.frames_dropped(&self.parts.name, dropped - self.dropped);
+            self.metrics.frames_dropped(dropped - self.dropped);
             self.dropped = dropped;
         }
     }

@@ -15,7 +15,7 @@ use super::Sink;
 use super::message::{FrameMessage, Run};
 use crate::config::JsonlConfig;
 use crate::queue::{self, DropPolicy, RecvError};
-use crate::telemetry::Registry;
+use crate::telemetry::{Count, Registry};
 use crate::types::{CameraStatus, FrameResult};
 
 /// Results that may wait for the disk; the oldest goes first.
@@ -118,7 +118,7 @@ impl JsonlSink {
 impl Sink for JsonlSink {
     fn result(&self, result: &Arc<FrameResult>) {
         if self.queue.send(result.clone()).is_some() {
-            self.registry.count("jsonl_dropped", 1);
+            self.registry.count(Count::JsonlDropped, 1);
         }
     }
 
@@ -198,7 +198,7 @@ impl Writer {
             }
             Ok(()) => {}
             Err(error) => {
-                self.registry.count("jsonl_dropped", lost.iter().filter(|byte| **byte == b'\n').count() as u64);
+                self.registry.count(Count::JsonlDropped, lost.iter().filter(|byte| **byte == b'\n').count() as u64);
                 if !self.failing {
                     self.failing = true;
                     tracing::warn!(
@@ -316,7 +316,7 @@ mod tests {
         let sink = JsonlSink::with_output(Box::new(disk), None, "disk".into(), registry.clone()).unwrap();
         sink.result(&result(0));
         let deadline = Instant::now() + Duration::from_secs(30);
-        while registry.counter("jsonl_dropped") == 0 {
+        while registry.counter(Count::JsonlDropped) == 0 {
             assert!(Instant::now() < deadline, "the failed write was never counted");
             std::thread::yield_now();
         }
@@ -328,7 +328,7 @@ mod tests {
         let (torn, whole) = text.split_once('\n').unwrap();
         assert_eq!(torn.len(), 100);
         assert_eq!(seqs(whole), [1, 2]);
-        assert_eq!(registry.counter("jsonl_dropped"), 1);
+        assert_eq!(registry.counter(Count::JsonlDropped), 1);
     }
 
     #[test]
@@ -351,7 +351,7 @@ mod tests {
             sink.result(&result(seq));
         }
         sink.stop(Duration::from_millis(50));
-        assert!(registry.counter("jsonl_dropped") > 0);
+        assert!(registry.counter(Count::JsonlDropped) > 0);
         drop(release);
     }
 }

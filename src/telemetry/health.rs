@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{EngineReport, EngineStats, ModelStats};
+use super::stats::{CameraHealth, EngineReport, EngineStats, ModelStats};
 use crate::types::{CameraState, DEFAULT_MODEL, EngineState, EngineStatus};
 
 /// The whole program in one word.
@@ -17,19 +17,6 @@ pub enum HealthStatus {
     Degraded,
     /// The model is being loaded, or cameras are being connected for the first time.
     Starting,
-}
-
-/// One camera's state.
-#[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
-pub struct CameraHealth {
-    /// State now.
-    pub state: CameraState,
-    /// RFC 3339 time of the last change of state.
-    pub since: String,
-    /// Why.
-    pub reason: Option<String>,
-    /// Failed attempts since it was last online.
-    pub retries: u32,
 }
 
 /// The MQTT session.

@@ -13,7 +13,7 @@ use ocelli::config::MqttConfig;
 use ocelli::sink::Sink;
 use ocelli::sink::message::{FrameMessage, Run};
 use ocelli::sink::mqtt::MqttSink;
-use ocelli::telemetry::Registry;
+use ocelli::telemetry::{Count, Registry};
 use ocelli::types::{
     BackendKind, CameraState, CameraStatus, Detection, FrameMeta, FrameResult, Latency, ModelId, PixelBox, Size,
 };
@@ -294,7 +294,7 @@ fn a_broker_that_is_absent_and_one_that_is_killed_are_found_again() {
     for seq in 0..150 {
         sink.result(&result(seq, 1));
     }
-    assert_eq!(registry.counter("mqtt_dropped"), 50);
+    assert_eq!(registry.counter(Count::MqttDropped), 50);
 
     for round in 0..2 {
         broker.start();
@@ -337,7 +337,7 @@ fn frames_that_waited_for_the_broker_arrive_newest_and_in_order() {
     // The subscription may have come after the first of them.
     assert!(seqs.windows(2).all(|pair| pair[0] < pair[1]), "{seqs:?}");
     assert!(seqs.iter().all(|seq| *seq >= 20), "{seqs:?}");
-    assert_eq!(registry.counter("mqtt_dropped"), 20);
+    assert_eq!(registry.counter(Count::MqttDropped), 20);
 }
 
 #[test]
@@ -355,7 +355,7 @@ fn a_frozen_broker_stops_nobody_and_is_noticed() {
     for _ in 0..10_000 {
         sink.result(&large);
     }
-    assert!(registry.counter("mqtt_dropped") > 0);
+    assert!(registry.counter(Count::MqttDropped) > 0);
     eventually("the sink's notice of the freeze", || !connected(&registry));
     broker.signal("-CONT");
     eventually("the connection", || connected(&registry));
@@ -388,7 +388,7 @@ fn a_message_that_is_too_large_costs_itself_only() {
     subscriber.wait(|line| line.contains(r#""seq":0,"#));
     let next = subscriber.wait(|line| line.contains("/frame "));
     assert!(next.contains(r#""seq":2,"#));
-    assert_eq!(registry.counter("mqtt_oversize"), 1);
+    assert_eq!(registry.counter(Count::MqttOversize), 1);
     // The connection is still the first one.
     sink.stop(PATIENCE);
     let availability = subscriber.wait(|line| line.contains("/available "));

@@ -8,8 +8,6 @@
 //! | `/api/v1/stats` | [`StatsSnapshot`](crate::telemetry::StatsSnapshot), as on MQTT |
 //! | `/metrics` | Prometheus |
 
-mod metrics;
-
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -23,7 +21,7 @@ use axum::{Json, Router};
 use tokio::sync::oneshot;
 
 use crate::config::HttpConfig;
-use crate::telemetry::Registry;
+use crate::telemetry::{self, Registry};
 
 /// How long a stop waits for answers that are being sent.
 const DRAIN: Duration = Duration::from_millis(500);
@@ -164,8 +162,7 @@ async fn ready(State(registry): State<Registry>) -> Response {
 }
 
 async fn metrics(State(registry): State<Registry>) -> Response {
-    let text = metrics::render(&registry.snapshot(), &metrics::Process::read());
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+    ([(header::CONTENT_TYPE, telemetry::CONTENT_TYPE)], registry.prometheus()).into_response()
 }
 
 async fn not_found(uri: Uri) -> Response {

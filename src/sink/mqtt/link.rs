@@ -15,6 +15,7 @@ use super::trouble::{Backoff, Trouble, chance};
 use super::{CHANNEL, MAX_PACKET, Shared};
 use crate::config::MqttConfig;
 use crate::sink::message::{FrameMessage, Run, StatusMessage, write_json};
+use crate::telemetry::Count;
 
 /// A connection that lasted this long was a good one: the next failure starts the back-off anew.
 const STABLE: Duration = Duration::from_secs(10);
@@ -77,7 +78,7 @@ impl Link {
             () = self.report_drops() => {}
         }
         self.shared.registry.mqtt_connected(false);
-        self.shared.registry.count("mqtt_dropped", self.shared.queue.len() as u64);
+        self.shared.registry.count(Count::MqttDropped, self.shared.queue.len() as u64);
         self.shared.waiting.close();
     }
 
@@ -138,7 +139,7 @@ impl Link {
             Gone = self.feed(&client, stats) => Err(Trouble::Lost("the client has ended".into())),
         };
         self.shared.registry.mqtt_connected(false);
-        self.shared.registry.count("mqtt_dropped", self.given.get().saturating_sub(self.written.get()));
+        self.shared.registry.count(Count::MqttDropped, self.given.get().saturating_sub(self.written.get()));
         end
     }
 
@@ -238,7 +239,7 @@ impl Link {
     ) -> Result<(), Gone> {
         let topic = self.topic(topic);
         if topic.len() + payload.len() + HEADERS > MAX_PACKET {
-            self.shared.registry.count("mqtt_oversize", 1);
+            self.shared.registry.count(Count::MqttOversize, 1);
             tracing::debug!(
                 "a message of {} bytes for {topic} is larger than {MAX_PACKET} and is dropped",
                 payload.len()
@@ -260,7 +261,7 @@ impl Link {
         let (mut dropped, mut oversize) = (0, 0);
         loop {
             tokio::time::sleep(REPORT).await;
-            let now = (counted("mqtt_dropped"), counted("mqtt_oversize"));
+            let now = (counted(Count::MqttDropped), counted(Count::MqttOversize));
             if now.0 > dropped {
                 tracing::warn!("MQTT: {} messages dropped, the broker was away or too slow", now.0 - dropped);
             }

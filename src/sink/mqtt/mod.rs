@@ -32,7 +32,7 @@ use tokio::time::Instant;
 use super::Sink;
 use crate::config::MqttConfig;
 use crate::queue::{self, DropPolicy};
-use crate::telemetry::Registry;
+use crate::telemetry::{Count, Registry};
 use crate::types::{CameraName, CameraStatus, FrameResult};
 
 /// Largest packet sent, bytes. A frame of 300 objects is 30 kB; what is larger than this is dropped and counted, because
@@ -192,7 +192,7 @@ impl Sink for MqttSink {
             return;
         }
         if self.shared.queue.send(result.clone()).is_some() {
-            self.shared.registry.count("mqtt_dropped", 1);
+            self.shared.registry.count(Count::MqttDropped, 1);
         }
         self.shared.wake.notify_one();
     }

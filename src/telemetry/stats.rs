@@ -1,9 +1,124 @@
-//! The engine's status as JSON and metrics show it.
+//! The parts of the statistics and of health, as JSON shows them. Comments on fields are the descriptions in the schema.
+
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::ModelStats;
-use crate::types::{Division, EngineState, EngineStatus};
+use crate::types::{BackendInfo, CameraState, Division, EngineState, EngineStatus, ModelId};
+
+/// The model that runs, and what really runs it.
+#[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
+pub struct ModelStats {
+    /// Name.
+    pub name: String,
+    /// SHA-256 of the file.
+    pub sha256: String,
+    /// `tensorrt`, `cuda`, `openvino`, `cpu` or `tract`: the one that ran, not the one asked for.
+    pub backend: String,
+    /// Its version.
+    pub backend_version: String,
+    /// Why a better backend was not taken; empty when the best one runs.
+    pub fallbacks: Vec<String>,
+    /// Nodes of the graph by the provider that ran them, read back from the warm-up; empty where there is only one.
+    pub nodes: BTreeMap<String, usize>,
+}
+
+impl ModelStats {
+    pub(super) fn new(model: &ModelId, backend: &BackendInfo) -> Self {
+        Self {
+            name: model.name.clone(),
+            sha256: model.sha256.clone(),
+            backend: backend.kind.to_string(),
+            backend_version: backend.version.clone(),
+            fallbacks: backend.fallbacks.clone(),
+            nodes: backend.nodes.clone(),
+        }
+    }
+}
+
+/// One camera's numbers since the start.
+#[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
+pub struct CameraStats {
+    /// State now.
+    pub state: CameraState,
+    /// RFC 3339 time of the last change of state.
+    pub since: String,
+    /// Why.
+    pub reason: Option<String>,
+    /// Failed attempts since it was last online.
+    pub retries: u32,
+    /// Times that it was lost after having been online.
+    pub reconnects: u64,
+    /// Frames decoded.
+    pub frames: u64,
+    /// Frames detected.
+    pub results: u64,
+    /// Frames that went by without detection.
+    pub frames_dropped: u64,
+    /// Objects found.
+    pub detections: u64,
+    /// Frames decoded per second, since the last snapshot.
+    pub fps: f64,
+    /// Frames detected per second, since the last snapshot.
+    pub detect_fps: f64,
+    /// Median time in the session, ms.
+    pub infer_ms_p50: Option<f64>,
+    /// Median number of frames that ran together.
+    pub batch_p50: Option<f64>,
+    /// Median time from decoded frame to result, ms.
+    pub latency_ms_p50: Option<f64>,
+    /// 99th percentile of the same, ms.
+    pub latency_ms_p99: Option<f64>,
+}
+
+/// What `…/stats` and `/api/v1/stats` show.
+#[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
+pub struct StatsSnapshot {
+    /// Version of this format.
+    pub v: u32,
+    /// This box.
+    pub node: String,
+    /// Version of Ocelli.
+    pub version: String,
+    /// Seconds since the start.
+    pub uptime_s: u64,
+    /// The model, once it has run. Of several the first one, see `models`.
+    pub model: Option<ModelStats>,
+    /// What its inference engine does.
+    pub engine: EngineStats,
+    /// All models that cameras use, by the name that the configuration gives them; `default` is that of `model:`.
+    pub models: BTreeMap<String, EngineReport>,
+    /// Cameras by name.
+    pub cameras: BTreeMap<String, CameraStats>,
+    /// `null` when no broker is configured.
+    pub mqtt_connected: Option<bool>,
+    /// The last reload of the configuration; `null` before the first.
+    pub reload: Option<Reload>,
+    /// Process-wide counters, for example `mqtt_dropped`.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// One camera's state.
+#[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
+pub struct CameraHealth {
+    /// State now.
+    pub state: CameraState,
+    /// RFC 3339 time of the last change of state.
+    pub since: String,
+    /// Why.
+    pub reason: Option<String>,
+    /// Failed attempts since it was last online.
+    pub retries: u32,
+}
+
+/// How the last reload of the configuration went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+pub struct Reload {
+    /// Whether it was taken over; `false`: the old configuration is in force.
+    pub success: bool,
+    /// RFC 3339 time of it.
+    pub at: String,
+}
 
 /// A GPU engine that is being built while something else serves, or nothing does.
 #[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
