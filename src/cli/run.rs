@@ -59,6 +59,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
 fn exit_code(error: &AppError) -> u8 {
     match error {
         AppError::Model(_) | AppError::NoModel | AppError::Detector(_) => exit::CONFIG,
+        AppError::Mqtt(error) if error.is_configuration() => exit::CONFIG,
         AppError::Infer(_) | AppError::Rtsp(_) | AppError::Http(_) | AppError::SecondInstance { .. } => {
             exit::UNAVAILABLE
         }

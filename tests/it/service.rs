@@ -99,6 +99,20 @@ impl Running {
 const LOOPED: &str = "{file: clip.mp4, loop: true, realtime: false";
 
 #[test]
+fn a_ca_file_that_is_missing_or_holds_no_certificate_is_a_configuration_error() {
+    let place = Place::new();
+    place.configure("mqtt: {url: \"mqtts://127.0.0.1\", ca_file: ca.pem}\ncameras: {gate: {file: clip.mp4}}\n");
+    for content in [None, Some("no certificate")] {
+        if let Some(content) = content {
+            std::fs::write(place.path("ca.pem"), content).unwrap();
+        }
+        let mut service = place.run(&[]);
+        assert_eq!(wait_exit(&mut service.child.0, 30), Some(78), "{content:?}: {:#?}", service.log.all());
+        assert!(service.log.all().iter().any(|line| line.contains("ca.pem")), "{:#?}", service.log.all());
+    }
+}
+
+#[test]
 fn a_reload_changes_only_what_differs_and_loses_no_frame_of_other_cameras() {
     let place = Place::new();
     place.configure(&format!("cameras:\n  stays: {LOOPED}}}\n  goes: {LOOPED}}}\n  changes: {LOOPED}}}\n"));

@@ -81,6 +81,13 @@ pub enum MqttError {
     Thread(std::io::Error),
 }
 
+impl MqttError {
+    /// Whether the configuration is at fault, so that a restart cannot help.
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, Self::CaFile { .. } | Self::NoCertificate { .. } | Self::NoSystemCertificates | Self::Topic(_))
+    }
+}
+
 /// A camera's newest state.
 struct Slot {
     /// `None`: the camera is no longer configured; the broker shall forget what it retains of it.

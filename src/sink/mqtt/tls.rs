@@ -1,6 +1,6 @@
-//! Which certificates are believed.
+//! Which CA certificates are trusted.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rumqttc::TlsConfiguration;
@@ -10,43 +10,29 @@ use rumqttc::tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::MqttError;
 
-/// Where distributions keep the bundle of CA certificates; the first that exists is taken.
-const SYSTEM_BUNDLES: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt", // Debian, Ubuntu, JetPack
-    "/etc/pki/tls/certs/ca-bundle.crt",   // Fedora, RHEL
-    "/etc/ssl/ca-bundle.pem",             // openSUSE
-    "/etc/ssl/cert.pem",                  // Alpine
-];
-
-/// TLS that believes the certificates in `ca_file`, else those of the system (`SSL_CERT_FILE` first).
+/// TLS that trusts the certificates in `ca_file`, else those of the system (`SSL_CERT_FILE` first).
 pub(super) fn client(ca_file: Option<&Path>) -> Result<TlsConfiguration, MqttError> {
-    let roots = match ca_file {
-        Some(path) => read(path)?,
-        None => read(&system_bundle().ok_or(MqttError::NoSystemCertificates)?)?,
-    };
-    // Named, not the process-wide default: another crate may never turn on a second one and make the choice ambiguous.
+    let mut roots = RootCertStore::empty();
+    // A certificate that cannot be parsed must not make the others useless.
+    if let Some(path) = ca_file {
+        let pem = std::fs::read(path).map_err(|source| MqttError::CaFile { path: path.into(), source })?;
+        roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok));
+        if roots.is_empty() {
+            return Err(MqttError::NoCertificate { path: path.into() });
+        }
+    } else {
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if roots.is_empty() {
+            return Err(MqttError::NoSystemCertificates);
+        }
+    }
+    // Named, because the process-wide default is ambiguous once another crate turns on a second provider.
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| MqttError::Tls(error.to_string()))?
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(TlsConfiguration::Rustls(Arc::new(config)))
-}
-
-fn system_bundle() -> Option<PathBuf> {
-    let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-    named.into_iter().chain(SYSTEM_BUNDLES.iter().map(PathBuf::from)).find(|path| path.is_file())
-}
-
-fn read(path: &Path) -> Result<RootCertStore, MqttError> {
-    let pem = std::fs::read(path).map_err(|source| MqttError::CaFile { path: path.into(), source })?;
-    let mut roots = RootCertStore::empty();
-    // One certificate that cannot be parsed must not make a bundle of a hundred useless.
-    roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok));
-    if roots.is_empty() {
-        return Err(MqttError::NoCertificate { path: path.into() });
-    }
-    Ok(roots)
 }
 
 #[cfg(test)]
@@ -60,9 +46,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ca.pem");
         assert!(matches!(client(Some(&path)), Err(MqttError::CaFile { .. })));
-        std::fs::write(&path, "no certificate").unwrap();
-        assert!(matches!(client(Some(&path)), Err(MqttError::NoCertificate { .. })));
-        std::fs::write(&path, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
-        assert!(matches!(client(Some(&path)), Err(MqttError::NoCertificate { .. })));
+        for content in ["no certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+            std::fs::write(&path, content).unwrap();
+            let error = client(Some(&path)).unwrap_err();
+            assert!(matches!(error, MqttError::NoCertificate { .. }) && error.is_configuration(), "{error}");
+        }
     }
 }
