@@ -55,8 +55,10 @@ section! {
     pub struct RtspConfig("rtsp" in "rtsp", short "listen") {
         /// `false`: no server.
         pub enabled: bool = Bool, default "true", example "false";
-        /// Address and port; port 0 takes a free one.
+        /// Address and port; port 0 takes a free one. An address that others can reach needs `anonymous: true`.
         pub listen: SocketAddr = Address, default "127.0.0.1:8554", example "127.0.0.1:9554";
+        /// Anybody who reaches this address may watch.
+        pub anonymous: bool = Bool, default "false", example "true";
         /// H.264 bit rate per stream, kbit/s.
         pub bitrate_kbps: u32 = Integer(100, 100_000), default "4000", example "2000";
         /// Longest time that a frame waits for its own boxes.
@@ -67,8 +69,10 @@ section! {
 section! {
     /// The HTTP server for health and metrics.
     pub struct HttpConfig("http" in "http", short "listen") {
-        /// Address and port; port 0 takes a free one.
+        /// Address and port; port 0 takes a free one. An address that others can reach needs `anonymous: true`.
         pub listen: SocketAddr = Address, default "127.0.0.1:8080", example "127.0.0.1:8081";
+        /// Anybody who reaches this address may read health and metrics.
+        pub anonymous: bool = Bool, default "false", example "true";
     }
 }
 

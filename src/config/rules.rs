@@ -135,10 +135,16 @@ impl Rules<'_> {
         }
     }
 
-    /// Two servers on one port.
+    /// Servers that the network reaches, and two servers on one port.
     fn listeners(&mut self, rtsp: Option<&RtspConfig>, http: Option<&HttpConfig>) {
         let place = |section| self.root.at([section, "listen"]).map(|node| node.pos.clone());
         let (rtsp_pos, http_pos) = (place("rtsp"), place("http"));
+        if let (Some(rtsp), Some(pos)) = (rtsp.filter(|rtsp| !rtsp.anonymous), &rtsp_pos) {
+            self.local(pos, "rtsp", rtsp.listen, "watch");
+        }
+        if let (Some(http), Some(pos)) = (http.filter(|http| !http.anonymous), &http_pos) {
+            self.local(pos, "http", http.listen, "read health and metrics");
+        }
         let Some((rtsp, http)) = rtsp.zip(http).filter(|(rtsp, http)| clash(rtsp.listen, http.listen)) else { return };
         // The later line is the one that was added to a working file; point there.
         let rtsp_is_later = match (&rtsp_pos, &http_pos) {
@@ -152,6 +158,20 @@ impl Rules<'_> {
         let text = format!("`{what}.listen` takes the port {} of `{other}.listen`", address.port());
         let hint = format!("`{other}` listens on {address}; give one of them another port");
         self.error(pos.as_ref().unwrap_or(&self.root.pos), text, hint);
+    }
+
+    /// An address that others reach must be asked for.
+    fn local(&mut self, pos: &Pos, section: &str, listen: SocketAddr, use_: &str) {
+        if listen.ip().to_canonical().is_loopback() {
+            return;
+        }
+        let text =
+            format!("`{section}.listen` is an address that others can reach, and Ocelli asks them for no password");
+        let hint = format!(
+            "listen on `127.0.0.1:{}`, or let anybody who reaches it {use_}: `{section}: {{listen: \"{listen}\", anonymous: true}}`",
+            listen.port()
+        );
+        self.error(pos, text, hint);
     }
 
     /// User and password: the keys, else those in the URL, which are a warning.

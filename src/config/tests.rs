@@ -294,7 +294,7 @@ fn values_are_checked() {
         ("mqtt: {url: 'mqtt://u:p@h', username: x}", "1:13: `mqtt` has a user or password both in its URL and as keys"),
         (
             "rtsp: 8554",
-            "1:7: `rtsp.listen` must be an address with a port, not `8554` = `127.0.0.1:8554` for this machine only, `0.0.0.0:8554` for",
+            "1:7: `rtsp.listen` must be an address with a port, not `8554` = `127.0.0.1:8554` for this machine only; for the network `0.0.0.0:8554` with `anonymous: true`",
         ),
         ("rtsp: :8554", "* = `127.0.0.1:8554` for this machine only"),
         ("rtsp: here:8554", "* = for example `127.0.0.1:8554`"),
@@ -306,9 +306,15 @@ fn values_are_checked() {
         ),
         ("http: 127.0.0.1:8554", "1:7: `http.listen` takes the port 8554 of `rtsp.listen`"),
         (
-            "http: 0.0.0.0:9\nrtsp: 127.0.0.1:9",
+            "http: {listen: 0.0.0.0:9, anonymous: true}\nrtsp: 127.0.0.1:9",
             "2:7: `rtsp.listen` takes the port 9 of `http.listen` = `http` listens on 0.0.0.0:9",
         ),
+        (
+            "rtsp: 0.0.0.0:8554",
+            "1:7: `rtsp.listen` is an address that others can reach*= listen on `127.0.0.1:8554`, or let anybody who reaches it watch: `rtsp: {listen: \"0.0.0.0:8554\", anonymous: true}`",
+        ),
+        ("http: {listen: 10.0.0.2:80}", "1:16: `http.listen` is an address that others can reach"),
+        ("http: '[::]:80'", "1:7: `http.listen` is an address that others can reach"),
         ("jsonl: {}", "1:8: `jsonl` has no `file`"),
         ("jsonl: folder", "1:8: `jsonl.file` is a folder"),
         ("jsonl: gone/x.jsonl", "1:8: the folder of `jsonl.file` does not exist: gone"),
@@ -337,6 +343,9 @@ fn values_are_checked() {
     check_top("http: 127.0.0.1:0\nrtsp: 127.0.0.1:0", &[]);
     check_top("rtsp: {enabled: false}\nhttp: 127.0.0.1:8554", &[]);
     check_top("jsonl: x.jsonl", &[]);
+    // An address that others reach must be asked for; a server that is off listens nowhere.
+    check_top("rtsp: {listen: 0.0.0.0:1, anonymous: true}\nhttp: {listen: '[::]:2', anonymous: true}", &[]);
+    check_top("rtsp: {listen: 0.0.0.0:1, enabled: false}\nhttp: '[::1]:2'", &[]);
 }
 
 #[test]

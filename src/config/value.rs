@@ -162,7 +162,9 @@ pub(crate) fn address(text: &str) -> Result<SocketAddr, Hint> {
     };
     resolved.ok_or_else(|| {
         Some(match text.trim_start_matches(':').parse::<u16>() {
-            Ok(port) => format!("`127.0.0.1:{port}` for this machine only, `0.0.0.0:{port}` for the network"),
+            Ok(port) => format!(
+                "`127.0.0.1:{port}` for this machine only; for the network `0.0.0.0:{port}` with `anonymous: true`"
+            ),
             Err(_) => "for example `127.0.0.1:8554`, or `[::1]:8554`; names are not looked up".into(),
         })
     })

@@ -77,6 +77,7 @@ const TEXTS: &[&str] = &[
     "http: 127.0.0.1:8554\ncameras: {gate: rtsp://h}",
     "http: 127.0.0.1:9\nrtsp: 127.0.0.1:9\ncameras: {gate: rtsp://h}",
     "rtsp: 127.0.0.1:8080\nhttp: {}\ncameras: {gate: rtsp://h}",
+    "rtsp: 0.0.0.0:8554\nhttp: {listen: '[::]:80'}\ncameras: {gate: rtsp://h}",
     "jsonl: {}\ncameras: {gate: rtsp://h}",
     "jsonl: folder\ncameras: {gate: rtsp://h}",
     "jsonl: gone/x.jsonl\ncameras: {gate: rtsp://h}",

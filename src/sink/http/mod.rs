@@ -191,7 +191,7 @@ mod tests {
 
     fn server() -> (HttpServer, Registry) {
         let registry = Registry::new("node1");
-        let config = HttpConfig { listen: "127.0.0.1:0".parse().unwrap() };
+        let config = HttpConfig { listen: "127.0.0.1:0".parse().unwrap(), ..HttpConfig::default() };
         (HttpServer::start(&config, registry.clone()).unwrap(), registry)
     }
 
@@ -277,7 +277,10 @@ mod tests {
     #[test]
     fn a_busy_port_says_what_to_try() {
         let (server, _) = server();
-        let error = HttpServer::start(&HttpConfig { listen: server.addr() }, Registry::new("n")).err().unwrap();
+        let error =
+            HttpServer::start(&HttpConfig { listen: server.addr(), ..HttpConfig::default() }, Registry::new("n"))
+                .err()
+                .unwrap();
         assert!(matches!(error, HttpError::Busy(_)));
         assert!(error.to_string().contains(&server.addr().to_string()));
     }
