@@ -31,6 +31,30 @@ fn exit_code(child: &mut Child, log: &Lines) -> i32 {
 }
 
 #[test]
+fn a_stop_while_a_model_loads_is_orderly_and_not_counted_as_a_crash() {
+    let Some(pretence) = Pretence::new("load-wait") else { return };
+    let state = pretence.path("state");
+    // Two starts in a row that end by a crash leave a backend out.
+    for round in 0..3 {
+        let port = free_port();
+        let mut command = pretence.run_with(port, "auto", &clip());
+        let (mut service, log) = spawn(command.env("STATE_DIRECTORY", &state));
+        until("the load", || state_is(port, "loading"));
+        until("a session that is being created", || pretence.path("control.loads").exists().then_some(()));
+        signal(service.0.id(), "TERM");
+        assert_eq!(exit_code(&mut service.0, &log), 0, "round {round}: {:#?}", log.all());
+        std::fs::remove_file(pretence.path("control.loads")).unwrap();
+    }
+    pretence.control("ok");
+    let port = free_port();
+    let mut command = pretence.run_with(port, "auto", &clip());
+    let (_service, log) = spawn(command.env("STATE_DIRECTORY", &state));
+    let page = until("service", || state_is(port, "serving"));
+    assert_eq!(page["model"]["backend"], "cpu", "{:#?}", log.all());
+    assert_eq!(page["model"]["fallbacks"].as_array().unwrap().len(), 0, "{page:#}");
+}
+
+#[test]
 fn a_second_signal_ends_a_stop_that_waits_for_an_inference() {
     let Some(pretence) = Pretence::new("ok") else { return };
     let port = free_port();
