@@ -1,17 +1,15 @@
-//! Precision over recall as a picture: a small SVG of its own, readable in any browser.
+//! Precision over recall as an SVG picture.
 
 use std::fmt::Write;
 
-use super::{CURVE_POINTS, Score};
+use super::average_precision::{CURVE_POINTS, Score};
 
-/// Curves with a colour and a line in the legend; with more nobody can tell them apart.
+/// Curves with a colour and a line in the legend; more would look alike.
 const SHOWN: usize = 20;
-/// The field of the curves.
 const LEFT: f64 = 64.0;
 const TOP: f64 = 48.0;
 const WIDTH: f64 = 520.0;
 const HEIGHT: f64 = 400.0;
-/// The legend's place and line height.
 const LEGEND: f64 = LEFT + WIDTH + 24.0;
 const LINE: f64 = 18.0;
 
@@ -24,7 +22,7 @@ pub fn svg(score: &Score, labels: &[String], title: &str) -> String {
         escape(title, 80)
     );
     axes(&mut out);
-    // The best classes first, so that the legend reads from top to bottom as the curves lie.
+    // The best classes first, so that the legend has the order of the curves.
     let mut classes: Vec<_> = score.classes.iter().collect();
     classes.sort_by(|a, b| b.ap50.total_cmp(&a.ap50));
     let mut row = TOP + 6.0;
@@ -33,7 +31,7 @@ pub fn svg(score: &Score, labels: &[String], title: &str) -> String {
         (0..CURVE_POINTS).map(|n| classes.iter().filter_map(|c| c.curve50.get(n)).sum::<f64>() / count).collect();
     legend(&mut out, &mut row, "black", &format!("all classes {:.3}", score.map50));
     for (n, class) in classes.iter().enumerate() {
-        // Hues a golden angle apart never come close to each other again.
+        // Hues a golden angle apart stay distinct.
         let color = match n {
             0..SHOWN => format!("hsl({:.0},70%,42%)", (n as f64 * 137.508) % 360.0),
             _ => "#bbbbbb".to_owned(),
@@ -52,7 +50,7 @@ pub fn svg(score: &Score, labels: &[String], title: &str) -> String {
     out
 }
 
-// Writing into a String cannot fail, so the results of `write!` are dropped here and below.
+// Writing into a String cannot fail, so results of `write!` are ignored here and below.
 fn axes(out: &mut String) {
     for tenth in 0..=10 {
         let share = f64::from(tenth) / 10.0;
@@ -102,22 +100,13 @@ fn legend(out: &mut String, row: &mut f64, color: &str, text: &str) {
 
 /// Text for XML, at most `limit` characters; control characters, which XML forbids, are left out.
 fn escape(text: &str, limit: usize) -> String {
-    let clean: Vec<char> = text.chars().filter(|c| !c.is_control()).collect();
-    let cut = clean.len() > limit;
-    let mut out = String::new();
-    for c in clean.into_iter().take(if cut { limit.saturating_sub(1) } else { limit }) {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            c => out.push(c),
-        }
+    let mut clean: Vec<char> = text.chars().filter(|c| !c.is_control()).collect();
+    if clean.len() > limit {
+        clean.truncate(limit.saturating_sub(1));
+        clean.push('…');
     }
-    if cut {
-        out.push('…');
-    }
-    out
+    let clean: String = clean.into_iter().collect();
+    clean.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 #[cfg(test)]
@@ -158,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn no_class_is_no_crash() {
+    fn no_classes_still_make_a_picture() {
         assert!(svg(&score(0), &[], "t").ends_with("</svg>\n"));
     }
 }
