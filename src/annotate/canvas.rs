@@ -1,12 +1,12 @@
 //! Filled rectangles and glyphs, written straight into the planes of a picture.
 //!
-//! Every write goes through a checked slice: a plane that is shorter than its size says loses paint, not memory safety.
+//! Every write goes through a checked slice: on a plane that is too short, pixels are missing, and nothing else happens.
 
 use crate::types::{ColorSpec, ImageViewMut, PlaneMut, Size};
 
 use super::palette::to_ycbcr;
 
-/// A half-open rectangle in pixels; may lie outside of the picture.
+/// Half-open, in pixels; may lie outside of the picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Rect {
     pub(super) x1: i32,
@@ -25,7 +25,6 @@ impl Rect {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ink([u8; 3]);
 
-/// A picture to paint on.
 pub(super) struct Canvas<'v, 'a> {
     view: &'v mut ImageViewMut<'a>,
     size: Size,
@@ -82,7 +81,7 @@ impl<'v, 'a> Canvas<'v, 'a> {
                 return;
             }
         }
-        // The last chroma sample of an odd picture stands for one column (or row) only: to cover that is to cover it all.
+        // The last chroma sample of an odd picture covers one column (or row) only.
         let x2 = if x2 == self.size.w as usize { x2.next_multiple_of(2) } else { x2 };
         let y2 = if y2 == self.size.h as usize { y2.next_multiple_of(2) } else { y2 };
         for cy in y1 / 2..y2.div_ceil(2) {
@@ -93,7 +92,7 @@ impl<'v, 'a> Canvas<'v, 'a> {
         }
     }
 
-    /// Paints a glyph whose top left corner is at `x`, `y`: rows of coverage, 0 ..= 255.
+    /// Draws a glyph, given as rows of coverage 0 ..= 255, with its top left corner at `x`, `y`.
     pub(super) fn glyph(&mut self, x: usize, y: usize, raster: &[&[u8]], ink: Ink) {
         let (w, h) = (self.size.w as usize, self.size.h as usize);
         let Ink(codes) = ink;
@@ -153,7 +152,7 @@ impl<'v, 'a> Canvas<'v, 'a> {
     }
 }
 
-/// Bytes `from..to` of a row; `None` when the plane has not got them.
+/// Bytes `from..to` of a row; `None`: the plane is too short.
 fn span<'p>(plane: &'p mut PlaneMut<'_>, row: usize, from: usize, to: usize) -> Option<&'p mut [u8]> {
     if to > plane.stride {
         return None;

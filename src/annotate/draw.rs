@@ -8,16 +8,16 @@ use super::canvas::{Canvas, Rect};
 use super::palette::{class_color, text_color};
 use super::text::{Font, Line};
 
-/// Characters of a label that are shown at most; the score always is.
+/// Labels are cut to this many characters; the score is always shown.
 const LABEL_CHARS: usize = 32;
-/// Columns of plate left and right of the text.
+/// Columns left and right of the text.
 const PADDING: usize = 4;
 
-/// Paints each detection's box and a plate with its label and score into the picture. Boxes are in pixels of it; what
-/// lies outside is cut, a box without area or with NaN is left out. The best score (first in the list) ends on top.
+/// Draws each detection's box and a plate with its label and score. Boxes are in pixels of the picture and cut to it; a
+/// box without area or with NaN is left out. The best score (first in the list) is on top.
 ///
-/// Lines are 2 … 4 pixels wide and lie inside of the box, so that a box at the picture's edge is seen. On subsampled
-/// chroma the box grows to even pixels, which keeps the colour pure.
+/// Lines are 2 … 4 pixels wide and inside the box, so that a box at the picture's edge is visible. On subsampled chroma
+/// the box grows to even pixels, which keeps the colour pure.
 pub fn draw(view: &mut ImageViewMut<'_>, detections: &[Detection], model: &ModelId) {
     let mut canvas = Canvas::new(view);
     for detection in detections.iter().rev() {
@@ -25,7 +25,7 @@ pub fn draw(view: &mut ImageViewMut<'_>, detections: &[Detection], model: &Model
             frame(&mut canvas, outline, class_color(detection.class_id));
         }
     }
-    // Plates in a second pass: a line across a label cannot be read.
+    // Plates in a second pass: no line crosses a label.
     for detection in detections.iter().rev() {
         if let Some(outline) = outline(&detection.bbox, canvas.size(), canvas.subsampled()) {
             plate(&mut canvas, outline, detection, model);
@@ -85,7 +85,7 @@ fn plate(canvas: &mut Canvas<'_, '_>, at: Rect, detection: &Detection, model: &M
 /// `person 0.87` in at most `room` characters: the label is cut, the score is not; empty when even that has no room.
 fn caption(detection: &Detection, model: &ModelId, room: usize) -> Line {
     let mut score = Line::new();
-    // Writing into a fixed line cannot fail; it cuts.
+    // Writing into a line cannot fail; it cuts.
     let _ = write!(score, " {:.2}", detection.score);
     let mut line = Line::new();
     let Some(left) = room.checked_sub(score.chars().len()) else { return line };

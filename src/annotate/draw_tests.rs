@@ -89,7 +89,7 @@ fn detection(class_id: u32, x1: f32, y1: f32, x2: f32, y2: f32) -> Detection {
 const FORMATS: [Format; 3] = [Format::I420, Format::Nv12, Format::Rgb];
 
 #[test]
-fn the_line_has_the_colour_and_the_inside_is_untouched() {
+fn the_outline_has_the_class_colour_and_the_inside_is_unchanged() {
     for format in FORMATS {
         for class_id in [0, 1, 6, 10] {
             let mut picture = Picture::new(format, Size::new(320, 240), 77);
@@ -119,7 +119,7 @@ fn the_line_has_the_colour_and_the_inside_is_untouched() {
 }
 
 #[test]
-fn a_box_at_the_edge_is_seen_on_all_sides() {
+fn a_box_at_the_edge_is_visible_on_all_sides() {
     for format in FORMATS {
         for size in [Size::new(320, 240), Size::new(321, 241)] {
             let (w, h) = (size.w as f32, size.h as f32);
@@ -140,7 +140,7 @@ fn a_box_at_the_edge_is_seen_on_all_sides() {
 }
 
 #[test]
-fn the_label_stands_above_the_box_and_stays_inside_the_picture() {
+fn the_label_is_above_the_box_and_inside_the_picture() {
     let changed = |bbox: [f32; 4]| {
         let mut picture = Picture::new(Format::Rgb, Size::new(320, 240), 77);
         draw(&mut picture.view(), &[detection(0, bbox[0], bbox[1], bbox[2], bbox[3])], &model());
@@ -161,7 +161,7 @@ fn the_label_stands_above_the_box_and_stays_inside_the_picture() {
 }
 
 #[test]
-fn unknown_characters_and_classes_are_written_somehow() {
+fn unknown_characters_and_classes_get_a_substitute() {
     let text = |class_id, room| -> String {
         caption(&detection(class_id, 0.0, 0.0, 1.0, 1.0), &model(), room).chars().iter().collect()
     };
@@ -176,7 +176,7 @@ fn unknown_characters_and_classes_are_written_somehow() {
 }
 
 #[test]
-fn planes_shorter_than_the_size_says_lose_paint_only() {
+fn short_planes_lose_pixels_only() {
     for format in FORMATS {
         let mut picture = Picture::new(format, Size::new(64, 48), 77);
         picture.size = Size::new(6400, 4800);
@@ -217,7 +217,7 @@ proptest! {
 
 /// Writes what a viewer would see to `OCELLI_DRAW_DIR`, to be looked at; without it only checks that text was drawn.
 #[test]
-fn a_picture_to_look_at() {
+fn drawn_picture_for_inspection() {
     for (size, name) in
         [(Size::new(640, 360), "small"), (Size::new(1280, 720), "medium"), (Size::new(1920, 1080), "large")]
     {

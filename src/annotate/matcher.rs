@@ -1,13 +1,13 @@
-//! A delay line that lets a frame wait for its own boxes, as long as that pays.
+//! A delay line in which frames wait for their own results.
 //!
-//! Three ways of going, chosen from what the detector did lately:
+//! It has three modes, chosen by the latest results:
 //!
-//! - it keeps up (a result for every frame): a frame leaves with its own result, the moment this is here;
-//! - it skips frames, but answers within `max_delay`: every frame leaves a fixed time after it came, a little more than
-//!   the detector needs. Detected frames carry their own boxes, those between them the nearest ones, and the picture
-//!   runs evenly instead of in jumps from result to result;
-//! - it needs longer than `max_delay`, or is dead: frames leave at once with the newest result, and without boxes when
-//!   that is older than [`FORGET`].
+//! - the detector keeps up (a result for every frame): a frame leaves as soon as its own result arrives;
+//! - it skips frames, but answers within `max_delay`: every frame leaves a fixed time after its arrival, a little more
+//!   than the detector needs. Frames without a result of their own get the nearest one, and video runs evenly instead of
+//!   in jumps from result to result;
+//! - it needs longer than `max_delay`, or does not answer: frames leave at once with the newest result, or without boxes
+//!   when that is older than [`FORGET`].
 //!
 //! Frames leave in order, each exactly once.
 
@@ -17,28 +17,24 @@ use std::time::{Duration, Instant};
 
 use crate::types::FrameResult;
 
-/// Boxes older than this are not shown, and a detector silent for this long is not waited for.
+/// Older boxes are not shown, and frames do not wait for a detector that has been silent for longer.
 pub const FORGET: Duration = Duration::from_secs(2);
-/// Results from which the detector's lag and its skipping are judged.
+/// Results from which the detector's lag and skipping are computed.
 const RECENT: usize = 8;
-/// Wait at most this much longer than the detector needed lately, besides a quarter of that time.
+/// Frames wait for the recent lag, a quarter of it, and this.
 const SLACK: Duration = Duration::from_millis(10);
 
-/// A frame on its way out.
 #[derive(Debug)]
 pub struct Released<T> {
-    /// The frame's number.
     pub seq: u64,
-    /// The frame's presentation time in nanoseconds.
     pub pts_ns: u64,
-    /// What was pushed.
     pub frame: T,
-    /// The result to paint; `None`: no boxes.
+    /// `None`: no boxes.
     pub result: Option<Arc<FrameResult>>,
 }
 
 impl<T> Released<T> {
-    /// True when the boxes were found in this very frame.
+    /// True when the result is of this frame.
     pub fn own(&self) -> bool {
         self.result.as_ref().is_some_and(|r| r.meta.seq == self.seq)
     }
@@ -60,7 +56,7 @@ pub struct Matcher<T> {
     results: VecDeque<Arc<FrameResult>>,
     lags: VecDeque<Duration>,
     newest_seq: Option<u64>,
-    /// When the oldest frame came that is newer than all results.
+    /// Arrival of the oldest frame that is newer than all results.
     unanswered: Option<Instant>,
 }
 
@@ -79,7 +75,7 @@ impl<T> Matcher<T> {
         }
     }
 
-    /// A frame came. One whose number does not grow starts everything anew: the source was replaced.
+    /// Adds a frame. When its number does not grow, the source was replaced, and all is cleared first.
     pub fn push(&mut self, seq: u64, pts_ns: u64, frame: T, now: Instant) {
         if self.newest_seq.is_some_and(|newest| seq <= newest) {
             self.clear();
@@ -91,7 +87,7 @@ impl<T> Matcher<T> {
         self.held.push_back(Held { seq, pts_ns, at: now, frame });
     }
 
-    /// A result came, in any order.
+    /// Adds a result; they may come in any order.
     pub fn result(&mut self, result: Arc<FrameResult>, now: Instant) {
         let seq = result.meta.seq;
         let at = self.results.partition_point(|r| r.meta.seq < seq);
@@ -107,7 +103,7 @@ impl<T> Matcher<T> {
         self.unanswered = newer_waits.then_some(now);
     }
 
-    /// The next frame whose time has come; call until `None`.
+    /// The next frame that is due; call until `None`.
     pub fn pop(&mut self, now: Instant) -> Option<Released<T>> {
         if self.due(now)? > now {
             return None;
@@ -116,27 +112,24 @@ impl<T> Matcher<T> {
         Some(Released { seq, pts_ns, frame, result: self.nearest(seq, pts_ns) })
     }
 
-    /// When [`Self::pop`] will have something if nothing else comes; `None` when no frame waits.
+    /// When [`Self::pop`] will return a frame if nothing else arrives; `None` when no frame waits.
     pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
         self.due(now)
     }
 
-    /// Frames that wait.
     pub fn len(&self) -> usize {
         self.held.len()
     }
 
-    /// True when no frame waits.
     pub fn is_empty(&self) -> bool {
         self.held.is_empty()
     }
 
-    /// Frames that may wait from now on.
+    /// Sets how many frames may wait.
     pub fn set_capacity(&mut self, capacity: usize) {
         self.capacity = capacity.max(1);
     }
 
-    /// Forgets all frames and results.
     pub fn clear(&mut self) {
         self.held.clear();
         self.results.clear();
@@ -145,7 +138,7 @@ impl<T> Matcher<T> {
         self.unanswered = None;
     }
 
-    /// Forgets the frames, keeps what is known of the detector.
+    /// Drops the frames, but keeps the results.
     pub fn drop_frames(&mut self) {
         self.held.clear();
         self.unanswered = None;
@@ -157,23 +150,23 @@ impl<T> Matcher<T> {
         if self.held.len() > self.capacity || (answered && self.keeps_up()) {
             return Some(now);
         }
-        Some(first.at + self.patience(now))
+        Some(first.at + self.timeout(now))
     }
 
-    /// How long a frame may wait at present.
-    fn patience(&self, now: Instant) -> Duration {
+    /// How long a frame may wait now.
+    fn timeout(&self, now: Instant) -> Duration {
         if self.unanswered.is_some_and(|since| now.saturating_duration_since(since) > FORGET) {
             return Duration::ZERO;
         }
         match self.lag() {
             Some(lag) if lag > self.max_delay => Duration::ZERO,
             Some(lag) if !self.keeps_up() => (lag + lag / 4 + SLACK).min(self.max_delay),
-            // Keeping up, or not heard of yet: nothing is lost by patience, the frame leaves as soon as its result is here.
+            // Keeping up, or no result yet: the frame leaves as soon as its result arrives.
             _ => self.max_delay,
         }
     }
 
-    /// What the detector needed lately: the longest but one, so that one hiccup changes nothing.
+    /// The second longest of the recent lags, so that a single outlier has no effect.
     fn lag(&self) -> Option<Duration> {
         let mut top = [Duration::ZERO; 2];
         for lag in &self.lags {
@@ -192,7 +185,7 @@ impl<T> Matcher<T> {
         recent().zip(recent().skip(1)).all(|(newer, older)| newer == older + 1)
     }
 
-    /// The frame's own result, else the nearest in time, if it is not too far.
+    /// The frame's own result, else the nearest in time within [`FORGET`].
     fn nearest(&self, seq: u64, pts_ns: u64) -> Option<Arc<FrameResult>> {
         let split = self.results.partition_point(|r| r.meta.seq <= seq);
         let earlier = split.checked_sub(1).and_then(|n| self.results.get(n));

@@ -73,7 +73,7 @@ fn simulate(fps: u64, frames: u64, max_delay: Duration, infer: impl Fn(u64) -> O
 }
 
 #[test]
-fn a_detector_that_keeps_up_gives_every_frame_its_own_boxes() {
+fn with_a_fast_detector_every_frame_gets_its_own_boxes() {
     for (fps, infer) in [(10, 80), (30, 30), (5, 190), (1, 300)] {
         let out = simulate(fps, 60, 500 * MS, |_| Some(infer * MS));
         assert!(out.iter().all(|o| o.result == Some(o.seq)), "{fps} fps, {infer} ms");
@@ -82,13 +82,13 @@ fn a_detector_that_keeps_up_gives_every_frame_its_own_boxes() {
 }
 
 #[test]
-fn jitter_of_a_detector_that_keeps_up_costs_no_boxes() {
+fn jitter_of_a_fast_detector_loses_no_boxes() {
     let out = simulate(10, 200, 500 * MS, |n| Some((20 + n * 37 % 70) as u32 * MS));
     assert!(out.iter().all(|o| o.result == Some(o.seq)));
 }
 
 #[test]
-fn a_slow_detector_leaves_the_rate_and_even_steps() {
+fn a_slow_detector_keeps_the_frame_rate_even() {
     let out = simulate(30, 300, 500 * MS, |_| Some(200 * MS));
     // Detected frames carry their own boxes, the others those of a detected frame nearby.
     let settled = &out[30..];
@@ -103,7 +103,7 @@ fn a_slow_detector_leaves_the_rate_and_even_steps() {
 }
 
 #[test]
-fn a_hopeless_detector_delays_nothing() {
+fn a_detector_slower_than_max_delay_delays_nothing() {
     let out = simulate(30, 300, 300 * MS, |_| Some(900 * MS));
     for o in &out[60..] {
         assert_eq!(o.delay, Duration::ZERO, "frame {}", o.seq);
@@ -112,7 +112,7 @@ fn a_hopeless_detector_delays_nothing() {
 }
 
 #[test]
-fn boxes_of_a_dead_detector_vanish_and_video_flows() {
+fn boxes_of_a_silent_detector_vanish_and_video_continues() {
     let out = simulate(25, 250, 400 * MS, |n| (n < 50).then_some(30 * MS));
     assert!(out[..50].iter().all(|o| o.result == Some(o.seq)));
     let shown = |o: &Out| o.result.is_some();
@@ -123,21 +123,21 @@ fn boxes_of_a_dead_detector_vanish_and_video_flows() {
 }
 
 #[test]
-fn a_detector_that_never_answers_delays_only_the_beginning() {
+fn a_silent_detector_delays_only_the_first_frames() {
     let out = simulate(25, 250, 400 * MS, |_| None);
     assert!(out.iter().all(|o| o.result.is_none()));
     assert!(out[60..].iter().all(|o| o.delay == Duration::ZERO));
 }
 
 #[test]
-fn a_detector_that_comes_back_is_matched_again() {
+fn results_are_matched_again_after_a_pause_of_the_detector() {
     // The 20th inference hangs for 5 s.
     let out = simulate(10, 200, 400 * MS, |n| Some(if n == 20 { 5000 * MS } else { 50 * MS }));
     assert!(out[100..].iter().all(|o| o.result == Some(o.seq)));
 }
 
 #[test]
-fn a_full_line_releases_its_oldest_frame() {
+fn a_full_delay_line_releases_its_oldest_frame() {
     let now = Instant::now();
     let mut matcher = Matcher::new(Duration::from_secs(5), 3);
     for seq in 0..3 {
@@ -165,7 +165,7 @@ fn results_are_bounded_sorted_and_counted_once() {
 }
 
 #[test]
-fn the_nearer_neighbour_is_taken() {
+fn a_frame_without_result_gets_the_nearest_one() {
     let now = Instant::now();
     let second = 1_000_000_000;
     let mut matcher = Matcher::new(Duration::ZERO, 8);
@@ -179,7 +179,7 @@ fn the_nearer_neighbour_is_taken() {
 }
 
 #[test]
-fn a_source_that_counts_from_zero_again_starts_anew() {
+fn a_source_that_restarts_its_numbers_clears_the_matcher() {
     let now = Instant::now();
     let mut matcher = Matcher::new(Duration::from_secs(1), 8);
     matcher.push(7, 7, 'a', now);

@@ -2,7 +2,7 @@
 
 use crate::types::{ColorMatrix, ColorRange, ColorSpec};
 
-/// Far apart from each other, and all bright enough to be seen on a night picture.
+/// Far apart from each other, and bright enough for pictures at night.
 const PALETTE: [[u8; 3]; 20] = [
     [57, 211, 83],   // green
     [255, 159, 28],  // orange
@@ -26,12 +26,12 @@ const PALETTE: [[u8; 3]; 20] = [
     [230, 230, 230], // silver
 ];
 
-/// The colour of a class, R, G, B.
+/// R, G, B.
 pub fn class_color(class_id: u32) -> [u8; 3] {
     PALETTE[class_id as usize % PALETTE.len()]
 }
 
-/// Black or white, whichever is read more easily on `plate`.
+/// Black or white, whichever contrasts more with `plate`.
 pub(super) fn text_color(plate: [u8; 3]) -> [u8; 3] {
     let [r, g, b] = plate.map(f32::from);
     if 0.299 * r + 0.587 * g + 0.114 * b > 128.0 { [0; 3] } else { [255; 3] }

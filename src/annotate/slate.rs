@@ -1,4 +1,4 @@
-//! The card that is shown while a camera has no picture.
+//! The picture that is shown while a camera has none.
 
 use crate::types::ImageViewMut;
 
@@ -10,7 +10,7 @@ const ACCENT: [u8; 3] = [255, 159, 28];
 const TITLE: [u8; 3] = [240, 240, 240];
 const DETAIL: [u8; 3] = [168, 176, 186];
 
-/// Fills the picture with a dark card: `title` large in the middle, `detail` below it. What is too wide is cut.
+/// Fills the picture with a dark card: `title` large in the middle, `detail` below it. Text that is too wide is cut.
 pub fn slate(view: &mut ImageViewMut<'_>, title: &str, detail: &str) {
     let mut canvas = Canvas::new(view);
     let (w, h) = (canvas.size().w as usize, canvas.size().h as usize);

@@ -1,13 +1,13 @@
-//! One line of text without allocation, and how it is set.
+//! One line of text without allocation, and its font.
 
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
 
 use super::canvas::{Canvas, Ink};
 
-/// Characters that a line can hold; what is longer is cut.
+/// Characters of a line; longer text is cut.
 const CAPACITY: usize = 96;
 
-/// A line of characters that the font has; all others become `?`.
+/// Characters that the font lacks become `?`.
 pub(super) struct Line {
     chars: [char; CAPACITY],
     len: usize,
@@ -32,9 +32,7 @@ impl Line {
             }
         }
     }
-}
 
-impl Line {
     /// Cuts to at most `length` characters.
     pub(super) fn truncate(&mut self, length: usize) {
         self.len = self.len.min(length);
@@ -56,12 +54,12 @@ impl std::fmt::Write for Line {
     }
 }
 
-/// A size of the font.
+/// A font size.
 #[derive(Clone, Copy)]
 pub(super) struct Font(RasterHeight);
 
 impl Font {
-    /// The size that is easy to read, and does not cover much, on a picture of `height` rows.
+    /// Easy to read on a picture of `height` rows without covering much of it.
     pub(super) fn for_height(height: u32) -> Self {
         Self(match height {
             0..600 => RasterHeight::Size16,
@@ -71,15 +69,12 @@ impl Font {
         })
     }
 
-    /// The largest size.
     pub(super) const LARGE: Self = Self(RasterHeight::Size32);
 
-    /// Height of a line in pixels.
     pub(super) fn height(self) -> usize {
         self.0.val()
     }
 
-    /// Width of a character in pixels.
     pub(super) fn width(self) -> usize {
         get_raster_width(FontWeight::Bold, self.0)
     }

@@ -1,17 +1,16 @@
-//! How far two runs of one model agree on the same pictures: boxes are paired one to one, and what differs is told.
+//! How far two runs of one model agree on the same pictures. Boxes are paired one to one.
 
 use crate::types::Detection;
 
-/// Two boxes that overlap less than this are two objects.
+/// Boxes with a lower IoU are different objects.
 const SAME_OBJECT: f32 = 0.5;
 
-/// What counts as the same detection.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Tolerance {
-    /// Confidence from which a box must be found by both, 0 ..= 1. Give both runs a lower threshold, by `score`, so that a box at
-    /// this edge is no difference.
+    /// Confidence from which both runs must find a box, 0 ..= 1. Both runs need a threshold that is lower by `score`, so
+    /// that a box at this edge does not count as a difference.
     pub threshold: f32,
-    /// Least intersection over union of the two boxes, 0.5 ..= 1.
+    /// Lowest IoU of the two boxes, 0.5 ..= 1.
     pub iou: f32,
     /// Largest difference of the two scores, 0 ..= 1.
     pub score: f32,
@@ -23,33 +22,29 @@ impl Default for Tolerance {
     }
 }
 
-/// One thing that differs most, and on which picture (counted from 0).
+/// The largest difference.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Worst {
-    /// The intersection over union, or the difference of scores.
+    /// The IoU, or the difference of scores.
     pub value: f32,
-    /// Which picture.
     pub picture: usize,
-    /// The reference's detection.
     pub detection: Detection,
 }
 
-/// The sum over all pictures.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Agreement {
-    /// Pictures compared.
     pub pictures: usize,
-    /// Objects that one run or both are sure of.
+    /// Objects that at least one run finds above the threshold.
     pub objects: usize,
-    /// Those of them on which both agree.
+    /// Objects on which both agree.
     pub agreed: usize,
-    /// Sure in the reference, without a partner.
+    /// Above the threshold in the reference, without a partner.
     pub missing: usize,
-    /// Sure in the other run, without a partner.
+    /// Above the threshold in the other run, without a partner.
     pub extra: usize,
-    /// The pair that overlaps least.
+    /// The pair with the lowest IoU.
     pub worst_iou: Option<Worst>,
-    /// The pair whose scores differ most.
+    /// The pair with the largest difference of scores.
     pub worst_score: Option<Worst>,
 }
 
@@ -61,8 +56,8 @@ impl Agreement {
 
     /// Adds one picture's detections.
     ///
-    /// The reference's boxes choose in the order of their scores; each takes the box of its class that overlaps it most, at
-    /// least by half, and each box is taken once.
+    /// In the order of their scores, the reference's boxes take the box of their class with the highest IoU, at least 0.5;
+    /// each box is taken once.
     pub fn add(&mut self, reference: &[Detection], other: &[Detection], tolerance: &Tolerance) {
         let picture = self.pictures;
         self.pictures += 1;
@@ -95,7 +90,7 @@ impl Agreement {
                     self.objects += 1;
                     self.missing += 1;
                 }
-                // Neither is sure of it.
+                // Below the threshold in both.
                 _ => {}
             }
         }
@@ -122,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_agrees_and_nothing_agrees_with_nothing() {
+    fn equal_detections_agree_and_so_do_empty_ones() {
         let all = [detection(0, 0.9, 0.0), detection(1, 0.3, 300.0)];
         let agreement = compare(&all, &all);
         assert_eq!((agreement.objects, agreement.agreed, agreement.share()), (2, 2, 1.0));
@@ -131,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_one_has_is_missing_or_extra_unless_it_is_unsure() {
+    fn boxes_of_one_run_are_missing_or_extra_above_the_threshold() {
         let agreement = compare(&[detection(0, 0.9, 0.0)], &[detection(0, 0.8, 500.0)]);
         assert_eq!((agreement.objects, agreement.missing, agreement.extra, agreement.agreed), (2, 1, 1, 0));
         assert_eq!(compare(&[detection(0, 0.24, 0.0)], &[]).objects, 0);
@@ -146,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn boxes_and_scores_have_their_own_limits_and_the_worst_is_kept() {
+    fn boxes_and_scores_have_separate_limits_and_the_worst_is_kept() {
         let reference = [detection(0, 0.9, 0.0), detection(0, 0.8, 300.0), detection(0, 0.7, 600.0)];
         let other = [detection(0, 0.9, 10.0), detection(0, 0.7, 300.0), detection(0, 0.7, 601.0)];
         let agreement = compare(&reference, &other);
@@ -157,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn each_box_is_taken_once_and_by_the_surest() {
+    fn each_box_is_matched_once_in_the_order_of_scores() {
         let reference = [detection(0, 0.5, 5.0), detection(0, 0.9, 0.0)];
         let agreement = compare(&reference, &[detection(0, 0.9, 0.0)]);
         assert_eq!((agreement.objects, agreement.agreed, agreement.missing), (2, 1, 1));

@@ -1,34 +1,30 @@
 //! Average precision as `pycocotools.COCOeval` computes it for boxes of all areas: IoU 0.50 … 0.95, 101 recall points, its
-//! order of equal scores, its treatment of crowds. Equal input gives equal numbers; a golden file holds that.
+//! order of equal scores, its treatment of crowds. A golden file proves that results are equal.
 
 /// IoU thresholds: 0.50, 0.55, … 0.95.
 pub const IOU_STEPS: usize = 10;
 /// Recalls at which precision is read: 0, 0.01, … 1.
 pub const CURVE_POINTS: usize = 101;
-/// Detections that count per picture and class, the best ones: COCOeval's default, and what `ocelli_train eval` takes.
+/// The best detections that count per picture and class: the default of COCOeval and of `ocelli_train eval`.
 pub const MAX_PER_CLASS: usize = 100;
 
-/// A box in pixels as COCO writes it. Double precision, because thresholds are compared with `<`.
+/// A box in pixels as COCO writes it; sides are not negative. f64, because thresholds are compared with `<`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rect {
-    /// Left edge.
     pub x: f64,
-    /// Top edge.
     pub y: f64,
-    /// Width, not negative.
     pub w: f64,
-    /// Height, not negative.
     pub h: f64,
 }
 
 impl Rect {
-    /// The box of a detection, its edges widened before they are subtracted.
+    /// Converts to f64 before subtracting.
     pub fn of(b: &crate::types::PixelBox) -> Self {
         let [x1, y1, x2, y2] = [b.x1, b.y1, b.x2, b.y2].map(f64::from);
         Self { x: x1, y: y1, w: x2 - x1, h: y2 - y1 }
     }
 
-    /// Overlap of a detection with a labelled box: over the union, or, for a crowd, over the detection alone.
+    /// Intersection with a labelled box over the union, or, for a crowd, over the detection alone.
     fn overlap(&self, truth: &Truth) -> f64 {
         let g = &truth.rect;
         let w = (self.x + self.w).min(g.x + g.w) - self.x.max(g.x);
@@ -41,45 +37,34 @@ impl Rect {
     }
 }
 
-/// A labelled object.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Truth {
-    /// Class of the model.
     pub class: usize,
-    /// Its box.
     pub rect: Rect,
-    /// Many objects in one box: nobody has to find it, and any number of detections on it are neither right nor wrong.
+    /// Many objects in one box: need not be found, and detections on it count neither as right nor as wrong.
     pub crowd: bool,
 }
 
-/// A detected object.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Found {
-    /// Class of the model.
     pub class: usize,
-    /// Confidence.
     pub score: f64,
-    /// Its box.
     pub rect: Rect,
 }
 
-/// One picture: what is on it, and what was found.
+/// One picture.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ImageTruths {
-    /// Labelled objects.
     pub truths: Vec<Truth>,
-    /// Detections, in the order in which equal scores are to be ranked.
+    /// In the order in which equal scores are ranked.
     pub found: Vec<Found>,
 }
 
-/// One class's figures.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClassScore {
-    /// Class of the model.
     pub class: usize,
-    /// Labelled objects without crowds, at least 1.
+    /// Without crowds, at least 1.
     pub boxes: usize,
-    /// Labelled crowds.
     pub crowds: usize,
     /// Average precision at IoU 0.5.
     pub ap50: f64,
@@ -91,18 +76,17 @@ pub struct ClassScore {
     pub curve50: Vec<f64>,
 }
 
-/// The figures of a whole data set.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Score {
     /// Mean over the classes at IoU 0.5.
     pub map50: f64,
     /// Mean over the classes and IoU 0.50 … 0.95.
     pub map: f64,
-    /// The classes that have labelled objects; the others have no average precision and no part in the means.
+    /// The classes that have labelled objects. The others have no average precision and do not count in the means.
     pub classes: Vec<ClassScore>,
 }
 
-/// The `step`-th IoU threshold, to the last bit as NumPy's `linspace(.5, .95, 10)` makes it.
+/// The `step`-th IoU threshold, bit for bit as in NumPy's `linspace(.5, .95, 10)`.
 pub fn iou_threshold(step: usize) -> f64 {
     if step + 1 == IOU_STEPS { 0.95 } else { 0.5 + step as f64 * ((0.95 - 0.5) / (IOU_STEPS - 1) as f64) }
 }
@@ -111,7 +95,6 @@ fn recall_point(n: usize) -> f64 {
     if n + 1 == CURVE_POINTS { 1.0 } else { n as f64 * (1.0 / (CURVE_POINTS - 1) as f64) }
 }
 
-/// What became of a detection at one threshold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mark {
     Right,
@@ -120,7 +103,7 @@ enum Mark {
     Ignored,
 }
 
-/// What one class collects over all pictures.
+/// Of one class over all pictures.
 #[derive(Debug, Default)]
 struct Tally {
     boxes: usize,
@@ -128,10 +111,8 @@ struct Tally {
     ranked: Vec<(f64, [Mark; IOU_STEPS])>,
 }
 
-/// The figures of `classes` classes over `images`, which come in the order of their ids. At most `max_per_class`
-/// detections of a picture and class count ([`MAX_PER_CLASS`]).
-///
-/// Means over no class at all are 0.
+/// Scores `images`, in the order of their ids. At most `max_per_class` detections of a picture and class count
+/// ([`MAX_PER_CLASS`]). Means over no class are 0.
 pub fn score(images: &[ImageTruths], classes: usize, max_per_class: usize) -> Score {
     let classes: Vec<ClassScore> = (0..classes).filter_map(|class| class_score(images, class, max_per_class)).collect();
     let mean = |value: fn(&ClassScore) -> f64| {
@@ -163,7 +144,7 @@ impl Tally {
     fn add(&mut self, image: &ImageTruths, class: usize, max_per_class: usize) {
         let mut truths: Vec<&Truth> = image.truths.iter().filter(|truth| truth.class == class).collect();
         let mut found: Vec<&Found> = image.found.iter().filter(|found| found.class == class).collect();
-        // A detection takes a labelled object before it takes a crowd.
+        // Objects are matched before crowds.
         truths.sort_by_key(|truth| truth.crowd);
         found.sort_by(|a, b| b.score.total_cmp(&a.score));
         found.truncate(max_per_class);
@@ -183,7 +164,7 @@ impl Tally {
     }
 }
 
-/// Gives a detection the free labelled object that it overlaps most; of equal overlaps the last one, as COCOeval.
+/// Matches a detection with the free object that it overlaps most; of equal overlaps the last one, as COCOeval does.
 fn mark(truths: &[&Truth], overlaps: &[f64], threshold: f64, taken: &mut [bool]) -> Mark {
     let mut least = threshold.min(1.0 - 1e-10);
     let mut best: Option<usize> = None;
@@ -191,7 +172,7 @@ fn mark(truths: &[&Truth], overlaps: &[f64], threshold: f64, taken: &mut [bool])
         if taken[n] && !truth.crowd {
             continue;
         }
-        // Crowds come last: whoever has an object does not look at them.
+        // Crowds come last: they do not matter once an object matches.
         if truth.crowd && best.is_some_and(|best| !truths[best].crowd) {
             break;
         }

@@ -18,7 +18,7 @@ fn found(class: usize, score: f64, x: f64) -> Found {
 }
 
 #[test]
-fn thresholds_are_numpys() {
+fn iou_thresholds_equal_those_of_numpy() {
     // Printed by `numpy.linspace(.5, .95, 10)`.
     let want = [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95];
     for (step, want) in want.into_iter().enumerate() {
@@ -27,7 +27,7 @@ fn thresholds_are_numpys() {
 }
 
 #[test]
-fn a_perfect_detector_has_1_and_a_blind_one_0() {
+fn a_perfect_detector_scores_1_and_an_empty_one_0() {
     let truths = vec![truth(0, 0.0), truth(0, 100.0), truth(2, 50.0)];
     let all = vec![found(0, 0.9, 0.0), found(0, 0.8, 100.0), found(2, 0.1, 50.0)];
     let perfect = score(&[ImageTruths { truths: truths.clone(), found: all }], 3, MAX_PER_CLASS);
@@ -47,14 +47,14 @@ fn half_of_two_found_is_51_of_101_points() {
 }
 
 #[test]
-fn only_so_many_detections_per_class_count() {
+fn detections_per_class_are_limited() {
     let found = vec![found(0, 0.9, 500.0), found(0, 0.8, 0.0)];
     let images = [ImageTruths { truths: vec![truth(0, 0.0)], found }];
     assert!((score(&images, 1, 2).map50 - 0.5).abs() < 1e-12);
     assert_eq!(score(&images, 1, 1).map50, 0.0);
 }
 
-/// The definition, said as plainly as possible: for each recall, the best precision of any cut-off that reaches it.
+/// The definition, in the simplest form: for each recall, the best precision of any cut-off that reaches it.
 fn naive_ap(images: &[ImageTruths], class: usize, threshold: f64) -> Option<f64> {
     let boxes = images.iter().flat_map(|i| &i.truths).filter(|t| t.class == class && !t.crowd).count();
     let mut outcomes: Vec<(f64, Option<bool>)> = Vec::new();

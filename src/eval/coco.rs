@@ -4,19 +4,18 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ClassMap, EvalError, Found, Rect, Truth};
+use super::EvalError;
+use super::average_precision::{Found, Rect, Truth};
+use super::dataset::ClassMap;
 use crate::types::Size;
 
 /// One detection in COCO's results format.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ResultRow {
-    /// Id of the picture.
     pub image_id: i64,
-    /// Id of the category.
     pub category_id: i64,
     /// Left, top, width, height in pixels.
     pub bbox: [f64; 4],
-    /// Confidence.
     pub score: f64,
 }
 
@@ -28,52 +27,41 @@ impl ResultRow {
     }
 }
 
-/// A category.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct CocoCategory {
-    /// Its id, any number.
     pub id: i64,
-    /// Its name.
     pub name: String,
 }
 
-/// A labelled object.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CocoTruth {
-    /// Index into the categories.
+    /// Index of the categories.
     pub category: usize,
-    /// Its box.
     pub rect: Rect,
-    /// Many objects in one box.
     pub crowd: bool,
 }
 
 impl CocoTruth {
-    /// The object; `None` when the model does not know its class.
+    /// `None`: the model does not have the class.
     pub fn to_truth(&self, map: &ClassMap) -> Option<Truth> {
         Some(Truth { class: map.model_class(self.category)?, rect: self.rect, crowd: self.crowd })
     }
 }
 
-/// A picture and its objects.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CocoImage {
-    /// Its id.
     pub id: i64,
-    /// Its file, relative to a folder that the JSON does not name.
+    /// Relative to a folder that the JSON does not name.
     pub file_name: String,
-    /// Its size, where the JSON says it.
     pub size: Option<Size>,
-    /// Its objects.
     pub truths: Vec<CocoTruth>,
 }
 
-/// A ground truth file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CocoSet {
-    /// Its pictures in the order of their ids: the order in which COCOeval ranks equal scores.
+    /// In the order of their ids, in which COCOeval ranks equal scores.
     pub images: Vec<CocoImage>,
-    /// Its categories in the order of their ids.
+    /// In the order of their ids.
     pub categories: Vec<CocoCategory>,
 }
 
@@ -103,10 +91,8 @@ struct RawAnnotation {
 }
 
 impl CocoSet {
-    /// Reads a ground truth file's text.
-    ///
     /// # Errors
-    /// [`EvalError::File`], with line and column where it is not such a JSON, else with the id of what is wrong.
+    /// [`EvalError::File`], with line and column of malformed JSON, else with the id of the wrong entry.
     pub fn parse(text: &str, path: &str) -> Result<Self, EvalError> {
         let wrong = |message: String| EvalError::File { path: path.into(), message };
         let raw: RawSet = serde_json::from_str(text).map_err(|e| wrong(format!("not COCO ground truth: {e}")))?;
@@ -166,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn errors_name_the_wrong_entry() {
         for (from, to, want) in [
             ("[1, 2, 3.5, 4]", "[1, 2, 3.5]", "line 4"),
             ("[1, 2, 3.5, 4]", "[1, 2, -3.5, 4]", "annotations: id 1: bbox"),

@@ -1,33 +1,31 @@
-//! YOLO label files, and how the classes of a data set meet those of a model.
+//! YOLO label files, and matching the classes of a data set with those of a model.
 
 use serde::Deserialize;
 
-use super::{EvalError, Rect, Truth};
+use super::EvalError;
+use super::average_precision::{Rect, Truth};
 use crate::types::Size;
 
-/// Labelling tools round, so a box may leave the picture by this much of its side; it is cut to the picture then.
+/// Labelling tools round: a box may exceed the picture by this fraction, and is cut to it.
 const TOLERANCE: f64 = 1e-3;
 
-/// The values of a label line, in their order.
+/// The values of a label line, in order.
 const KEYS: [&str; 5] = ["class", "x", "y", "width", "height"];
 
 /// A line of a label file: centre, width and height as fractions of the picture.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FractionBox {
-    /// Class of the data set.
     pub class: usize,
-    /// Centre, from the left.
+    /// Of the centre.
     pub x: f64,
-    /// Centre, from the top.
+    /// Of the centre.
     pub y: f64,
-    /// Width.
     pub w: f64,
-    /// Height.
     pub h: f64,
 }
 
 impl FractionBox {
-    /// The object in a picture of `size`; `None` when the model does not know its class.
+    /// The object in a picture of `size`; `None`: the model does not have the class.
     pub fn to_truth(&self, size: Size, map: &ClassMap) -> Option<Truth> {
         let (w, h) = (f64::from(size.w), f64::from(size.h));
         let rect =
@@ -36,10 +34,10 @@ impl FractionBox {
     }
 }
 
-/// Reads a label file's text, one object a line: `class x y width height`. Empty lines are no objects.
+/// Parses a label file: one object per line, `class x y width height`. Empty lines are skipped.
 ///
 /// # Errors
-/// [`EvalError::Line`] for the first line that is not so, or whose class is not below `classes`.
+/// [`EvalError::Line`] for the first malformed line, or one whose class is not below `classes`.
 pub fn parse_labels(text: &str, path: &str, classes: usize) -> Result<Vec<FractionBox>, EvalError> {
     let mut boxes = Vec::new();
     for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
@@ -90,7 +88,7 @@ fn parse_line(line: &str, classes: usize) -> Result<FractionBox, (&'static str, 
     Ok(FractionBox { class: class as usize, x, y, w, h })
 }
 
-/// The one key of a `data.yaml` that matters here.
+/// The only key of a `data.yaml` that is read.
 #[derive(Deserialize)]
 struct DataFile {
     names: Option<Names>,
@@ -103,10 +101,10 @@ enum Names {
     Map(std::collections::BTreeMap<usize, String>),
 }
 
-/// The class names of a `data.yaml`, by class: a list, or a mapping from 0 on. `None` when it has no `names`.
+/// The class names of a `data.yaml`: a list, or a mapping from 0 on. `None`: it has no `names`.
 ///
 /// # Errors
-/// [`EvalError::File`] for what is not YAML or no such `names`, [`EvalError::Classes`] for a mapping with gaps.
+/// [`EvalError::File`] for malformed YAML or `names`, [`EvalError::Classes`] for a mapping with gaps.
 pub fn parse_names(text: &str, path: &str) -> Result<Option<Vec<String>>, EvalError> {
     let file: DataFile =
         serde_yaml::from_str(text).map_err(|e| EvalError::File { path: path.into(), message: e.to_string() })?;
@@ -131,16 +129,16 @@ pub struct ClassMap {
 }
 
 impl ClassMap {
-    /// Without names of its own, the data set counts its classes as the model does.
+    /// For a data set without names: its classes are numbered like those of the model.
     pub fn by_index(classes: usize) -> Self {
         Self { to_model: (0..classes).map(Some).collect(), left_out: Vec::new() }
     }
 
-    /// Brings `names` of the data set (which stand in `path`) together with the model's `labels`; upper and lower case
-    /// count only where they tell two labels apart. A class that the model does not know is left out.
+    /// Matches `names` of the data set (from `path`) with the model's `labels`, exactly or else without regard to case. A
+    /// class that the model does not have is left out.
     ///
     /// # Errors
-    /// [`EvalError::Classes`] when nothing fits.
+    /// [`EvalError::Classes`] when no class matches.
     pub fn by_name(names: &[String], labels: &[String], path: &str) -> Result<Self, EvalError> {
         let find = |name: &String| {
             let exact = labels.iter().position(|label| label == name);
@@ -150,7 +148,7 @@ impl ClassMap {
         if to_model.iter().all(Option::is_none) {
             let first = |list: &[String]| list.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
             let message = format!(
-                "the model knows none of them; the data set has {} ({} …), the model {} ({} …)",
+                "the model has none of them; the data set has {} ({} …), the model {} ({} …)",
                 names.len(),
                 first(names),
                 labels.len(),
@@ -163,7 +161,7 @@ impl ClassMap {
         Ok(Self { to_model, left_out })
     }
 
-    /// Classes of the data set.
+    /// Of the data set.
     pub fn classes(&self) -> usize {
         self.to_model.len()
     }
@@ -178,7 +176,7 @@ impl ClassMap {
         self.to_model.iter().position(|model| *model == Some(class))
     }
 
-    /// Names of the data set's classes that the model does not know.
+    /// Names of the data set's classes that the model does not have.
     pub fn left_out(&self) -> &[String] {
         &self.left_out
     }
@@ -195,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_objects() {
+    fn each_label_line_is_an_object() {
         let boxes = parse_labels("\u{feff}1 0.5 0.25 0.2 0.1\r\n\n0.0 1.0005 -0.0005 1 1\n", "a.txt", 2).unwrap();
         assert_eq!(boxes[0], FractionBox { class: 1, x: 0.5, y: 0.25, w: 0.2, h: 0.1 });
         assert_eq!(boxes[1], FractionBox { class: 0, x: 1.0, y: 0.0, w: 1.0, h: 1.0 }, "cut to the picture");
@@ -238,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn classes_meet_by_name() {
+    fn classes_are_matched_by_name() {
         let labels = strings(&["bus", "car", "person"]);
         let map = ClassMap::by_name(&strings(&["Person", "bicycle", "bus"]), &labels, "d").unwrap();
         assert_eq!((0..4).map(|c| map.model_class(c)).collect::<Vec<_>>(), [Some(2), None, Some(0), None]);

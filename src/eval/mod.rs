@@ -1,7 +1,7 @@
-//! How good a model is on labelled pictures: average precision as COCO defines it.
+//! Accuracy of a model on labelled pictures: average precision as COCO defines it.
 //!
-//! Belongs here: reading the text of label files, the arithmetic of average precision, the drawing of its curves. Does not
-//! belong here: files, folders, pictures, inference; `cli` brings the texts and the detections.
+//! Belongs here: parsing label files, the arithmetic of average precision, drawing its curves. Does not belong here:
+//! files, folders, pictures, inference; `cli` passes texts and detections in.
 
 mod agreement;
 mod average_precision;
@@ -18,35 +18,21 @@ pub use coco::{CocoCategory, CocoImage, CocoSet, CocoTruth, ResultRow};
 pub use dataset::{ClassMap, FractionBox, parse_labels, parse_names};
 pub use plot::svg;
 
-/// What is wrong with the labels of a data set.
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
     /// A line of a YOLO label file.
     #[error("{path}:{line}: {key}: {message}")]
     Line {
-        /// The label file.
         path: String,
         /// Counts from 1.
         line: usize,
-        /// Which of its values.
         key: &'static str,
-        /// What was seen and what is needed.
         message: String,
     },
-    /// A file that is not what its name promises; the message has line and column where they are known.
+    /// A malformed file; the message has line and column where they are known.
     #[error("{path}: {message}")]
-    File {
-        /// The file.
-        path: String,
-        /// What is wrong, and where.
-        message: String,
-    },
-    /// The classes of the data set cannot be brought together with those of the model.
+    File { path: String, message: String },
+    /// The classes of the data set do not match those of the model.
     #[error("{path}: names: {message}")]
-    Classes {
-        /// Where the class names of the data set stand.
-        path: String,
-        /// What does not fit, and what to try.
-        message: String,
-    },
+    Classes { path: String, message: String },
 }

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn objectness_first_then_the_product() {
+    fn objectness_is_checked_before_the_product() {
         check(&[[5.0, 5.0, 2.0, 2.0, 0.5, 0.75, 0.5]], &[(0, 0.375)]);
         check(&[[5.0, 5.0, 2.0, 2.0, 0.25, 1.0, 1.0]], &[]); // not above
         check(&[[5.0, 5.0, 2.0, 2.0, 0.5, 0.25, 0.5]], &[]); // 0.25 is not above
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_are_no_numbers_are_skipped() {
+    fn rows_with_nan_or_infinity_are_skipped() {
         let good = [5.0, 5.0, 2.0, 2.0, 1.0, 0.5, 0.75];
         for at in 0..7 {
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filtered_class_leaves_no_second_best() {
+    fn a_filtered_box_does_not_become_its_second_best_class() {
         let model = spec(Family::YoloV5, Size::new(32, 32), &[8, 16, 32], 2);
         let row = [5.0, 5.0, 2.0, 2.0, 1.0, 0.5, 0.75];
         assert_eq!(run(&model, &row, 0.25, Some(vec![true, false])), []);
@@ -175,7 +175,7 @@ mod tests {
         assert_eq!(run(&model, &output, 0.25, None).len(), 1);
     }
 
-    /// What `decode` must find, said as plainly as possible; `rows` as `[cx, cy, w, h, objectness, scores…]`.
+    /// What `decode` must find, in the simplest form; `rows` as `[cx, cy, w, h, objectness, scores…]`.
     fn naive(rows: &[Vec<f32>], threshold: f32, mask: Option<&[bool]>) -> Vec<Candidate> {
         let mut found = Vec::new();
         for row in rows {
@@ -203,7 +203,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn both_layouts_equal_the_plain_way(
+        fn both_layouts_equal_a_naive_implementation(
             classes in 1_usize..20,
             seed in proptest::collection::vec(number(), 84 * 25),
             threshold in 0.0_f32..0.6,

@@ -81,7 +81,7 @@ mod tests {
     use crate::types::Size;
 
     #[test]
-    fn a_cell_an_anchor_and_a_class() {
+    fn raw_heads_decode_cell_anchor_and_class() {
         let mut model = spec(Family::YoloV5Heads, Size::new(64, 32), &[8, 16, 32], 2);
         model.output.anchors = usual_anchors(&model.strides).unwrap();
         let mut empty: Vec<Vec<f32>> = [8_usize, 16, 32].map(|s| vec![-9.0; 3 * (64 / s) * (32 / s) * 7]).into();

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn every_layout_of_one_box() {
+    fn every_set_layout_decodes_one_box() {
         let corners = [10.0, 20.0, 30.0, 60.0];
         let parts = [0.1, 0.4, 0.1, 0.4];
         let expected = [(1, 0.75, corners)];

@@ -28,8 +28,8 @@ pub enum ModelError {
     /// The file contains something that no runtime may see.
     #[error("{path}: {reason}")]
     Gate { path: String, reason: GateError },
-    #[error("{path} has SHA-256 {actual}, but {said_by} expects {expected}: the file is damaged or was exchanged")]
-    Sha256 { path: String, actual: String, expected: String, said_by: String },
+    #[error("{path} has SHA-256 {actual}, but {source_name} expects {expected}: the file is damaged or was exchanged")]
+    Sha256 { path: String, actual: String, expected: String, source_name: String },
     /// The input is not `[b, 3, H, W]` of floats.
     #[error("{path}: {reason}")]
     Input { path: String, reason: String },

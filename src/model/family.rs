@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_word_of_a_manifest_is_the_word_shown() {
+    fn families_are_named_as_in_manifests() {
         for family in Family::ALL {
             assert_eq!(serde_json::to_value(family).unwrap(), family.as_str());
         }

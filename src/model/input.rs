@@ -74,8 +74,8 @@ fn is_size(port: &Port) -> bool {
 fn side(facts: &Facts<'_>, dim: &Dim, what: &'static str) -> Result<u32, ModelError> {
     let pick = |size: Size| if what == "width" { size.w } else { size.h };
     let config = facts.input_size.map(pick);
-    let said = facts.manifest.map(|m| m.input).unwrap_or_default();
-    let manifest = if what == "width" { said.width } else { said.height };
+    let declared = facts.manifest.map(|m| m.input).unwrap_or_default();
+    let manifest = if what == "width" { declared.width } else { declared.height };
     let wrong = |reason: String| ModelError::Size { path: facts.path.clone(), reason };
     if let Some(fixed) = dim.fixed() {
         if let Some(config) = config.filter(|n| u64::from(*n) != fixed) {

@@ -19,7 +19,7 @@ pub(super) struct Resolved {
     pub(super) dynamic: bool,
 }
 
-/// Resolves a model; every error says what was seen and what to set.
+/// Resolves a model; every error names what was found and what to set.
 pub(super) fn resolve(facts: &Facts<'_>) -> Result<Resolved, ModelError> {
     let PictureInput { port, size, dynamic, channels_last, size_input, batch } = input(facts)?;
     let labels = labels(facts)?;
@@ -32,7 +32,7 @@ pub(super) fn resolve(facts: &Facts<'_>) -> Result<Resolved, ModelError> {
     };
     check_size_input(facts, size_input.as_deref(), output.family)?;
     let batch = batch_of(facts, batch, &output)?;
-    let said = facts.manifest.map(|m| m.input).unwrap_or_default();
+    let declared = facts.manifest.map(|m| m.input).unwrap_or_default();
     // YOLOX was trained on OpenCV's own order and range, with the picture in the corner.
     let (order, scale, padding) = match output.family {
         Family::YoloX => (ChannelOrder::Bgr, 1.0, Padding::TopLeft),
@@ -47,10 +47,10 @@ pub(super) fn resolve(facts: &Facts<'_>) -> Result<Resolved, ModelError> {
             size,
             elem: Elem::from_onnx(port.elem).unwrap_or_default(),
             channels_last,
-            order: said.color.unwrap_or(order),
-            scale: said.scale.unwrap_or(scale),
-            padding: said.pad.unwrap_or(padding),
-            pad_value: said.pad_value.unwrap_or(114),
+            order: declared.color.unwrap_or(order),
+            scale: declared.scale.unwrap_or(scale),
+            padding: declared.pad.unwrap_or(padding),
+            pad_value: declared.pad_value.unwrap_or(114),
             size_input,
             batch,
         },
@@ -127,8 +127,8 @@ fn max_stride(facts: &Facts<'_>) -> Result<Option<u32>, ModelError> {
         });
     };
     match facts.strides() {
-        Some(said) if said.last() != Some(&stride) => {
-            Err(facts.contradiction("strides", format!("largest {stride}"), format!("{said:?}")))
+        Some(declared) if declared.last() != Some(&stride) => {
+            Err(facts.contradiction("strides", format!("largest {stride}"), format!("{declared:?}")))
         }
         _ => Ok(Some(stride)),
     }

@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_manifest() {
+    fn a_manifest_with_all_keys_parses() {
         let sha = "ab".repeat(32);
         let text = format!(
             "name: x\nfile: model.onnx\nsha256: \"{sha}\"\nfamily: yolov5\ninput: {{width: 416, height: 320, color: bgr, \
@@ -149,14 +149,14 @@ mod tests {
     }
 
     #[test]
-    fn only_the_file_is_needed() {
+    fn a_manifest_needs_only_the_file() {
         let m = Manifest::parse("file: a.onnx\n").unwrap();
         assert_eq!(m.file, "a.onnx");
         assert_eq!(m.input, ManifestInput::default());
     }
 
     #[test]
-    fn mistakes_are_named() {
+    fn wrong_manifests_name_the_key() {
         for (text, part) in [
             ("name: x\n", "file"),
             ("file: a.onnx\nstride: 32\n", "stride"),

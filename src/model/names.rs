@@ -1,24 +1,20 @@
-//! Class names as exporters write them: a Python literal (`{0: 'person', 1: "it's"}`, `['a', 'b']`) or JSON.
+//! Class names as exporters write them: a Python literal (`{0: 'person', 1: "it's"}`, `['a', 'b']`) or JSON. No parser of
+//! YAML or JSON reads Python's quotes and escapes.
 
 use std::collections::BTreeMap;
 
-/// More classes than this is a damaged file.
+/// A file with more classes is damaged.
 const MAX_CLASSES: usize = 100_000;
 
-/// Why a text is not a list of class names.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("at byte {at}: {what}")]
 pub struct NamesError {
-    /// Offset in the text.
     pub at: usize,
-    /// What is wrong there.
     pub what: String,
 }
 
-/// Parses class names, in the order of their `class_id`.
-///
-/// Takes a dict with keys 0 … n-1 in any order (numbers, or numbers in quotes as JSON has them), a list, or a tuple;
-/// both kinds of quotes; the escapes of Python and JSON.
+/// Parses class names, in the order of their `class_id`: a dict with keys 0 … n-1 in any order (numbers, quoted in JSON),
+/// a list, or a tuple; both kinds of quotes; the escapes of Python and JSON.
 pub fn parse(text: &str) -> Result<Vec<String>, NamesError> {
     let mut cursor = Cursor { text, at: 0 };
     cursor.space();
@@ -69,7 +65,7 @@ impl Cursor<'_> {
         }
     }
 
-    /// After an item: `true` when another may follow, `false` after the closing bracket.
+    /// After an item: whether another may follow, or the closing bracket was read.
     fn separator(&mut self, close: char) -> Result<bool, NamesError> {
         self.space();
         let comma = self.eat(',');
@@ -112,7 +108,7 @@ impl Cursor<'_> {
             }
             more = self.separator('}')?;
         }
-        // A gap would shift every later name, so it is never filled silently.
+        // A gap would shift all later names.
         let gap = entries.keys().enumerate().find(|(n, key)| *n != **key);
         if let Some((missing, _)) = gap {
             return Err(self.error(format!("class {missing} has no name")));
@@ -176,7 +172,7 @@ impl Cursor<'_> {
             Some('u') => self.utf16()?,
             Some('U') => self.hex(8)?,
             Some(c @ '0'..='7') => self.octal(c),
-            // Python keeps what it does not know.
+            // Python keeps unknown escapes.
             Some(c) => {
                 out.push('\\');
                 c
@@ -218,7 +214,7 @@ impl Cursor<'_> {
             .ok_or_else(|| self.error("half of a surrogate pair"))
     }
 
-    /// Up to three octal digits, of which `first` is read already.
+    /// Up to three octal digits; `first` is read already.
     fn octal(&mut self, first: char) -> char {
         let mut n = first.to_digit(8).unwrap_or(0);
         for _ in 0..2 {

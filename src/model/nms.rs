@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_same_class_suppresses_and_only_above_the_limit() {
+    fn nms_drops_boxes_of_the_same_class_above_the_iou_threshold() {
         let a = candidate(0, 0.9, 0.0, 10.0);
         let half = candidate(0, 0.8, 0.0, 5.0); // IoU 0.5 with a
         let other = candidate(1, 0.7, 0.0, 10.0);
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_box_at_the_edge_is_cut_and_one_in_the_border_is_left_out() {
+    fn a_box_at_the_edge_is_clipped_and_one_in_the_border_is_dropped() {
         // 640 × 360 in 640 × 640: border of 140 above and below.
         let letterbox = Letterbox::new(Size::new(1280, 720), Size::new(640, 640), Padding::Centered);
         let at = |y1, y2| Candidate { class_id: 0, score: 0.5, bbox: PixelBox::new(-20.0, y1, 20.0, y2) };
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn the_best_30000_enter() {
+    fn at_most_30000_candidates_enter_nms() {
         let mut list: Vec<Candidate> = (0..MAX_NMS as u32).map(|_| candidate(0, 0.9, 0.0, 10.0)).collect();
         list.push(candidate(1, 0.1, 20.0, 30.0));
         assert_eq!(run(&list, 0.5, 300).len(), 1, "number 30001 is not looked at");
@@ -127,7 +127,7 @@ mod tests {
         assert_eq!(run(&list, 0.5, 300).len(), 2);
     }
 
-    /// The rule, said as plainly as possible: repeat { take the best that is left, drop what it suppresses }.
+    /// The rule, in the simplest form: repeat { take the best that is left, drop what it suppresses }.
     fn naive(candidates: &[Candidate], iou: f32, max: usize) -> Vec<Detection> {
         let mut left = candidates.to_vec();
         let mut found = Vec::new();
@@ -148,7 +148,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn equals_the_plain_way(
+        fn equals_a_naive_implementation(
             list in proptest::collection::vec(
                 (0_u32..4, 0_u8..20, 0.0_f32..600.0, 0.0_f32..600.0, 1.0_f32..300.0, 1.0_f32..300.0), 0..150),
             iou in 0.0_f32..1.0,

@@ -243,12 +243,12 @@ impl<'a> Query<'a> {
         let mut tensors = Vec::new();
         let mut rows = 0;
         for ((port, stride), anchors) in heads.iter().zip(&strides).zip(&anchors) {
-            let said = axis(port, 1);
-            if said.is_some_and(|n| n != anchors.len() as u64) {
+            let declared = axis(port, 1);
+            if declared.is_some_and(|n| n != anchors.len() as u64) {
                 return Err(self.unknown(format!(
                     "head `{}` has {} anchors per cell, but `anchors` lists {}",
                     port.name,
-                    said.unwrap_or(0),
+                    declared.unwrap_or(0),
                     anchors.len()
                 )));
             }
@@ -266,10 +266,10 @@ impl<'a> Query<'a> {
 
     /// The stride of head `n` of `count`.
     fn stride(&self, port: &Port, n: usize, count: usize) -> Result<u32, ModelError> {
-        let said = self.facts.strides().and_then(|s| s.get(n)).copied();
+        let declared = self.facts.strides().and_then(|s| s.get(n)).copied();
         let (down, across) = (axis(port, 2), axis(port, 3));
-        let stride = match (said, down) {
-            (Some(said), _) => Some(said),
+        let stride = match (declared, down) {
+            (Some(declared), _) => Some(declared),
             (None, Some(down)) => u32::try_from(u64::from(self.size.h) / down.max(1)).ok(),
             (None, None) => (3..=4).contains(&count).then(|| 8 << n),
         };
@@ -287,15 +287,15 @@ impl<'a> Query<'a> {
     }
 
     fn anchors(&self, strides: &[u32]) -> Result<Vec<Vec<Anchor>>, ModelError> {
-        if let Some(said) = self.facts.manifest.and_then(|m| m.anchors.as_ref()) {
-            if said.len() == strides.len() {
-                return Ok(said.clone());
+        if let Some(declared) = self.facts.manifest.and_then(|m| m.anchors.as_ref()) {
+            if declared.len() == strides.len() {
+                return Ok(declared.clone());
             }
             return Err(self.unknown(format!(
                 "it has {} heads, but `anchors` in {} lists {}",
                 strides.len(),
                 self.facts.manifest_path,
-                said.len()
+                declared.len()
             )));
         }
         usual_anchors(strides).ok_or_else(|| {

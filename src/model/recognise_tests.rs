@@ -1,10 +1,10 @@
-//! Families with several outputs, sets of boxes and raw heads: what is recognised, and what is asked.
+//! Families with several outputs, sets of boxes and raw heads: what is recognised, and what the error asks for.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
 
 use super::*;
-use crate::onnx::testing::Tiny;
+use crate::onnx::tests::tiny::Tiny;
 use crate::types::Size;
 
 const SQUARE: &[&str] = &["1", "3", "640", "640"];
@@ -28,7 +28,7 @@ fn is(model: &Tiny, manifest: &str, family: Family, tensors: &[(&str, &[usize])]
 }
 
 #[track_caller]
-fn asks(model: &Tiny, manifest: &str, parts: &[&str]) {
+fn refused(model: &Tiny, manifest: &str, parts: &[&str]) {
     let error = open(model, manifest).expect_err("this model must be refused").to_string();
     for part in parts {
         assert!(error.contains(part), "`{part}` is missing in: {error}");
@@ -62,8 +62,8 @@ fn raw_heads() {
     let manifest = "anchors: [[[1, 2], [3, 4], [5, 6]], [[1, 2], [3, 4], [5, 6]], [[1, 2], [3, 4], [7, 8]]]\n";
     let spec = is(&heads(), manifest, Family::YoloV5Heads, expected);
     assert_eq!(spec.output.anchors[2][2], [7.0, 8.0]);
-    asks(&heads(), "anchors: [[[1, 2]]]\n", &["3 heads", "lists 1"]);
-    asks(&heads(), "anchors: [[[1, 2]], [[1, 2]], [[1, 2]]]\n", &["3 anchors per cell", "lists 1"]);
+    refused(&heads(), "anchors: [[[1, 2]]]\n", &["3 heads", "lists 1"]);
+    refused(&heads(), "anchors: [[[1, 2]], [[1, 2]], [[1, 2]]]\n", &["3 anchors per cell", "lists 1"]);
     // The document's detector has strides and anchors of its own.
     let coarse = || {
         empty().output("a", 1, &["1", "3", "40", "40", "85"]).output("b", 1, &["1", "3", "20", "20", "85"]).output(
@@ -72,7 +72,7 @@ fn raw_heads() {
             &["1", "3", "10", "10", "85"],
         )
     };
-    asks(&coarse(), "", &["[16, 32, 64]", "`anchors`"]);
+    refused(&coarse(), "", &["[16, 32, 64]", "`anchors`"]);
     assert_eq!(open(&coarse(), manifest).unwrap().strides, [16, 32, 64]);
     let open_shape = Tiny::new(&["b", "3", "h", "w"], &[])
         .output("x", 1, &["b", "3", "h8", "w8", "7"])
@@ -82,7 +82,7 @@ fn raw_heads() {
 }
 
 #[test]
-fn six_columns_need_names_or_a_word() {
+fn six_columns_need_names_or_a_family() {
     let model = || empty().output("output0", 1, &["1", "300", "6"]);
     let shape: &[(&str, &[usize])] = &[("output0", &[1, 300, 6])];
     let spec = is(&coco(model()), "", Family::EndToEnd, shape);
@@ -91,9 +91,9 @@ fn six_columns_need_names_or_a_word() {
     is(&model().meta("names", "{0: 'a'}"), "", Family::EndToEnd, shape);
     is(&model(), "family: end_to_end\nlabels: [a, b]\n", Family::EndToEnd, shape);
     is(&model(), "family: rtdetr\nlabels: [a, b]\n", Family::RtDetr, shape);
-    asks(&model(), "labels: [a, b]\n", &["family: end_to_end", "family: rtdetr", "model.yaml"]);
-    asks(&model(), "family: end_to_end\n", &["labels"]);
-    asks(&model(), "family: rtdetr\nlabels: [a]\n", &["2 classes", "1 are named"]);
+    refused(&model(), "labels: [a, b]\n", &["family: end_to_end", "family: rtdetr", "model.yaml"]);
+    refused(&model(), "family: end_to_end\n", &["labels"]);
+    refused(&model(), "family: rtdetr\nlabels: [a]\n", &["2 classes", "1 are named"]);
     let both = |text: &str| model().meta("names", "{0: 'a', 1: 'b'}").meta("description", text);
     is(&both("Ultralytics YOLOv10n model"), "", Family::EndToEnd, shape);
     is(&both("Ultralytics RTDETR-l model"), "", Family::RtDetr, shape);
@@ -104,11 +104,11 @@ fn six_columns_need_names_or_a_word() {
 #[test]
 fn rows_after_nms() {
     let model = || empty().output("output", 1, &["n", "7"]);
-    asks(&model(), "labels: [a]\n", &["nms_class_score", "nms_score_class"]);
+    refused(&model(), "labels: [a]\n", &["nms_class_score", "nms_score_class"]);
     let spec = is(&model(), "family: nms_class_score\nlabels: [a]\n", Family::NmsClassScore, &[("output", &[0, 7])]);
     assert!(spec.output.tensors[0].takes(0) && spec.output.tensors[0].takes(21) && !spec.output.tensors[0].takes(20));
     is(&model(), "family: nms_score_class\nlabels: [a]\n", Family::NmsScoreClass, &[("output", &[0, 7])]);
-    asks(&model(), "family: nms_score_class\n", &["labels"]);
+    refused(&model(), "family: nms_score_class\n", &["labels"]);
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn boxes_and_scores_in_two_outputs() {
         &[("graph2_pred_1", &[1, 8400, 4]), ("graph2_pred_0", &[1, 8400, 80])],
     );
     assert_eq!((spec.output.rows, spec.output.classes, spec.strides.len()), (8400, 80, 3));
-    asks(&nas(boxes, boxes), "", &["`outputs`"]);
+    refused(&nas(boxes, boxes), "", &["`outputs`"]);
     let listed = "outputs: [graph2_pred_1, graph2_pred_0]\n";
     is(
         &nas(boxes, boxes),
@@ -130,10 +130,10 @@ fn boxes_and_scores_in_two_outputs() {
         Family::YoloNas,
         &[("graph2_pred_1", &[1, 8400, 4]), ("graph2_pred_0", &[1, 8400, 4])],
     );
-    asks(&nas(boxes, boxes), "outputs: [x]\n", &["`x`"]);
+    refused(&nas(boxes, boxes), "outputs: [x]\n", &["`x`"]);
     let detr = empty().output("logits", 1, &["b", "300", "80"]).output("pred_boxes", 1, &["b", "300", "4"]);
     is(&detr, "", Family::DetrLogits, &[("logits", &[1, 300, 80]), ("pred_boxes", &[1, 300, 4])]);
-    asks(&nas(&["1", "300", "4"], &["1", "300", "80"]), "", &["yolonas", "detr_logits"]);
+    refused(&nas(&["1", "300", "4"], &["1", "300", "80"]), "", &["yolonas", "detr_logits"]);
 }
 
 #[test]
@@ -154,9 +154,9 @@ fn boxes_in_the_pixels_of_a_second_input() {
     );
     assert_eq!((spec.input.name.as_str(), spec.input.size_input.as_deref()), ("images", Some("orig_target_sizes")));
     assert_eq!(spec.output.tensors[0].elem, Elem::Int64);
-    asks(&coco(outputs(empty())), "", &["orig_target_sizes"]);
+    refused(&coco(outputs(empty())), "", &["orig_target_sizes"]);
     let plain = Tiny::new(SQUARE, &[&["1", "25200", "7"]]).input("size", 7, &["1", "2"]);
-    asks(&plain, "", &["second input", "size"]);
+    refused(&plain, "", &["second input", "size"]);
 }
 
 #[test]

@@ -247,7 +247,7 @@ fn read_manifest(path: &Path) -> Result<Manifest, ModelError> {
     Manifest::parse(&text).map_err(|message| ModelError::Manifest { path: shown(), message })
 }
 
-fn same_sha256(path: &Path, actual: &str, expected: &str, said_by: &str) -> Result<(), ModelError> {
+fn same_sha256(path: &Path, actual: &str, expected: &str, source_name: &str) -> Result<(), ModelError> {
     if actual.eq_ignore_ascii_case(expected.trim()) {
         return Ok(());
     }
@@ -255,6 +255,6 @@ fn same_sha256(path: &Path, actual: &str, expected: &str, said_by: &str) -> Resu
         path: path.display().to_string(),
         actual: actual.to_owned(),
         expected: expected.to_owned(),
-        said_by: said_by.to_owned(),
+        source_name: source_name.to_owned(),
     })
 }

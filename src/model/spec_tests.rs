@@ -1,17 +1,17 @@
-//! What is found in models that can be used, and what is said of those that cannot.
+//! What is resolved from good models, and errors for bad ones.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
 use std::path::PathBuf;
 
 use super::*;
-use crate::onnx::testing::{Tiny, bytes_field, varint_field};
+use crate::onnx::tests::tiny::{Tiny, bytes_field, varint_field};
 use crate::types::{Padding, Size};
 
 const SQUARE: &[&str] = &["1", "3", "640", "640"];
 const DYNAMIC: &[&str] = &["batch", "3", "height", "width"];
 
-/// A folder of its own with a `model.onnx` and, if wished, a manifest.
+/// A folder with a `model.onnx` and optionally a manifest.
 struct Folder(tempfile::TempDir);
 
 impl Folder {
@@ -46,9 +46,9 @@ fn good(model: &Tiny, manifest: &str) -> ModelSpec {
 }
 
 #[track_caller]
-fn says(result: Result<ModelSpec, ModelError>, parts: &[&str]) {
+fn refused(result: Result<ModelSpec, ModelError>, parts: &[&str]) {
     let error = result.expect_err("this model must be refused");
-    // As the command line prints it: with the system's reason behind it.
+    // As the command line prints it: with the cause appended.
     let error = format!("{:#}", anyhow::Error::new(error));
     for part in parts {
         assert!(error.contains(part), "`{part}` is missing in: {error}");
@@ -57,7 +57,7 @@ fn says(result: Result<ModelSpec, ModelError>, parts: &[&str]) {
 
 #[track_caller]
 fn bad(model: &Tiny, manifest: &str, parts: &[&str]) {
-    says(open(model, manifest, None), parts);
+    refused(open(model, manifest, None), parts);
 }
 
 /// With two labels in the metadata.
@@ -66,7 +66,7 @@ fn two(input: &[&str], output: &[&str]) -> Tiny {
 }
 
 #[test]
-fn strides_and_rows_are_computed_for_every_set() {
+fn strides_follow_from_the_number_of_rows() {
     for (stride, size, rows, strides) in [
         ("32", "640", "25200", &[8_u32, 16, 32][..]),
         ("64", "640", "6300", &[16, 32, 64]),
@@ -85,9 +85,9 @@ fn strides_and_rows_are_computed_for_every_set() {
         let model = || two(&["1", "3", size, size], &["1", rows, "7"]);
         expected(&good(&model().meta("stride", stride), ""));
         expected(&good(&model().meta("stride", &format!("{stride}.0")), ""));
-        expected(&good(&model(), "")); // N alone tells
+        expected(&good(&model(), "")); // by N alone
         expected(&good(&model(), &format!("strides: {strides:?}\n")));
-        // The rows left open: the manifest, or the parts that the last Concat joins.
+        // With open rows: by the manifest, or by the parts that the last Concat joins.
         let open_rows = || two(&["1", "3", size, size], &["1", "n", "7"]).meta("stride", stride);
         expected(&good(&open_rows(), &format!("strides: {strides:?}\n")));
         expected(&good(&open_rows().concat(strides.len()), ""));
@@ -97,14 +97,14 @@ fn strides_and_rows_are_computed_for_every_set() {
 }
 
 #[test]
-fn a_rectangle_counts_its_own_cells() {
+fn a_rectangular_input_has_its_own_number_of_cells() {
     let model = good(&two(&["1", "3", "384", "640"], &["1", "15120", "7"]).meta("stride", "32"), "");
     assert_eq!((model.input.size, model.output.rows), (Size::new(640, 384), 15120));
     assert_eq!(model.output.len(), 15120 * 7);
 }
 
 #[test]
-fn dynamic_axes_take_the_configured_size_then_the_manifests_then_640() {
+fn dynamic_axes_use_the_configured_size_then_the_manifest_then_640() {
     let model = two(DYNAMIC, &["batch", "anchors", "columns"]).meta("stride", "32");
     let manifest = "input: {width: 416, height: 320}\n";
     let size = |manifest: &str, config: Option<Size>| {
@@ -120,26 +120,26 @@ fn dynamic_axes_take_the_configured_size_then_the_manifests_then_640() {
     assert_eq!(size("", None), Size::new(640, 640));
     assert_eq!(size(manifest, None), Size::new(416, 320));
     assert_eq!(size(manifest, Some(Size::new(320, 192))), Size::new(320, 192));
-    says(open(&model, "", Some(Size::new(650, 320))), &["650x320", "32", "672x320"]);
-    says(open(&model, "", Some(Size::new(100_000, 320))), &["width 100000", "8192"]);
-    says(open(&model, "", Some(Size::new(320, 0))), &["height 0"]);
+    refused(open(&model, "", Some(Size::new(650, 320))), &["650x320", "32", "672x320"]);
+    refused(open(&model, "", Some(Size::new(100_000, 320))), &["width 100000", "8192"]);
+    refused(open(&model, "", Some(Size::new(320, 0))), &["height 0"]);
     let fixed_rows = two(DYNAMIC, &["batch", "25200", "7"]);
-    says(open(&fixed_rows, "", Some(Size::new(320, 320))), &["25200"]);
-    // The document's detector needs multiples of 64.
-    says(
+    refused(open(&fixed_rows, "", Some(Size::new(320, 320))), &["25200"]);
+    // The shipped detector needs multiples of 64.
+    refused(
         open(&two(DYNAMIC, &["b", "n", "c"]).meta("stride", "64"), "", Some(Size::new(416, 416))),
         &["416x416", "64", "448x448"],
     );
 }
 
 #[test]
-fn a_batch_is_open_fixed_or_one() {
+fn a_batch_is_dynamic_fixed_or_one() {
     let spec = |input: &[&str], output: &[&str]| good(&two(input, output).meta("stride", "32"), "");
     let batch = |size, open| Batch { size, open };
     assert_eq!(spec(SQUARE, &["1", "25200", "7"]).input.batch, Batch::ONE);
     assert_eq!(spec(&["4", "3", "640", "640"], &["4", "25200", "7"]).input.batch, batch(4, false));
     assert_eq!(spec(DYNAMIC, &["batch", "anchors", "columns"]).input.batch, batch(1, true));
-    // The exporter has fixed the batch of the output, so two frames would not come out of it.
+    // The exporter has fixed the batch of the output.
     let half_open = spec(DYNAMIC, &["1", "25200", "7"]);
     assert_eq!(half_open.input.batch, Batch::ONE);
 
@@ -148,14 +148,14 @@ fn a_batch_is_open_fixed_or_one() {
     assert_eq!(open.input.batch, batch(8, true));
     open.set_batch(None).unwrap();
     assert_eq!(open.input.batch.size, 8);
-    says(open.set_batch(Some(65)).map(|()| open), &["65", "1 … 64"]);
+    refused(open.set_batch(Some(65)).map(|()| open), &["65", "1 … 64"]);
     let mut fixed = spec(&["4", "3", "640", "640"], &["4", "25200", "7"]);
     fixed.set_batch(Some(4)).unwrap();
-    says(fixed.set_batch(Some(2)).map(|()| fixed), &["batch of 2", "takes 4 frame(s)", "dynamic batch"]);
+    refused(fixed.set_batch(Some(2)).map(|()| fixed), &["batch of 2", "takes 4 frame(s)", "dynamic batch"]);
 }
 
 #[test]
-fn the_name_labels_and_input_of_a_manifest() {
+fn name_labels_and_input_come_from_the_manifest() {
     let folder = Folder::new(
         &Tiny::new(SQUARE, &[&["1", "25200", "7"]]).elem(10).bytes(),
         Some(
@@ -177,7 +177,7 @@ fn the_name_labels_and_input_of_a_manifest() {
 }
 
 #[test]
-fn without_a_manifest_the_usual_holds() {
+fn defaults_without_a_manifest() {
     let model = good(&Tiny::new(SQUARE, &[&["1", "25200", "85"]]), "");
     assert_eq!(model.id.name, "model");
     assert_eq!((model.input.order, model.input.scale), (ChannelOrder::Rgb, 255.0));
@@ -188,13 +188,13 @@ fn without_a_manifest_the_usual_holds() {
 }
 
 #[test]
-fn a_manifest_of_another_file_is_left_alone() {
+fn a_manifest_of_another_file_is_ignored() {
     let folder = Folder::new(&two(SQUARE, &["1", "25200", "7"]).bytes(), Some("file: other.onnx\nlabels: [x]\n"));
     assert_eq!(ModelSpec::open(&folder.onnx(), None).unwrap().id.labels, ["person", "it's"]);
-    says(ModelSpec::open(&folder.path(), None), &["other.onnx", "not in this folder"]);
+    refused(ModelSpec::open(&folder.path(), None), &["other.onnx", "not in this folder"]);
     let broken = Folder::new(&two(SQUARE, &["1", "25200", "7"]).bytes(), Some("nonsense: [\n"));
     assert!(ModelSpec::open(&broken.onnx(), None).is_ok());
-    says(ModelSpec::open(&broken.path(), None), &["model.yaml"]);
+    refused(ModelSpec::open(&broken.path(), None), &["model.yaml"]);
 }
 
 #[test]
@@ -222,7 +222,7 @@ fn other_families() {
 }
 
 #[test]
-fn old_exports_list_raw_heads_beside_the_output() {
+fn raw_heads_beside_the_decoded_output_are_ignored() {
     let outputs: &[&[&str]] = &[&["1", "3", "80", "80", "7"], &["1", "25200", "7"], &["1", "3", "40", "40", "7"]];
     assert_eq!(good(&Tiny::new(SQUARE, outputs), "").output.tensors[0].name, "output1");
 }
@@ -243,7 +243,7 @@ fn unknown_layouts_say_what_was_seen_and_what_to_set() {
 }
 
 #[test]
-fn wrong_class_counts_name_both_sides() {
+fn wrong_class_counts_name_output_and_labels() {
     bad(&two(SQUARE, &["1", "25200", "85"]), "", &["85 columns", "80 classes", "metadata `names` names 2"]);
     bad(&Tiny::new(SQUARE, &[&["1", "25200", "85"]]), "labels: [a]\n", &["80 classes", "the manifest names 1"]);
     bad(&two(SQUARE, &["1", "84", "8400"]), "", &["84 columns", "80 classes", "names 2"]);
@@ -263,11 +263,11 @@ fn wrong_inputs() {
     bad(&two(SQUARE, output).elem(3), "", &["int8"]);
     let second = bytes_field(11, &bytes_field(1, b"shape"));
     bad(&two(SQUARE, output).extra_graph(second), "", &["one input", "2", "shape"]);
-    says(open(&two(SQUARE, output), "", Some(Size::new(320, 320))), &["input_size", "320", "fixes it at 640"]);
+    refused(open(&two(SQUARE, output), "", Some(Size::new(320, 320))), &["input_size", "320", "fixes it at 640"]);
 }
 
 #[test]
-fn contradictions_name_both_sides() {
+fn contradictions_name_file_and_manifest() {
     let model = two(SQUARE, &["1", "25200", "7"]).meta("stride", "32");
     bad(&model, "labels: [person, car]\n", &["labels", "`it's` as number 1", "`car` as number 1", "model.yaml"]);
     bad(&model, "labels: [person]\n", &["labels", "2 classes", "1 classes"]);
@@ -289,19 +289,19 @@ fn sha256_is_compared() {
 }
 
 #[test]
-fn bad_files_are_clear_messages() {
+fn bad_files_give_clear_messages() {
     let folder = Folder::new(b"", None);
-    says(ModelSpec::open(&folder.path().join("none.onnx"), None), &["no model at", "none.onnx"]);
-    says(ModelSpec::open(&folder.onnx(), None), &["empty"]);
-    says(ModelSpec::open(&folder.path(), None), &["model.yaml", "model.onnx"]);
+    refused(ModelSpec::open(&folder.path().join("none.onnx"), None), &["no model at", "none.onnx"]);
+    refused(ModelSpec::open(&folder.onnx(), None), &["empty"]);
+    refused(ModelSpec::open(&folder.path(), None), &["model.yaml", "model.onnx"]);
     let bare = tempfile::tempdir().unwrap();
-    says(ModelSpec::open(bare.path(), None), &["without a model.yaml", "without an .onnx"]);
+    refused(ModelSpec::open(bare.path(), None), &["without a model.yaml", "without an .onnx"]);
     fs::write(folder.onnx(), "%PDF-1.4 something else entirely").unwrap();
-    says(ModelSpec::open(&folder.onnx(), None), &["not an ONNX model"]);
+    refused(ModelSpec::open(&folder.onnx(), None), &["not an ONNX model"]);
     let whole = two(SQUARE, &["1", "25200", "7"]).bytes();
     fs::write(folder.onnx(), &whole[..whole.len() / 2]).unwrap();
-    says(ModelSpec::open(&folder.onnx(), None), &["not an ONNX model", "past the end"]);
-    says(ModelSpec::open(std::path::Path::new("/dev/zero"), None), &["regular file"]);
+    refused(ModelSpec::open(&folder.onnx(), None), &["not an ONNX model", "past the end"]);
+    refused(ModelSpec::open(std::path::Path::new("/dev/zero"), None), &["regular file"]);
     let tensor = [bytes_field(8, b"w1"), varint_field(14, 1)].concat();
     bad(&two(SQUARE, &["1", "25200", "7"]).extra_graph(bytes_field(5, &tensor)), "", &["`w1`", "another file"]);
 }

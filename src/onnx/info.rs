@@ -87,7 +87,7 @@ pub struct OnnxInfo {
     /// `metadata_props`, in order.
     pub metadata: Vec<(String, String)>,
     /// For each output that a `Concat` node makes: how many parts it joins; else 0. Detection heads join one part per
-    /// stride, which tells 16/32/64 from 8/16/32/64 when the shape is dynamic.
+    /// stride, which distinguishes 16/32/64 from 8/16/32/64 when the shape is dynamic.
     pub concat_parts: Vec<usize>,
 }
 
@@ -182,11 +182,11 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::testing::Tiny;
+    use super::super::tests::tiny::Tiny;
     use super::*;
 
     #[test]
-    fn a_model_tells_its_ports_and_metadata() {
+    fn ports_and_metadata_are_read() {
         let bytes = Tiny::new(&["1", "3", "640", "w"], &[&["1", "25200", "85"]])
             .meta("stride", "32")
             .meta("names", "{0: 'a'}")
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_model_is_an_error() {
+    fn other_files_are_refused() {
         for bytes in [&b""[..], b"hello world, this is a text file\n", b"\x89PNG\r\n\x1a\n", &[0_u8; 64], &[0xff; 64]] {
             assert!(read(Bytes::from_static(bytes)).is_err(), "{bytes:?}");
         }

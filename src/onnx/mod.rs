@@ -10,9 +10,7 @@ pub(crate) mod messages;
 mod protobuf;
 mod tensor;
 #[cfg(test)]
-pub(crate) mod testing;
-#[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use error::{GateError, OnnxError};
 pub(crate) use gate::{MAX_FILE, Policy};

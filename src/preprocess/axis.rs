@@ -1,18 +1,17 @@
 //! Where each output sample of a row or column lies in the source.
 
-/// Samples are taken in groups of this many: loads come one by one, since they jump, but the arithmetic on what they
-/// brought is then one or two SIMD instructions.
+/// Samples per group: their loads are scattered, but the arithmetic on a group is one or two SIMD instructions.
 pub(super) const LANES: usize = 8;
 
 /// Two-tap interpolation tables of one axis: `out = a + (b - a) · weight`, half-pixel centres, edges repeated.
 ///
-/// These are the coordinates of OpenCV's `INTER_LINEAR`, which the reference code letterboxes with: no antialiasing.
-/// The tables are filled up with sample 0 to whole groups.
+/// The coordinates are those of OpenCV's `INTER_LINEAR`, which the reference code uses: no antialiasing. The tables are
+/// padded with sample 0 to whole groups.
 #[derive(Debug, Default)]
 pub(super) struct Axis {
     first: Vec<[u32; LANES]>,
     weight: Vec<[f32; LANES]>,
-    /// All weights are 0: each output sample is one source sample.
+    /// All weights are 0: each output sample equals one source sample.
     exact: bool,
 }
 
@@ -42,7 +41,7 @@ impl Axis {
         (first, self.weight.as_flattened().get(n).copied().unwrap_or(0.0))
     }
 
-    /// All weights are 0: [`Axis::pick`] will do.
+    /// All weights are 0: [`Axis::pick`] is enough.
     pub(super) fn exact(&self) -> bool {
         self.exact
     }
@@ -57,8 +56,8 @@ impl Axis {
         }
     }
 
-    /// Interpolates between the samples of channel `channel` of a line of `C` interleaved ones. Behind its last pixel the
-    /// line holds one more, of any finite value: it is met with the weight 0.
+    /// Interpolates between the samples of channel `channel` of a line of `C` interleaved ones. The line has one more pixel
+    /// at its end, of any finite value: its weight is 0.
     pub(super) fn interpolate<const C: usize>(&self, line: &[f32], channel: usize, out: &mut [[f32; LANES]]) {
         let line = line.get(channel..).unwrap_or_default();
         for (out, (first, weight)) in out.iter_mut().zip(self.first.iter().zip(&self.weight)) {

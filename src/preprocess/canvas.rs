@@ -1,15 +1,14 @@
-//! What the letterbox draws on: a tensor of floats, or of bytes in planes or pixels.
+//! Writes into the tensor: f32 planes, or bytes in planes or pixels.
 
 use crate::model::ChannelOrder;
 use crate::types::Letterbox;
 
-/// Takes the lines of the scaled picture, in the model's range.
+/// Receives the lines of the scaled picture, in the model's range.
 pub(super) trait Canvas {
-    /// `write` puts line `n` of red, green and blue into the slices that it gets.
+    /// `write` fills the slices with line `n` of red, green and blue.
     fn line(&mut self, n: usize, write: impl FnOnce([&mut [f32]; 3]));
 }
 
-/// Planes of floats.
 pub(super) struct Floats<'a> {
     /// Red, green, blue.
     pub(super) rgb: [&'a mut [f32]; 3],
@@ -23,7 +22,6 @@ impl Canvas for Floats<'_> {
     }
 }
 
-/// Planes of bytes.
 pub(super) struct Bytes<'a> {
     /// Red, green, blue.
     pub(super) rgb: [&'a mut [u8]; 3],
@@ -44,7 +42,6 @@ impl Canvas for Bytes<'_> {
     }
 }
 
-/// Pixels of three bytes.
 pub(super) struct Pixels<'a> {
     pub(super) tensor: &'a mut [u8],
     pub(super) order: ChannelOrder,
@@ -71,7 +68,7 @@ impl Canvas for Pixels<'_> {
 
 /// The nearest byte; values are finite and not negative.
 fn byte(value: f32) -> u8 {
-    // By way of a whole number, which vectorises.
+    // The cast through an integer vectorises.
     (value + 0.5) as i32 as u8
 }
 
@@ -92,7 +89,7 @@ pub(super) fn planes<T>(tensor: &mut [T], order: ChannelOrder) -> [&mut [T]; 3] 
     }
 }
 
-/// Fills what the picture does not cover; `samples` values make a pixel.
+/// Fills what the picture does not cover. A pixel has `samples` values.
 pub(super) fn fill_border<T: Copy>(plane: &mut [T], letterbox: &Letterbox, samples: usize, value: T) {
     let width = letterbox.target.w as usize * samples;
     let (left, inner) = (letterbox.left as usize * samples, letterbox.scaled.w as usize * samples);

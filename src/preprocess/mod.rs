@@ -1,4 +1,4 @@
-//! Pixels to tensor: letterbox, colour and normalisation in one pass, from the decoder's planes into the caller's buffer.
+//! From pixels to the input tensor: letterbox, colour and normalisation in one pass from the decoder's planes.
 //!
 //! Belongs here: arithmetic on pixels. Does not belong here: where frames come from.
 

@@ -5,36 +5,17 @@ use crate::types::{ImageView, Plane, Size};
 /// Why a picture cannot become a tensor.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PreprocessError {
-    /// A picture without pixels, or larger than any video.
     #[error("a picture of {0} cannot be scaled: its sides must be 1 … 32768 pixels")]
     Size(Size),
-    /// A plane holds fewer bytes than its picture needs.
     #[error(
         "the {plane} plane of a {size} picture is too short: {have} bytes with a stride of {stride}, expected {need} bytes"
     )]
-    Plane {
-        /// Which plane.
-        plane: &'static str,
-        /// The picture.
-        size: Size,
-        /// Its bytes.
-        have: usize,
-        /// Its stride.
-        stride: usize,
-        /// Bytes that are needed, or the shortest stride.
-        need: usize,
-    },
-    /// The caller's buffer is not 3·h·w long.
-    #[error("the tensor holds {have} numbers, the model's input needs {need}")]
-    Tensor {
-        /// Its length.
-        have: usize,
-        /// 3·h·w.
-        need: usize,
-    },
+    Plane { plane: &'static str, size: Size, have: usize, stride: usize, need: usize },
+    #[error("the tensor holds {have} elements, the model's input needs {need}")]
+    Tensor { have: usize, need: usize },
 }
 
-/// Longest side: 8K is a quarter of it.
+/// Longest side: four times that of 8K.
 const MAX_SIDE: u32 = 32_768;
 
 /// Rows of one plane; every row exists.
@@ -62,7 +43,7 @@ impl<'a> Rows<'a> {
         Ok(Self { data: plane.data, stride: plane.stride, width })
     }
 
-    /// The samples of row `y`, without the padding behind them.
+    /// The samples of row `y`, without padding.
     pub(super) fn row(&self, y: usize) -> &'a [u8] {
         &self.data[y * self.stride..][..self.width]
     }

@@ -1,4 +1,4 @@
-//! The letterbox: planes in, tensor out.
+//! The letterbox.
 
 use super::axis::{Axis, LANES, groups};
 use super::canvas::{Bytes, Canvas, Floats, Pixels, fill_border, planes};
@@ -7,7 +7,7 @@ use super::still::Still;
 use crate::model::{ChannelOrder, InputSpec, InputTensor};
 use crate::types::{ColorMatrix, ColorRange, ColorSpec, ImageView, Letterbox, Padding, Size};
 
-/// Turns pictures into a model's input. Keeps its tables for the last source size; one per camera.
+/// Converts pictures to a model's input, with tables for the last source size. One per camera.
 #[derive(Debug)]
 pub struct Preprocessor {
     target: Size,
@@ -30,7 +30,6 @@ pub struct Preprocessor {
 }
 
 impl Preprocessor {
-    /// A preprocessor for pictures of any size.
     pub fn new(input: &InputSpec) -> Self {
         Self {
             target: input.size,
@@ -49,22 +48,22 @@ impl Preprocessor {
         }
     }
 
-    /// Letterboxes `image` into `tensor` (`[3, h, w]`, every element is written) and tells how.
+    /// Letterboxes `image` into `tensor` (`[3, h, w]`, every element is written).
     ///
-    /// Scales with two-tap bilinear interpolation at half-pixel centres, each plane for itself, then converts colour per
-    /// output pixel by the picture's own matrix and range. Allocates only when the source size changes.
+    /// Scales each plane with two-tap bilinear interpolation at half-pixel centres, then converts colour per output pixel
+    /// by the picture's own matrix and range. Allocates only when the source size changes.
     pub fn run(&mut self, image: &ImageView<'_>, tensor: &mut [f32]) -> Result<Letterbox, PreprocessError> {
         self.check(tensor.len())?;
         let source = Planes::new(image)?;
         let letterbox = self.prepare(image.size());
         let mut canvas = Floats { rgb: planes(tensor, self.order), letterbox };
-        // Buffers rotate between camera and engine, so this one may hold another frame's border or none.
+        // Buffers rotate between camera and engine: this one may hold another border or none.
         canvas.rgb.iter_mut().for_each(|plane| fill_border(plane, &letterbox, 1, self.border));
         self.draw(&source, image, &letterbox, &mut canvas);
         Ok(letterbox)
     }
 
-    /// The same into bytes in the model's layout, rounded to the nearest; for models that take bytes.
+    /// As [`Self::run`], but into bytes in the model's layout, rounded to nearest.
     pub fn run_bytes(&mut self, image: &ImageView<'_>, tensor: &mut [u8]) -> Result<Letterbox, PreprocessError> {
         self.check(tensor.len())?;
         let source = Planes::new(image)?;
@@ -87,7 +86,7 @@ impl Preprocessor {
         Ok(letterbox)
     }
 
-    /// Whichever of both `tensor` is for.
+    /// [`Self::run`] or [`Self::run_bytes`], by the type of `tensor`.
     pub fn fill(&mut self, image: &ImageView<'_>, tensor: &mut InputTensor) -> Result<Letterbox, PreprocessError> {
         match tensor {
             InputTensor::Planes(planes) => self.run(image, planes),
@@ -119,7 +118,7 @@ impl Preprocessor {
         self.luma[1].build(scaled.h, source.h, source.h, 1.0);
         self.chroma[0].build(scaled.w, source.w, source.w.div_ceil(2), 2.0);
         self.chroma[1].build(scaled.h, source.h, source.h.div_ceil(2), 2.0);
-        // Three channels at most, and one pixel behind the last.
+        // At most three channels, and one pixel after the last.
         self.line.resize((source.w as usize + 1) * 3, 0.0);
         for samples in &mut self.samples {
             samples.resize(groups(scaled.w), [0.0; LANES]);
@@ -161,7 +160,7 @@ impl Preprocessor {
     }
 }
 
-/// One output line of each of `C` interleaved channels: between two rows first, where it vectorises, then along them.
+/// One output line of each of `C` interleaved channels: first between two rows, which vectorises, then along them.
 fn plane<const C: usize>(
     rows: &Rows<'_>,
     n: usize,
@@ -190,7 +189,7 @@ fn plane<const C: usize>(
     out.for_each(|(channel, out)| x.interpolate::<C>(line, channel, out));
 }
 
-/// Y'CbCr to the model's range, one multiplication per coefficient: gain and offsets are folded in.
+/// Y'CbCr to the model's range with one multiplication per coefficient: gain and offsets are included.
 struct Convert {
     luma: f32,
     red_v: f32,
@@ -203,7 +202,7 @@ struct Convert {
 
 impl Convert {
     fn new(color: ColorSpec, gain: f32) -> Self {
-        // Weights of red and blue in luma, by the standards' own tables.
+        // Weights of red and blue in luma, from the standards.
         let (kr, kb): (f32, f32) = match color.matrix {
             ColorMatrix::Bt601 => (0.299, 0.114),
             ColorMatrix::Bt709 => (0.2126, 0.0722),
@@ -223,7 +222,7 @@ impl Convert {
 
     fn line(&self, y: &[[f32; LANES]], u: &[[f32; LANES]], v: &[[f32; LANES]], [red, green, blue]: [&mut [f32]; 3]) {
         let white = self.white;
-        // `f32::clamp` and `max` mind NaN, which costs instructions; there is none here.
+        // `f32::clamp` and `max` handle NaN, which costs instructions; there is none here.
         let clamp = |x: f32| {
             let x = if x > 0.0 { x } else { 0.0 };
             if x < white { x } else { white }

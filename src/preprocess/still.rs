@@ -1,7 +1,7 @@
-//! Still pictures are scaled exactly as OpenCV's 8-bit `INTER_LINEAR` does it, because their boxes are compared with those
-//! of the training code: half a level of difference moves the score of a small faint object by more than 0.01.
+//! Scales still pictures exactly as OpenCV's 8-bit `INTER_LINEAR`, because their boxes are compared with those of the
+//! training code: half a level of difference changes the score of a small faint object by more than 0.01.
 //!
-//! Video takes the faster way of [`super::preprocessor`]; it comes in planes that the reference never sees.
+//! Video takes the faster [`super::preprocessor`]: the reference never sees its planes.
 
 use super::planes::Rows;
 use crate::types::Letterbox;
@@ -9,7 +9,6 @@ use crate::types::Letterbox;
 /// Weights have 11 fractional bits.
 const ONE: f32 = 2048.0;
 
-/// Where one output sample comes from: two source samples and their weights.
 #[derive(Debug, Clone, Copy)]
 struct Tap {
     first: usize,
@@ -23,13 +22,13 @@ pub(super) struct Still {
     letterbox: Option<Letterbox>,
     x: Vec<Tap>,
     y: Vec<Tap>,
-    /// Source rows scaled along x, R, G, B, …, and which rows they are.
+    /// Source rows scaled along x (R, G, B, …), and their numbers.
     lines: [(Option<usize>, Vec<i32>); 2],
     out: Vec<i32>,
 }
 
 impl Still {
-    /// Scales `rows` (R, G, B, …) and hands each output line to `put`: its number and its R, G, B, …, 0 ..= 255.
+    /// Scales `rows` (R, G, B, …) and passes each output line to `put`: its number and its R, G, B, …, 0 ..= 255.
     pub(super) fn run(&mut self, rows: &Rows<'_>, letterbox: &Letterbox, mut put: impl FnMut(usize, &[i32])) {
         if self.letterbox != Some(*letterbox) {
             taps(letterbox.scaled.w, letterbox.source.w, &mut self.x);
@@ -43,7 +42,7 @@ impl Still {
         }
         self.out.resize(self.x.len() * 3, 0);
         for (n, tap) in self.y.iter().enumerate() {
-            // Going down, the second row of one line is often the first row of the next.
+            // The second row of one line is often the first row of the next.
             if self.lines[1].0 == Some(tap.first) {
                 self.lines.swap(0, 1);
             }
@@ -62,7 +61,7 @@ impl Still {
     }
 }
 
-/// One sample between two scaled rows: OpenCV's own order of shifts.
+/// One sample between two scaled rows, with OpenCV's order of shifts.
 fn between(a: i32, b: i32, weights: [i32; 2]) -> i32 {
     (((weights[0] * (a >> 4)) >> 16) + ((weights[1] * (b >> 4)) >> 16) + 2) >> 2
 }

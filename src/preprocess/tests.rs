@@ -276,7 +276,7 @@ fn what_does_not_fit_is_an_error() {
 }
 
 #[test]
-fn bytes_are_the_rounded_floats_in_the_models_layout() {
+fn bytes_are_rounded_f32_in_the_models_layout() {
     let target = Size::new(40, 32);
     let color = ColorSpec { matrix: ColorMatrix::Bt709, range: ColorRange::Limited };
     for layout in [Layout::I420, Layout::Nv12, Layout::Rgb] {

@@ -1,18 +1,15 @@
-//! Typed coordinates. All boxes are half-open: `x2 - x1` is the width, no +1 anywhere.
+//! Typed coordinates. All boxes are half-open: the width is `x2 - x1`.
 
 use serde::{Deserialize, Serialize};
 
-/// Width and height in pixels.
+/// In pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Size {
-    /// Width in pixels.
     pub w: u32,
-    /// Height in pixels.
     pub h: u32,
 }
 
 impl Size {
-    /// A size of `w` × `h` pixels.
     pub const fn new(w: u32, h: u32) -> Self {
         Self { w, h }
     }
@@ -27,23 +24,18 @@ impl std::fmt::Display for Size {
 /// A box in pixels of the source frame (or, before [`Letterbox::undo`], of the model's input), `x1 ≤ x2`, `y1 ≤ y2`.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct PixelBox {
-    /// Left edge.
     pub x1: f32,
-    /// Top edge.
     pub y1: f32,
-    /// Right edge (exclusive).
     pub x2: f32,
-    /// Bottom edge (exclusive).
     pub y2: f32,
 }
 
 impl PixelBox {
-    /// A box from its edges.
     pub const fn new(x1: f32, y1: f32, x2: f32, y2: f32) -> Self {
         Self { x1, y1, x2, y2 }
     }
 
-    /// A box from centre, width and height, as YOLO heads write it.
+    /// From centre, width and height.
     pub fn from_cxcywh(cx: f32, cy: f32, w: f32, h: f32) -> Self {
         Self::new(cx - w / 2.0, cy - h / 2.0, cx + w / 2.0, cy + h / 2.0)
     }
@@ -62,34 +54,28 @@ impl PixelBox {
         if union > 0.0 { intersection / union } else { 0.0 }
     }
 
-    /// The box cut to the frame `0 ..= w`, `0 ..= h`. A box at the edge shrinks; it is never dropped here.
+    /// The part of the box inside the frame `0 ..= w`, `0 ..= h`; may be empty.
     pub fn clipped(&self, frame: Size) -> Self {
         let (w, h) = (frame.w as f32, frame.h as f32);
         Self::new(self.x1.clamp(0.0, w), self.y1.clamp(0.0, h), self.x2.clamp(0.0, w), self.y2.clamp(0.0, h))
     }
 
-    /// The same box as fractions of `frame`.
     pub fn normalized(&self, frame: Size) -> NormBox {
         let (w, h) = (frame.w.max(1) as f32, frame.h.max(1) as f32);
         NormBox { x1: self.x1 / w, y1: self.y1 / h, x2: self.x2 / w, y2: self.y2 / h }
     }
 }
 
-/// A box as fractions 0 ..= 1 of the frame: the same on the main stream and on a sub-stream.
+/// A box in fractions 0 ..= 1 of the frame: the same on the main stream and on a sub-stream.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct NormBox {
-    /// Left edge.
     pub x1: f32,
-    /// Top edge.
     pub y1: f32,
-    /// Right edge (exclusive).
     pub x2: f32,
-    /// Bottom edge (exclusive).
     pub y2: f32,
 }
 
 impl NormBox {
-    /// The same box in pixels of `frame`.
     pub fn to_pixels(self, frame: Size) -> PixelBox {
         let (w, h) = (frame.w as f32, frame.h as f32);
         PixelBox::new(self.x1 * w, self.y1 * h, self.x2 * w, self.y2 * h)
@@ -109,14 +95,12 @@ pub enum Padding {
 
 /// How a frame was fitted into the model's input: scaled by `scale`, then padded.
 ///
-/// The rounding is the reference implementation's: `r = min(h'/h, w'/w)`, the scaled size is rounded to nearest (ties
-/// to even, as Python does; cut down for [`Padding::TopLeft`], as YOLOX does), and the border is split by
-/// `round(d - 0.1)` / `round(d + 0.1)`.
+/// Rounds like the reference implementation: `r = min(h'/h, w'/w)`, the scaled size is rounded to nearest (ties to even,
+/// as Python does; down for [`Padding::TopLeft`], as YOLOX does), and the border is split by `round(d - 0.1)` /
+/// `round(d + 0.1)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Letterbox {
-    /// Size of the source frame.
     pub source: Size,
-    /// Size of the model's input.
     pub target: Size,
     /// Size of the picture inside the border, at least 1×1.
     pub scaled: Size,
@@ -126,7 +110,7 @@ pub struct Letterbox {
     pub left: u32,
     /// Rows of border at the top.
     pub top: u32,
-    /// Border on the left as the reference undoes it: before rounding to whole pixels.
+    /// Border on the left, as the reference undoes it: not rounded to whole pixels.
     pad_x: f32,
     /// Border at the top, likewise.
     pad_y: f32,
@@ -137,7 +121,7 @@ impl Letterbox {
     pub fn new(source: Size, target: Size, padding: Padding) -> Self {
         let ratio =
             (f64::from(target.h) / f64::from(source.h.max(1))).min(f64::from(target.w) / f64::from(source.w.max(1)));
-        // Each family's own training code: YOLOv5 rounds the scaled size, YOLOX cuts it.
+        // As in each family's training code.
         let whole_pixels = |length: f64| match padding {
             Padding::Centered => length.round_ties_even(),
             Padding::TopLeft => length.floor(),
@@ -148,8 +132,8 @@ impl Letterbox {
             Padding::Centered => (f64::from(whole - part.min(whole)) / 2.0 - 0.1).round_ties_even().max(0.0) as u32,
             Padding::TopLeft => 0,
         };
-        // The reference maps boxes back with the unrounded border and one ratio for both axes; so do we, because boxes
-        // must equal those of the training code. Against whole pixels this is under half a target pixel.
+        // Boxes must equal those of the training code, which maps them back with the unrounded border and one ratio for
+        // both axes. The difference to whole pixels is under half a target pixel.
         let unrounded = |whole: u32, length: u32| match padding {
             Padding::Centered => ((f64::from(whole) - f64::from(length) * ratio) / 2.0) as f32,
             Padding::TopLeft => 0.0,
@@ -166,7 +150,7 @@ impl Letterbox {
         }
     }
 
-    /// From the model's input back to the source frame, clipped to it. The one place where the letterbox is undone.
+    /// From the model's input back to the source frame, clipped to it. No other function undoes the letterbox.
     pub fn undo(&self, b: &PixelBox) -> PixelBox {
         let (left, top) = (self.pad_x, self.pad_y);
         PixelBox::new(
@@ -199,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_letterbox_rounds_as_the_reference_code() {
+    fn the_letterbox_rounds_like_the_reference_code() {
         // Source, target → scaled, (left, top): printed by the reference implementation's `letterbox`, auto=False.
         for (source, target, scaled, border) in [
             ((1920, 1080), (640, 640), (640, 360), (0, 140)),
@@ -260,7 +244,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_undone_lies_in_the_frame(
+        fn undone_boxes_lie_in_the_frame(
             source in size(8192),
             target in size(2048),
             edges in proptest::array::uniform4(-1e6_f32..1e6),

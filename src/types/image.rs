@@ -1,26 +1,23 @@
-//! Borrowed pixels, as the decoder left them.
+//! Borrowed pixels in the decoder's own layout.
 
-use super::Size;
+use super::geometry::Size;
 
-/// One plane: `stride` bytes from a row to the next.
+/// Rows begin `stride` bytes apart.
 #[derive(Debug, Clone, Copy)]
 pub struct Plane<'a> {
-    /// The plane's bytes; the last row may end before a full stride.
+    /// The last row may end before a full stride.
     pub data: &'a [u8],
-    /// Bytes from one row's start to the next one's.
     pub stride: usize,
 }
 
-/// One writable plane.
 #[derive(Debug)]
 pub struct PlaneMut<'a> {
-    /// The plane's bytes; the last row may end before a full stride.
+    /// The last row may end before a full stride.
     pub data: &'a mut [u8],
-    /// Bytes from one row's start to the next one's.
     pub stride: usize,
 }
 
-/// Which weights turn Y'CbCr into R'G'B'.
+/// How Y'CbCr is converted to R'G'B'.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ColorMatrix {
     /// ITU-R BT.601 (SD video, JPEG).
@@ -42,53 +39,36 @@ pub enum ColorRange {
     Full,
 }
 
-/// How the planes are to be read as colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ColorSpec {
-    /// Matrix of the stream.
     pub matrix: ColorMatrix,
-    /// Range of the stream.
     pub range: ColorRange,
 }
 
-/// A readable picture, in the decoder's own layout. Chroma planes hold `ceil(w/2)` × `ceil(h/2)` samples.
+/// Chroma planes hold `ceil(w/2)` × `ceil(h/2)` samples.
 #[derive(Debug, Clone, Copy)]
 pub enum ImageView<'a> {
-    /// Three planes Y, U (Cb), V (Cr).
     I420 {
-        /// Width and height of the picture.
         size: Size,
-        /// Luma.
         y: Plane<'a>,
-        /// Cb.
         u: Plane<'a>,
-        /// Cr.
         v: Plane<'a>,
-        /// Colorimetry.
         color: ColorSpec,
     },
-    /// Two planes Y and interleaved UV.
     Nv12 {
-        /// Width and height of the picture.
         size: Size,
-        /// Luma.
         y: Plane<'a>,
-        /// Cb and Cr, interleaved.
         uv: Plane<'a>,
-        /// Colorimetry.
         color: ColorSpec,
     },
-    /// One plane of R, G, B bytes: still pictures only, never video.
+    /// Still pictures only, never video.
     Rgb {
-        /// Width and height of the picture.
         size: Size,
-        /// R, G, B, R, G, B, …
         rgb: Plane<'a>,
     },
 }
 
 impl ImageView<'_> {
-    /// Width and height of the picture.
     pub fn size(&self) -> Size {
         match self {
             Self::I420 { size, .. } | Self::Nv12 { size, .. } | Self::Rgb { size, .. } => *size,
@@ -96,44 +76,30 @@ impl ImageView<'_> {
     }
 }
 
-/// A writable picture: what boxes are painted into.
+/// What boxes are drawn into.
 #[derive(Debug)]
 pub enum ImageViewMut<'a> {
-    /// Three planes Y, U, V.
     I420 {
-        /// Width and height of the picture.
         size: Size,
-        /// Luma.
         y: PlaneMut<'a>,
-        /// Cb.
         u: PlaneMut<'a>,
-        /// Cr.
         v: PlaneMut<'a>,
-        /// Colorimetry.
         color: ColorSpec,
     },
-    /// Two planes Y and interleaved UV.
     Nv12 {
-        /// Width and height of the picture.
         size: Size,
-        /// Luma.
         y: PlaneMut<'a>,
-        /// Cb and Cr, interleaved.
         uv: PlaneMut<'a>,
-        /// Colorimetry.
         color: ColorSpec,
     },
-    /// One plane of R, G, B bytes: still pictures only.
+    /// Still pictures only.
     Rgb {
-        /// Width and height of the picture.
         size: Size,
-        /// R, G, B, R, G, B, …
         rgb: PlaneMut<'a>,
     },
 }
 
 impl ImageViewMut<'_> {
-    /// Width and height of the picture.
     pub fn size(&self) -> Size {
         match self {
             Self::I420 { size, .. } | Self::Nv12 { size, .. } | Self::Rgb { size, .. } => *size,

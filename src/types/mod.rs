@@ -1,4 +1,4 @@
-//! The words that every room speaks: geometry, frames' metadata, detections and results.
+//! Plain data that every room uses: geometry, frame metadata, detections and results.
 //!
 //! Belongs here: plain data and the arithmetic on it. Does not belong here: threads, sockets, files, GStreamer, clock
 //! reads. Time is always an argument.

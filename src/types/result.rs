@@ -1,4 +1,4 @@
-//! What comes out: detections, results per frame, camera states.
+//! Detections, results per frame, camera states.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,12 +6,12 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::{CameraName, FrameMeta, PixelBox};
+use super::frame::{CameraName, FrameMeta};
+use super::geometry::PixelBox;
 
-/// One object in one frame.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Detection {
-    /// Index into the model's labels.
+    /// Index of the model's labels.
     pub class_id: u32,
     /// Confidence 0 ..= 1.
     pub score: f32,
@@ -19,7 +19,6 @@ pub struct Detection {
     pub bbox: PixelBox,
 }
 
-/// Which model made a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelId {
     /// Name from the manifest, else the file's stem.
@@ -31,7 +30,7 @@ pub struct ModelId {
 }
 
 impl ModelId {
-    /// The class name, or `class<N>` when the model knows none.
+    /// The class name, or `class<N>` when the model has none.
     pub fn label(&self, class_id: u32) -> std::borrow::Cow<'_, str> {
         match self.labels.get(class_id as usize) {
             Some(label) => label.as_str().into(),
@@ -68,49 +67,46 @@ impl std::fmt::Display for BackendKind {
     }
 }
 
-/// The backend that really runs, as measured: not what was asked for.
+/// The backend that runs, as measured, not as configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackendInfo {
     /// Which backend loaded the model and ran the warm-up.
     pub kind: BackendKind,
     /// For example `ONNX Runtime 1.24.4` or `tract 0.23.9`.
     pub version: String,
-    /// Why a better backend was not taken (`auto` only), one sentence each: `cpu: no ONNX Runtime library found …`.
+    /// Why earlier backends of the fallback order were not taken (`auto` only), one sentence each: `cpu: no ONNX Runtime
+    /// library found …`.
     pub fallbacks: Vec<String>,
-    /// Nodes of the graph by the provider that ran them, as read back from the warm-up inference; empty where the runtime
-    /// has only one.
+    /// Nodes of the graph by the provider that ran them, read back from the warm-up inference; empty where the runtime has
+    /// only one.
     pub nodes: BTreeMap<String, usize>,
 }
 
-/// Where the time of one frame went.
+/// Durations of the stages of one frame.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Latency {
     /// From arrival of the decoded frame to the start of preprocessing.
     pub wait: Duration,
     /// Planes to tensor.
     pub preprocess: Duration,
-    /// In the session, without the queue before it.
+    /// In the session, without the wait before it.
     pub infer: Duration,
-    /// Decode of the output, NMS.
+    /// Decoding and NMS.
     pub postprocess: Duration,
     /// From arrival of the decoded frame to the finished result.
     pub total: Duration,
 }
 
-/// One frame's detections: shared by all sinks, holds no pixels.
+/// One frame's detections without pixels; shared by all sinks.
 #[derive(Debug, Clone)]
 pub struct FrameResult {
-    /// The frame.
     pub meta: FrameMeta,
-    /// Which model.
     pub model: Arc<ModelId>,
-    /// What ran it.
     pub backend: BackendKind,
-    /// Frames that ran together with this one, itself included.
+    /// Frames of the same run, this one included.
     pub batch: usize,
-    /// Objects, best score first.
+    /// Best score first.
     pub detections: Vec<Detection>,
-    /// Stage times.
     pub latency: Latency,
 }
 
@@ -135,7 +131,7 @@ pub enum CameraState {
 }
 
 impl CameraState {
-    /// The word used in topics, JSON and metrics.
+    /// As in topics, JSON and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Connecting => "connecting",
@@ -152,13 +148,11 @@ impl CameraState {
 /// A change of a camera's state.
 #[derive(Debug, Clone)]
 pub struct CameraStatus {
-    /// Which camera.
     pub camera: CameraName,
-    /// Its new state.
     pub state: CameraState,
     /// Wall clock of the change.
     pub since: SystemTime,
-    /// Why, for people; secrets already redacted.
+    /// For people; secrets are redacted already.
     pub reason: Option<String>,
     /// Failed attempts since the camera was last online.
     pub retries: u32,

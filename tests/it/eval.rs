@@ -1,4 +1,4 @@
-//! `ocelli eval` as users call it: the figures, what is written, what is said about bad labels.
+//! `ocelli eval` as users call it: the figures, the files it writes, errors for bad labels.
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -11,7 +11,7 @@ fn marker_model() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/marker.onnx")
 }
 
-/// A grey picture, with a red square at (x, y) if there is to be one.
+/// A grey picture, optionally with a red square at (x, y).
 fn write_picture(path: &Path, square: Option<(u32, u32)>) {
     let mut picture = image::RgbImage::from_pixel(640, 480, image::Rgb([70, 70, 70]));
     if let Some((x, y)) = square {
@@ -61,7 +61,7 @@ fn figures(folder: &Path, args: &[&str]) -> serde_json::Value {
 }
 
 #[test]
-fn a_detector_that_finds_everything_has_1_and_tells_what_ran() {
+fn a_perfect_detector_scores_1_and_the_backend_is_reported() {
     let data = data_set();
     let output = eval(data.path(), &["--plot", "pr.svg", "--detections", "found.json", "--json", "eval.json"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
@@ -88,10 +88,10 @@ fn a_detector_that_finds_everything_has_1_and_tells_what_ran() {
 }
 
 #[test]
-fn misplaced_boxes_and_missed_objects_cost_what_they_should() {
+fn misplaced_boxes_and_missed_objects_lower_the_score() {
     let data = data_set();
     let labels = data.path().join("labels/test");
-    // Moved by 25 of its 60 pixels, a square overlaps itself by 35/85: not enough for IoU 0.5.
+    // Moved by 25 of its 60 pixels, a square has an IoU of 35/85 with itself: less than 0.5.
     std::fs::write(labels.join("a.txt"), line(0, 40, 200, 25.0)).unwrap();
     // An object that is not there.
     std::fs::write(labels.join("d.txt"), line(0, 100, 100, 0.0)).unwrap();
@@ -106,7 +106,7 @@ fn misplaced_boxes_and_missed_objects_cost_what_they_should() {
 }
 
 #[test]
-fn classes_meet_by_name() {
+fn classes_are_matched_by_name() {
     let data = data_set();
     std::fs::write(data.path().join("data.yaml"), "names: [bird, other, marker]\n").unwrap();
     for (name, x, y) in [("a", 40, 200), ("b", 300, 100), ("c", 500, 380)] {
@@ -120,7 +120,7 @@ fn classes_meet_by_name() {
 }
 
 #[test]
-fn coco_json_gives_the_same() {
+fn coco_json_gives_the_same_score_as_yolo_labels() {
     let data = data_set();
     std::fs::remove_dir_all(data.path().join("labels")).unwrap();
     std::fs::create_dir(data.path().join("annotations")).unwrap();

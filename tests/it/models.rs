@@ -29,7 +29,7 @@ fn folder(model: &Path, manifest: &str) -> tempfile::TempDir {
 }
 
 #[test]
-fn real_models_are_understood() {
+fn real_models_are_recognised() {
     for (file, family, size, rows, strides, f16, dynamic) in [
         ("models/yolov5n_coco_640.onnx", Family::YoloV5, 640, 25200, &[8_u32, 16, 32][..], false, false),
         ("models/yolov5n_coco_640_fp16.onnx", Family::YoloV5, 640, 25200, &[8, 16, 32], true, false),
@@ -60,7 +60,7 @@ fn real_models_are_understood() {
 }
 
 #[test]
-fn real_models_of_other_layouts_say_what_they_are() {
+fn models_of_other_layouts_get_a_clear_error() {
     for (file, part) in
         [("models/fastestdet_coco_352.onnx", "[1, 85, 22, 22]"), ("models/yolox_nano_coco_416.onnx", "family: yolox")]
     {
@@ -104,7 +104,7 @@ fn list_show_and_verify() {
     assert_eq!(show["accuracy"]["map50"], 0.457);
 
     assert!(stdout(&models(&["verify", &model])).contains("matches model.yaml"));
-    // One changed byte in the weights: still a model, but not the promised one.
+    // One changed byte in the weights: still a model, but with another SHA-256.
     let file = format!("{model}/model.onnx");
     let mut bytes = fs::read(&file).unwrap();
     let middle = bytes.len() / 2;
@@ -116,14 +116,14 @@ fn list_show_and_verify() {
     assert!(message.contains(&sha) && message.contains("SHA-256"), "{message}");
 }
 
-/// Refused in an address space of 600 MB: no length in a file makes the program ask for what it says.
+/// Refused in an address space of 600 MB: the program does not allocate what a file claims.
 #[test]
-fn hostile_files_ask_for_no_memory() {
+fn hostile_files_allocate_no_memory() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).display().to_string();
-    // Sparse: it takes no room on the disk.
+    // A sparse file takes no disk space.
     fs::File::create(path("long.onnx")).unwrap().set_len((1 << 30) + 1).unwrap();
-    // A graph that says it has 2^62 bytes, and an initializer of 2^40 numbers.
+    // A graph that claims 2^62 bytes, and an initializer that claims 2^40 elements.
     fs::write(path("graph.onnx"), [&[0x08, 8, 0x3a][..], &[0xff; 8], &[0x3f, 1, 2, 3]].concat()).unwrap();
     let tensor = [&[0x08][..], &[0x80, 0x80, 0x80, 0x80, 0x80, 0x20], &[0x10, 1, 0x42, 1, b'w']].concat();
     let graph = [&[0x2a, tensor.len() as u8][..], &tensor].concat();
@@ -146,9 +146,9 @@ fn hostile_files_ask_for_no_memory() {
     }
 }
 
-/// The prepared model is another file with the same answers; what is not proven is not written.
+/// The prepared model is another file with the same results; a model that fails the comparison is not written.
 #[test]
-fn prepare_proves_what_it_writes() {
+fn prepare_verifies_the_model_before_writing_it() {
     let (Some(model), Some(bus)) = (test_data("families/yolov5n_coco_dynamic.onnx"), test_data("images/bus.jpg"))
     else {
         return;
@@ -182,9 +182,9 @@ fn prepare_proves_what_it_writes() {
     assert!(fs::metadata(&out).unwrap().len() < long * 6 / 10);
 }
 
-/// NMS in the graph keeps what NMS behind it kept, and half floats find the same objects.
+/// NMS in the graph keeps the boxes that Ocelli's NMS keeps, and f16 finds the same objects.
 #[test]
-fn prepare_appends_nms_and_computes_in_half_floats() {
+fn prepare_appends_nms_and_converts_to_f16() {
     let (Some(library), Some(bus)) = (crate::runtime::ort_library(), test_data("images/bus.jpg")) else { return };
     let sized: (&str, &[&str]) = ("families/yolov5n_coco_dynamic.onnx", &["--input-size", "320"]);
     for (model, size) in [sized, ("families/yolov8n_coco_640.onnx", &[])] {
@@ -216,9 +216,9 @@ fn prepare_appends_nms_and_computes_in_half_floats() {
     }
 }
 
-/// tract computes half floats by single ones, so such a model runs there at the speed of the original, not for minutes.
+/// tract computes f16 operators in f32, so such a model runs there at the speed of the original, not for minutes.
 #[test]
-fn half_floats_are_proven_on_tract_too() {
+fn f16_models_are_verified_on_tract_too() {
     let (Some(model), Some(bus)) = (test_data("families/yolov5n_coco_dynamic.onnx"), test_data("images/bus.jpg"))
     else {
         return;
@@ -252,10 +252,10 @@ fn bad_paths_are_errors_not_panics() {
     assert!(stdout(&models(&["list", &path("")])).contains("no model folders"));
 }
 
-/// The deployed backend's boxes against the reference's: equal for the shipped model, and a model that was quietly changed is
-/// told, with exit code 1.
+/// The deployed backend's boxes against the reference's: equal for the shipped model; a changed model is reported with exit
+/// code 1.
 #[test]
-fn verify_holds_a_backend_to_the_reference() {
+fn verify_compares_a_backend_with_the_reference() {
     let Some(library) = crate::runtime::ort_library() else { return };
     let run = |arguments: &[&str]| {
         let output =
@@ -273,7 +273,7 @@ fn verify_holds_a_backend_to_the_reference() {
     assert_eq!(json["agreed"], json["objects"], "{text}");
     assert!(json["worst_score"].as_f64().unwrap() < 0.01, "{text}");
 
-    // Limits that nothing can meet: the verdict and the code follow them.
+    // Limits that nothing can meet: the check fails, with its exit code.
     let (code, text) = run(&[shipped, "--backend", "cpu", "--min-iou", "1", "--max-score-delta", "0"]);
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("not fit to be deployed") && text.contains("agree on"), "{text}");

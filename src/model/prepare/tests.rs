@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 
 use super::*;
-use crate::onnx::testing::{Tiny, bytes_field};
+use crate::onnx::tests::tiny::{Tiny, bytes_field};
 
 /// An f32 initializer, as a field of a graph.
 fn weight(name: &str, dims: &[u64], value: f32) -> Vec<u8> {
@@ -25,7 +25,7 @@ fn contains(bytes: &[u8], text: &str) -> bool {
 }
 
 #[test]
-fn only_what_the_decoder_needs_is_left() {
+fn unused_nodes_weights_and_outputs_are_removed() {
     let model = Tiny::new(&["b", "3", "h", "w"], &[&["b", "n", "7"], &["1", "3", "80", "80", "7"]])
         .meta("names", "['a', 'b']")
         .initializer("useful", true)
@@ -53,7 +53,7 @@ fn only_what_the_decoder_needs_is_left() {
 }
 
 #[test]
-fn large_weights_become_half_as_long() {
+fn large_weights_are_stored_as_f16() {
     let uses = |name| part("Relu", &[name], "output0");
     let graph = [weight("fits", &[10, 100], 0.5), weight("huge", &[10, 100], 1e6), uses("fits"), uses("huge")].concat();
     let bytes = Tiny::new(&["1", "3", "640", "640"], &[&["1", "25200", "7"]]).extra_graph(graph).bytes();
@@ -160,7 +160,7 @@ fn made(model: &[u8]) -> Vec<String> {
 /// Fields of the model, the graph, a node, an attribute and a tensor that no message here reads: prost would drop them
 /// if they were not declared, or not passed on as bytes.
 #[test]
-fn nothing_that_is_not_rewritten_gets_lost() {
+fn fields_that_are_not_rewritten_are_kept() {
     let kept = |name: &str| name.as_bytes().to_vec();
     let node_fields = [3, 6, 8, 9, 10].map(|field| bytes_field(field, &kept(&format!("node-{field}"))));
     let attribute =
@@ -204,7 +204,7 @@ fn nothing_that_is_not_rewritten_gets_lost() {
 
 /// The graph has the names already that the new values would have.
 #[test]
-fn no_name_is_given_twice() {
+fn added_values_get_free_names() {
     let names = [
         "images_bytes",
         "images_bytes_2",
@@ -244,7 +244,7 @@ fn no_name_is_given_twice() {
 }
 
 proptest! {
-    /// A file that has passed the gate may still be changed before it is read again, and a gate may let something through.
+    /// A file may change after it has passed the gate.
     #[test]
     fn damaged_models_never_panic(
         edits in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),

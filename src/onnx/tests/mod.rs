@@ -1,5 +1,7 @@
-//! Hostile files: refused with a reason, without a panic, before any runtime sees them.
+//! Hostile files are refused with a reason and without a panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::type_complexity)]
+
+pub(crate) mod tiny;
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -7,7 +9,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use super::testing::{Tiny, bytes_field, varint_field};
+use self::tiny::{Tiny, bytes_field, varint_field};
 use super::*;
 use crate::model::{MANIFEST, ModelError, ModelSpec};
 
@@ -17,7 +19,7 @@ fn tiny() -> Tiny {
     Tiny::new(INPUT, &[&["1", "25200", "7"]])
 }
 
-/// A model's file with something more in its graph, opened with a manifest.
+/// Opens a model with `part` added to its graph, and a manifest.
 fn open(part: Vec<u8>, manifest: &str, prepare: impl FnOnce(&Path)) -> Result<ModelSpec, ModelError> {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("model.onnx"), tiny().extra_graph(part).bytes()).unwrap();
@@ -86,7 +88,7 @@ fn external_data_is_found_wherever_it_hides() {
 const ALLOWED: &str = "allow_external_data: true\n";
 
 #[test]
-fn allowed_data_comes_in_wherever_it_is() {
+fn allowed_external_data_is_copied_in_wherever_it_is() {
     let data: Vec<u8> = (0..32).collect();
     let at = |n: &'static str| elsewhere(4, &[("location", "sub/w.bin"), ("offset", n), ("length", "16")]);
     let whole = elsewhere(8, &[("location", "sub/w.bin")]);
@@ -114,11 +116,11 @@ fn allowed_data_comes_in_wherever_it_is() {
     }
 }
 
-/// Location, offset, what is said, and what lies in the folder.
+/// Location, offset, part of the error, and what to put into the folder.
 type Case<'a> = (&'a str, &'a str, &'a str, &'a dyn Fn(&Path));
 
 #[test]
-fn data_elsewhere_stays_inside_the_folder() {
+fn external_data_must_be_inside_the_folder() {
     let file = |folder: &Path| fs::write(folder.join("w.bin"), [0; 16]).unwrap();
     let cases: &[Case<'_>] = &[
         ("../w.bin", "0", "inside the model's folder", &file),
@@ -148,7 +150,7 @@ fn data_elsewhere_stays_inside_the_folder() {
         assert_eq!(error.code(), "external_reference", "{location}: {error}");
         assert!(error.to_string().contains(text), "{location}: `{text}` is missing in: {error}");
     }
-    // A pipe without a writer would keep an unwary reader waiting.
+    // Opening a pipe without a writer blocks.
     let pipe = |folder: &Path| {
         let made = std::process::Command::new("mkfifo").arg(folder.join("pipe")).status().unwrap();
         assert!(made.success());
@@ -159,7 +161,7 @@ fn data_elsewhere_stays_inside_the_folder() {
 }
 
 #[test]
-fn lengths_and_shapes_of_data_elsewhere() {
+fn external_data_must_have_the_length_of_its_shape() {
     let file = |folder: &Path| fs::write(folder.join("w.bin"), [0; 16]).unwrap();
     let open = |n: u64, length: &str| {
         let entries = [("location", "w.bin"), ("length", length)];
@@ -168,13 +170,13 @@ fn lengths_and_shapes_of_data_elsewhere() {
     assert!(open(4, "12").to_string().contains("shape needs 16"));
     assert!(open(4, "-16").to_string().contains("no length"));
     assert!(open(5, "20").to_string().contains("more than the file has"));
-    // 2 GiB are refused before anything of that size is asked of the system.
+    // 2 GiB are refused before they are allocated.
     assert!(open(1 << 29, "2147483648").to_string().contains("limit"));
     assert_eq!(open(1 << 40, "4398046511104").code(), "tensor");
 }
 
 #[test]
-fn shapes_that_no_tensor_has() {
+fn impossible_tensor_shapes_are_refused() {
     refused(bytes_field(5, &tensor(&[1 << 40], &[])), "tensor", "more than 2147483648");
     refused(bytes_field(5, &tensor(&[1 << 20, 1 << 20, 1 << 20], &[0; 4])), "tensor", "more than");
     refused(bytes_field(5, &tensor(&[i64::MAX, 2], &[0; 4])), "tensor", "more than");
@@ -198,7 +200,7 @@ fn shapes_that_no_tensor_has() {
 }
 
 #[test]
-fn operators_that_onnx_does_not_define() {
+fn foreign_operator_domains_are_refused_unless_allowed() {
     let node = |domain: &[u8]| bytes_field(1, &[bytes_field(4, b"Evil"), bytes_field(7, domain)].concat());
     refused(node(b"com.evil"), "domain", "`com.evil`");
     refused(attribute(6, &node(b"com.evil")), "domain", "allow_domains");
@@ -208,7 +210,7 @@ fn operators_that_onnx_does_not_define() {
 }
 
 #[test]
-fn too_many_and_too_deep() {
+fn too_many_entries_and_too_deep_graphs_are_refused() {
     let mut graph = Vec::new();
     for _ in 0..1000 {
         graph = attribute(6, &graph);
@@ -222,7 +224,7 @@ fn too_many_and_too_deep() {
 }
 
 #[test]
-fn every_truncation_and_every_broken_byte() {
+fn truncated_and_corrupted_models_never_panic() {
     let whole = tiny()
         .initializer("a", true)
         .extra_graph(attribute(6, &bytes_field(5, &tensor(&[2, 2], &[0; 16]))))
@@ -234,7 +236,7 @@ fn every_truncation_and_every_broken_byte() {
     assert!(ModelSpec::open(&path, None).is_ok());
     for cut in 0..whole.len() {
         fs::write(&path, &whole[..cut]).unwrap();
-        // A cut between two fields of the model may leave a model without metadata; all else is refused.
+        // A cut between two fields may leave a valid model without metadata.
         if let Err(error) = ModelSpec::open(&path, None) {
             assert!(!error.code().is_empty());
         }
@@ -250,14 +252,14 @@ fn every_truncation_and_every_broken_byte() {
 }
 
 #[test]
-fn files_that_are_none() {
+fn pipes_devices_and_oversized_files_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pipe.onnx");
     assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
     assert_eq!(ModelSpec::open(&path, None).unwrap_err().code(), "unreadable");
     assert_eq!(ModelSpec::open(Path::new("/dev/zero"), None).unwrap_err().code(), "unreadable");
     let long = folder.path().join("long.onnx");
-    // Sparse: it takes no room on the disk.
+    // A sparse file takes no disk space.
     fs::File::create(&long).unwrap().set_len((1 << 30) + 1).unwrap();
     assert_eq!(ModelSpec::open(&long, None).unwrap_err().code(), "too_large");
     fs::write(&long, b"").unwrap();

@@ -1,9 +1,9 @@
 //! Tiny ONNX files for tests: declarations without a network, and raw fields for hostile ones.
 
-use super::messages::{
+use super::super::messages::{
     Axis, Bytes, Entry, Graph, Length, Message, Model, Node, OperatorSet, Shape, Tensor, TensorType, Type, Value,
 };
-use super::protobuf::{put_bytes, put_number};
+use super::super::protobuf::{put_bytes, put_number};
 
 pub(crate) fn varint_field(field: u32, n: u64) -> Vec<u8> {
     let mut out = Vec::new();
