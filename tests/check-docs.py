@@ -142,6 +142,17 @@ class Check:
                 if not any(f'"{word}"' in sources() or f'"{word}{{' in sources() for word in words):
                     self.error(page, number, f"`{bare[0]}`: the code has no such metric")
 
+    def all_metrics(self):
+        """Each metric that the code serves has a row in docs/http.md."""
+        page = self.pages.get(os.path.join(ROOT, "docs", "http.md"))
+        if page is None:
+            return
+        code = "".join(text.split("#[cfg(test)]")[0] for text in source_files() if "DescriptorEncoder" in text)
+        named = set(re.findall(r"`((?:ocelli|process)_[a-z0-9_]+)`", page.text))
+        for name in sorted(set(re.findall(r'"((?:ocelli|process)_[a-z0-9_]+)"', code))):
+            if not {name, f"{name}_total"} & named:
+                self.error(page, 1, f"the metric `{name}` is not described")
+
     def error_texts(self, page):
         """Headings of the troubleshooting page are error texts of the code, `…` in place of what varies."""
         if page.name != "docs/troubleshooting.md":
@@ -268,6 +279,7 @@ class Check:
                 self.configurations(page, binary)
         self.book()
         self.rooms()
+        self.all_metrics()
         if not binary:
             self.skipped.append("options of commands and configurations in pages (no built binary; set OCELLI)")
 
@@ -366,33 +378,35 @@ def find_binary():
 
 def self_test(binary):
     """Each of these must be refused."""
-    docs = os.path.join(ROOT, "docs")
     cases = [
-        ("glossary.md", "[x](nowhere.md)", "no such file"),
-        ("glossary.md", "[x](getting-started.md#nowhere)", "no such heading"),
-        ("glossary.md", "[x](../README.md)", "leaves the book"),
-        ("glossary.md", "{{#include nowhere.md}}", "no such file"),
-        ("glossary.md", "`src/nowhere.rs`", "no such file"),
-        ("glossary.md", "`types::Nowhere`", "the code has no"),
-        ("glossary.md", "`mqtt.nowhere`", "no such key"),
-        ("glossary.md", "`ocelli_nowhere_total`", "no such metric"),
-        ("troubleshooting.md", "### `this is … no error text of ours`", "no error text"),
-        ("glossary.md", "`make nowhere`", "no such target"),
-        ("nowhere.md", "text", "does not list this page"),
+        ("docs/glossary.md", "[x](nowhere.md)", "no such file"),
+        ("docs/glossary.md", "[x](getting-started.md#nowhere)", "no such heading"),
+        ("docs/glossary.md", "[x](../README.md)", "leaves the book"),
+        ("docs/glossary.md", "{{#include nowhere.md}}", "no such file"),
+        ("docs/glossary.md", "`src/nowhere.rs`", "no such file"),
+        ("docs/glossary.md", "`types::Nowhere`", "the code has no"),
+        ("docs/glossary.md", "`mqtt.nowhere`", "no such key"),
+        ("docs/glossary.md", "`ocelli_nowhere_total`", "no such metric"),
+        ("docs/troubleshooting.md", "### `this is … no error text of ours`", "no error text"),
+        ("docs/glossary.md", "`make nowhere`", "no such target"),
+        ("docs/nowhere.md", "text", "does not list this page"),
+        ("docs/http.md", "", "is not described"),
+        ("ARCHITECTURE.md", "| `types/` | x | config |", "may use"),
+        ("ARCHITECTURE.md", "", "lacks `types/`"),
     ]
     if binary:
         cases += [
-            ("glossary.md", "`ocelli nowhere now`", "no such command"),
-            ("glossary.md", "```sh\nocelli detect x.jpg --nowhere\n```", "no option --nowhere"),
-            ("glossary.md", "```yaml\nnowhere: 1\ncameras: {a: \"rtsp://h/\"}\n```", "is refused"),
+            ("docs/glossary.md", "`ocelli nowhere now`", "no such command"),
+            ("docs/glossary.md", "```sh\nocelli detect x.jpg --nowhere\n```", "no option --nowhere"),
+            ("docs/glossary.md", "```yaml\nnowhere: 1\ncameras: {a: \"rtsp://h/\"}\n```", "is refused"),
         ]
     for name, text, expected in cases:
-        path = os.path.join(docs, name)
+        path = os.path.join(ROOT, name)
         pages = [page for page in all_pages() if page.path != path] + [Page(path, text)]
         check = Check(pages)
         check.run(binary)
-        if not any(expected in error for error in check.errors if f"docs/{name}" in error):
-            sys.exit(f"check-docs: `{text}` in docs/{name} was not refused with `{expected}`")
+        if not any(expected in error for error in check.errors if error.startswith(name)):
+            sys.exit(f"check-docs: `{text}` in {name} was not refused with `{expected}`")
     print(f"check-docs: {len(cases)} broken pages are refused")
 
 
