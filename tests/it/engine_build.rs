@@ -296,6 +296,24 @@ fn a_service_whose_engine_cannot_be_built_ends_and_does_not_try_for_ever() {
     assert_eq!(pretence.builds().len(), 3);
 }
 
+#[test]
+fn only_a_damaged_engine_is_rejected_and_one_without_memory_is_kept() {
+    let Some(pretence) = Pretence::new("ok") else { return };
+    assert!(pretence.build().status.success());
+    pretence.control("load-memory");
+    for _ in 0..3 {
+        let output = pretence.run(free_port()).output().unwrap();
+        assert_eq!(output.status.code(), Some(69), "{}", text(&output.stderr));
+        assert!(text(&output.stderr).contains("out of memory"), "{}", text(&output.stderr));
+    }
+    assert_eq!((pretence.builds().len(), pretence.cached("rejected").len()), (1, 0));
+    pretence.control("load-bad");
+    let output = pretence.run(free_port()).output().unwrap();
+    assert_eq!(output.status.code(), Some(69), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("did not fit 2 times"), "{}", text(&output.stderr));
+    assert_eq!((pretence.builds().len(), pretence.cached("rejected").len()), (2, 2), "built once more");
+}
+
 /// The source of a camera that plays a clip in a loop.
 pub fn clip() -> String {
     format!("{{file: {}, loop: true}}", crate::common::fixture("clip.mp4").display())

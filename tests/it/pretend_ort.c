@@ -3,7 +3,8 @@
  * file CONTROL says: "ok", "crash", "error", "empty", "wait" (until it says something else). Each build adds a line to
  * CONTROL.builds, with the id of the process that does it. Inferences fail when it says "run-error", and say that the GPU is
  * lost when it says "run-lost"; they hang while it says "run-wait", and sessions of real models are not created while it says
- * "load-wait": CONTROL.runs and CONTROL.loads appear then. Indexes are places in OrtApi, which only ever grows at its end. */
+ * "load-wait": CONTROL.runs and CONTROL.loads appear then. An engine that is there is refused for want of memory when it says
+ * "load-memory", and for being damaged when it says "load-bad". Indexes are places in OrtApi, which only ever grows at its end. */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -60,7 +61,12 @@ static void *build(void) {
     /* The probe's tiny model is no engine that anybody keeps. */
     if (!folder[0]) return 0;
     snprintf(engine, sizeof engine, "%s/pretend.engine", folder);
-    if (!access(engine, F_OK)) return 0;
+    if (!access(engine, F_OK)) {
+        void *(*status)(int, const char *) = (void *(*)(int, const char *))table[CREATE_STATUS];
+        if (says("load-memory")) return status(1, "CUDA failure 2: out of memory ; GPU=0");
+        if (says("load-bad")) return status(11, "TensorRT EP could not deserialize engine from cache: pretend.engine");
+        return 0;
+    }
     FILE *builds = fopen(CONTROL ".builds", "a");
     if (builds) { fprintf(builds, "%d\n", getpid()); fclose(builds); }
     while (says("wait")) usleep(10000);

@@ -58,9 +58,9 @@ pub(super) struct Machine {
     served_reported: bool,
     seen_served: u64,
     stopped: bool,
-    state: EngineState,
-    reason: Option<String>,
-    ended: Option<Ended>,
+    pub(super) state: EngineState,
+    pub(super) reason: Option<String>,
+    pub(super) ended: Option<Ended>,
     start_error: Option<InferError>,
     effects: Vec<Effect>,
 }
@@ -112,18 +112,6 @@ impl Machine {
             }
         }
         std::mem::take(&mut self.effects)
-    }
-
-    pub(super) fn state(&self) -> EngineState {
-        self.state
-    }
-
-    pub(super) fn reason(&self) -> Option<String> {
-        self.reason.clone()
-    }
-
-    pub(super) fn ended(&self) -> Option<Ended> {
-        self.ended
     }
 
     /// Why each backend better than the present one does not serve.

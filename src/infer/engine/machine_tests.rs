@@ -48,7 +48,7 @@ impl Script {
 
     #[track_caller]
     fn is(&self, state: EngineState, kind: BackendKind) {
-        assert_eq!((self.machine.state(), self.machine.kind()), (state, kind), "{:?}", self.machine.reason());
+        assert_eq!((self.machine.state, self.machine.kind()), (state, kind), "{:?}", self.machine.reason);
     }
 }
 
@@ -130,7 +130,7 @@ fn a_start_on_which_no_backend_loads_is_an_error_and_not_a_lost_gpu() {
     script.at(1, not_loaded(1, "no"), "uncount cuda, count cpu, load 2 cpu Start");
     script.at(2, not_loaded(2, "no memory"), "uncount cpu, halt, refuse: ended");
     assert!(script.machine.begun(false).unwrap().is_err());
-    assert_eq!(script.machine.ended(), Some(Ended::NoBackend));
+    assert_eq!(script.machine.ended, Some(Ended::NoBackend));
     script.at(3, tick(0), "");
 }
 
@@ -165,7 +165,7 @@ fn a_named_backend_is_never_left_and_only_a_gpu_is_given_up() {
         script.is(EngineState::Degraded, kind);
         let effects = if ended.is_some() { format!("uncount {kind}, halt, refuse: ended") } else { String::new() };
         script.at(2, failed(20, "no memory"), &effects);
-        assert_eq!(script.machine.ended(), ended);
+        assert_eq!(script.machine.ended, ended);
     }
 }
 
@@ -175,14 +175,14 @@ fn a_lost_gpu_ends_the_process_under_auto_too() {
         let mut script = Script::serving(kinds);
         let effects = format!("uncount {}, halt, refuse: ended", kinds[0]);
         script.at(1, failed(1, "CUDA failure 700: an illegal memory access"), &effects);
-        assert_eq!(script.machine.ended(), Some(Ended::DeviceLost));
+        assert_eq!(script.machine.ended, Some(Ended::DeviceLost));
         script.is(EngineState::Failed, kinds[0]);
     }
     // Lost while a fallback loads.
     let mut script = Script::serving(&[Cuda, Cpu]);
     script.at(1, failed(1, "no"), "halt, uncount cuda, count cpu, load 2 cpu Fallback");
     script.at(2, not_loaded(2, "CUDA failure 719"), "uncount cpu, halt, refuse: ended");
-    assert_eq!(script.machine.ended(), Some(Ended::DeviceLost));
+    assert_eq!(script.machine.ended, Some(Ended::DeviceLost));
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn with_too_many_hung_threads_a_cpu_waits_and_a_gpu_ends_the_process() {
     script.at(1, hung(1), "start worker");
     script.at(2, hung(2), "start worker");
     script.at(3, hung(3), "uncount tensorrt, halt, refuse: ended");
-    assert_eq!(script.machine.ended(), Some(Ended::DeviceLost));
+    assert_eq!(script.machine.ended, Some(Ended::DeviceLost));
 }
 
 #[test]
@@ -349,8 +349,8 @@ fn a_build_that_failed_twice_is_not_repeated_and_is_not_a_lost_gpu() {
         script.at(11, failure(), &format!("count tensorrt, load {} tensorrt Built", attempt + 1));
         if named {
             script.at(12, of(attempt + 1, refused()), "uncount tensorrt, halt, refuse: ended");
-            assert_eq!(script.machine.ended(), Some(Ended::NoBackend));
-            assert!(script.machine.reason().unwrap().contains("models build"));
+            assert_eq!(script.machine.ended, Some(Ended::NoBackend));
+            assert!(script.machine.reason.clone().unwrap().contains("models build"));
         } else {
             script.at(12, of(attempt + 1, refused()), "uncount tensorrt");
             script.is(EngineState::Serving, Cuda);

@@ -179,9 +179,9 @@ impl Engine {
             thread: None,
             _hook: hook,
         };
-        let run = Run::new(shared.clone(), spec, status, backends, limits, crashes);
+        let run = Run::new(shared.clone(), spec, status, backends, limits, crashes, waits_for_build);
         let name = "engine".to_owned();
-        let thread = std::thread::Builder::new().name(name.clone()).spawn(move || run.run(waits_for_build));
+        let thread = std::thread::Builder::new().name(name.clone()).spawn(move || run.run());
         engine.thread = Some(thread.map_err(|error| InferError::Thread { name, reason: error.to_string() })?);
         let mut state = shared.lock();
         loop {

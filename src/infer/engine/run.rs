@@ -15,7 +15,7 @@ use crate::infer::engine::machine::Machine;
 use crate::infer::engine::scheduler::Notify;
 use crate::infer::engine::shared::{Message, Shared};
 use crate::infer::engine::status::StatusCell;
-use crate::infer::engine::threads::{NO_WORKER, Phase, Timeouts};
+use crate::infer::engine::threads::{NO_WORKER, Phase};
 use crate::infer::engine::worker::{self, Common};
 use crate::model::{MAX_BATCH, ModelSpec};
 use crate::types::{BackendInfo, BackendKind, BuildProgress, Division, EngineStatus};
@@ -45,8 +45,17 @@ impl Drop for Build {
     }
 }
 
+/// What serves, or served last.
+struct Serving {
+    common: Common,
+    info: BackendInfo,
+    divisions: Vec<Division>,
+    /// Of an inference.
+    timeout: Duration,
+}
+
 pub(super) struct Run {
-    pub(super) shared: Arc<Shared>,
+    shared: Arc<Shared>,
     spec: Arc<ModelSpec>,
     status: Arc<StatusCell>,
     backends: Arc<dyn Backends>,
@@ -60,11 +69,7 @@ pub(super) struct Run {
     /// Attempt and thread of the load under way.
     loader: Option<(u64, u64)>,
     build: Option<Build>,
-    common: Option<Common>,
-    info: Option<BackendInfo>,
-    divisions: Vec<Division>,
-    /// Timeout of an inference.
-    infer: Duration,
+    serving: Option<Serving>,
     next_worker: u64,
 }
 
@@ -76,6 +81,7 @@ impl Run {
         backends: Arc<dyn Backends>,
         limits: Limits,
         crashes: CrashCounter,
+        waits_for_build: bool,
     ) -> Self {
         Self {
             shared,
@@ -83,23 +89,19 @@ impl Run {
             status,
             machine: Machine::new(backends.order(), limits.clone(), Instant::now()),
             backends,
-            infer: limits.load,
             limits,
             crashes,
-            waits_for_build: false,
+            waits_for_build,
             found: None,
             loader: None,
             build: None,
-            common: None,
-            info: None,
-            divisions: Vec::new(),
+            serving: None,
             next_worker: 0,
         }
     }
 
     /// Runs until the engine is closed or cancelled.
-    pub(super) fn run(mut self, waits_for_build: bool) {
-        self.waits_for_build = waits_for_build;
+    pub(super) fn run(mut self) {
         if !self.is_over() {
             let crashes = self.crashes.counts(self.backends.order());
             self.handle(Event::Start { crashes });
@@ -169,7 +171,8 @@ impl Run {
         self.handle(Event::Loaded { attempt, outcome });
         if let Some(unwanted) = self.found.take() {
             // Closing a session can take seconds.
-            let _ = self.spawn("infer-close", Phase::Leaving { since: Instant::now() }, move |_| drop(unwanted));
+            let leaving = Phase::Leaving { since: Instant::now() };
+            let _ = self.shared.spawn("infer-close".into(), NO_WORKER, leaving, move |_| drop(unwanted));
         }
     }
 
@@ -182,23 +185,23 @@ impl Run {
 
     /// Sees threads that hang, jobs that failed and frames that were served.
     fn check_threads(&mut self) {
-        let timeouts = Timeouts { infer: self.infer, load: self.limits.load, suspended: self.limits.suspended() };
-        let kind = self.machine.kind();
+        let (kind, load) = (self.machine.kind(), self.limits.load);
+        let infer = self.serving.as_ref().map_or(load, |serving| serving.timeout);
         let mut notified: Vec<Notify> = Vec::new();
         let mut events = Vec::new();
         let mut state = self.shared.lock();
-        let abandoned = state.threads.abandon_late(Instant::now(), timeouts);
+        let abandoned = state.threads.abandon_late(Instant::now(), infer, &self.limits);
         let hung = state.threads.hung();
         for late in abandoned {
             if let Some((attempt, _)) = self.loader.take_if(|(_, thread)| *thread == late.thread) {
                 // The loader drops a late session by itself.
                 state.attempt = None;
                 let backend = self.machine.loading().unwrap_or(kind);
-                let outcome = Outcome::Error(InferError::Hung { backend, limit: timeouts.load });
+                let outcome = Outcome::Error(InferError::Hung { backend, limit: load });
                 events.push(Event::Loaded { attempt, outcome });
                 continue;
             }
-            let limit = if late.tickets.is_empty() { timeouts.load } else { timeouts.infer };
+            let limit = if late.tickets.is_empty() { load } else { infer };
             for ticket in late.tickets {
                 notified.extend(state.scheduler.lose(ticket, InferError::Hung { backend: kind, limit }));
             }
@@ -267,12 +270,12 @@ impl Run {
     }
 
     fn publish(&self) {
-        let fallbacks = self.machine.fallbacks();
+        let (serving, fallbacks) = (self.serving.as_ref(), self.machine.fallbacks());
         self.status.set(EngineStatus {
-            state: self.machine.state(),
-            reason: self.machine.reason(),
-            backend: self.info.clone().map(|info| BackendInfo { fallbacks, ..info }),
-            divisions: self.divisions.clone(),
+            state: self.machine.state,
+            reason: self.machine.reason.clone(),
+            backend: serving.map(|serving| BackendInfo { fallbacks, ..serving.info.clone() }),
+            divisions: serving.map_or_else(Vec::new, |serving| serving.divisions.clone()),
             build: self.build.as_ref().map(|build| BuildProgress {
                 backend: build.kind,
                 phase: build.phase(),
@@ -280,36 +283,15 @@ impl Run {
                 elapsed: Duration::from_secs(build.started.elapsed().as_secs()),
                 expected: build.expected,
             }),
-            ended: self.machine.ended(),
+            ended: self.machine.ended,
         });
-    }
-
-    /// Starts a thread that is not a worker, but one that the engine's end waits for. `run` is given its id.
-    fn spawn(&self, name: &str, phase: Phase, run: impl FnOnce(u64) + Send + 'static) -> Result<u64, InferError> {
-        let id = self.shared.lock().threads.add(NO_WORKER, phase);
-        let shared = self.shared.clone();
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            run(id);
-            shared.lock().threads.remove(id);
-            shared.watch.notify_all();
-        });
-        let mut state = self.shared.lock();
-        match thread {
-            Ok(handle) => {
-                state.threads.started(id, handle);
-                Ok(id)
-            }
-            Err(error) => {
-                state.threads.remove(id);
-                Err(InferError::Thread { name: name.to_owned(), reason: error.to_string() })
-            }
-        }
     }
 
     fn load(&mut self, attempt: u64, kind: BackendKind, reason: LoadReason) {
         self.shared.lock().attempt = Some(attempt);
         let (backends, shared) = (self.backends.clone(), self.shared.clone());
-        let loader = self.spawn("infer-load", Phase::Loading { since: Instant::now() }, move |id| {
+        let loading = Phase::Loading { since: Instant::now() };
+        let loader = self.shared.spawn("infer-load".into(), NO_WORKER, loading, move |id| {
             let found = backends.load(kind, reason);
             let mut state = shared.lock();
             state.threads.set_phase(id, Phase::Leaving { since: Instant::now() });
@@ -336,7 +318,7 @@ impl Run {
         let build = Build { kind, started: now, expected, logged: now, phase: Arc::default(), cancel: Arc::default() };
         let (shared, phase, cancel) = (self.shared.clone(), build.phase.clone(), build.cancel.clone());
         // A build is never late here: it has a limit of its own.
-        let thread = self.spawn("infer-build", Phase::Resting, move |_| {
+        let thread = self.shared.spawn("infer-build".into(), NO_WORKER, Phase::Resting, move |_| {
             let set = |text: &str| text.clone_into(&mut phase.lock().unwrap_or_else(PoisonError::into_inner));
             let outcome = builder.build(&set, &cancel);
             // Before the thread counts as ended, so that nothing keeps the builder after the engine's end.
@@ -371,18 +353,16 @@ impl Run {
             }
         }
         self.shared.work.notify_all();
-        if let Some(before) = &self.info {
-            tracing::warn!("inference goes on with {kind} ({version}) instead of {}", before.kind);
+        if let Some(before) = &self.serving {
+            tracing::warn!("inference goes on with {kind} ({version}) instead of {}", before.info.kind);
         }
-        self.infer = self.limits.inference(kind, warm_up);
-        self.info = Some(BackendInfo { kind, version, fallbacks: Vec::new(), nodes });
-        self.divisions = divisions;
-        self.common = Some(common);
+        let info = BackendInfo { kind, version, fallbacks: Vec::new(), nodes };
+        self.serving = Some(Serving { common, info, divisions, timeout: self.limits.inference(kind, warm_up) });
         Ok(())
     }
 
     fn start_worker(&mut self) {
-        let Some(common) = self.common.clone() else { return };
+        let Some(common) = self.serving.as_ref().map(|serving| serving.common.clone()) else { return };
         if let Err(error) = self.start_numbered(&common, None, Phase::Loading { since: Instant::now() }) {
             tracing::error!("{error}");
         }

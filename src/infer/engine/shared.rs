@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::infer::InferError;
 use crate::infer::backend::load::Found;
 use crate::infer::engine::scheduler::{Notify, Scheduler};
-use crate::infer::engine::threads::Threads;
+use crate::infer::engine::threads::{Phase, Threads};
 
 /// What the engine's own thread is sent by others.
 pub(super) enum Message {
@@ -111,6 +111,33 @@ impl Shared {
         timeout: Duration,
     ) -> MutexGuard<'a, State> {
         condvar.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Starts a registered thread, which the engine's end waits for. `run` is given its id, and has dropped any session when
+    /// it returns: the process must not end while a runtime cleans up.
+    pub(super) fn spawn(
+        self: &Arc<Self>,
+        name: String,
+        generation: u64,
+        phase: Phase,
+        run: impl FnOnce(u64) + Send + 'static,
+    ) -> Result<u64, InferError> {
+        let id = self.lock().threads.add(generation, phase);
+        let shared = self.clone();
+        let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
+            run(id);
+            shared.lock().threads.remove(id);
+            shared.watch.notify_all();
+        });
+        let mut state = self.lock();
+        match thread {
+            Ok(handle) => state.threads.started(id, handle),
+            Err(error) => {
+                state.threads.remove(id);
+                return Err(InferError::Thread { name, reason: error.to_string() });
+            }
+        }
+        Ok(id)
     }
 
     pub(super) fn send(&self, message: Message) {

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::infer::engine::limits::Limits;
 use crate::infer::engine::scheduler::Ticket;
 
 /// Generation of threads that are not workers.
@@ -43,15 +44,6 @@ struct Thread {
     /// The jobs that it infers.
     tickets: Vec<Ticket>,
     handle: Option<JoinHandle<()>>,
-}
-
-/// Longest times that a thread may be away.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Timeouts {
-    pub(super) infer: Duration,
-    pub(super) load: Duration,
-    /// A longer gap between two checks means that the process was suspended: no thread is late because of that.
-    pub(super) suspended: Duration,
 }
 
 /// A thread that was abandoned.
@@ -152,10 +144,11 @@ impl Threads {
         self.threads.len() - self.hung()
     }
 
-    /// Abandons the threads that are away for too long.
-    pub(super) fn abandon_late(&mut self, now: Instant, timeouts: Timeouts) -> Vec<Abandoned> {
+    /// Abandons the threads that are away for too long; an inference may take `infer`. When the process was suspended since
+    /// the last call, no thread is late because of that.
+    pub(super) fn abandon_late(&mut self, now: Instant, infer: Duration, limits: &Limits) -> Vec<Abandoned> {
         let gap = self.checked.replace(now).map(|before| now.saturating_duration_since(before));
-        if gap.is_some_and(|gap| gap > timeouts.suspended) {
+        if gap.is_some_and(|gap| gap > limits.suspended()) {
             for thread in &mut self.threads {
                 if let Phase::Busy { since } | Phase::Loading { since } | Phase::Leaving { since } = &mut thread.phase {
                     *since = now;
@@ -163,10 +156,8 @@ impl Threads {
             }
         }
         self.abandon(|phase| match phase {
-            Phase::Busy { since } => now.saturating_duration_since(since) >= timeouts.infer,
-            Phase::Loading { since } | Phase::Leaving { since } => {
-                now.saturating_duration_since(since) >= timeouts.load
-            }
+            Phase::Busy { since } => now.saturating_duration_since(since) >= infer,
+            Phase::Loading { since } | Phase::Leaving { since } => now.saturating_duration_since(since) >= limits.load,
             Phase::Resting | Phase::Idle | Phase::Hung => false,
         })
     }
@@ -192,7 +183,11 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
-    const TIMEOUTS: Timeouts = Timeouts { infer: SECOND, load: Duration::from_secs(10), suspended: SECOND };
+
+    fn late(threads: &mut Threads, now: Instant) -> Vec<Abandoned> {
+        let limits = Limits { load: SECOND * 10, check: Duration::ZERO, ..Limits::default() };
+        threads.abandon_late(now, SECOND, &limits)
+    }
 
     #[test]
     fn a_late_thread_is_abandoned_once_and_makes_room_when_it_comes_back() {
@@ -200,9 +195,9 @@ mod tests {
         let start = Instant::now();
         let (busy, loading) = (threads.add(0, Phase::Idle), threads.add(NO_WORKER, Phase::Loading { since: start }));
         threads.busy(busy, std::iter::empty());
-        let late = threads.abandon_late(start + SECOND * 2, TIMEOUTS);
-        assert_eq!(late.iter().map(|late| (late.thread, late.serves)).collect::<Vec<_>>(), [(busy, true)]);
-        assert!(threads.abandon_late(start + SECOND * 3, TIMEOUTS).is_empty());
+        let abandoned = late(&mut threads, start + SECOND * 2);
+        assert_eq!(abandoned.iter().map(|late| (late.thread, late.serves)).collect::<Vec<_>>(), [(busy, true)]);
+        assert!(late(&mut threads, start + SECOND * 3).is_empty());
         assert_eq!((threads.hung(), threads.alive(), threads.workers()), (1, 1, 0));
         threads.set_phase(busy, Phase::Idle);
         assert_eq!(threads.hung(), 1, "a hung thread stays abandoned until it ends");
@@ -216,10 +211,10 @@ mod tests {
         let mut threads = Threads::default();
         let start = Instant::now();
         let busy = threads.add(0, Phase::Busy { since: start });
-        assert!(threads.abandon_late(start, TIMEOUTS).is_empty());
-        assert!(threads.abandon_late(start + SECOND * 3600, TIMEOUTS).is_empty(), "suspended for an hour");
-        assert!(threads.abandon_late(start + SECOND * 3600 + SECOND / 2, TIMEOUTS).is_empty());
-        assert_eq!(threads.abandon_late(start + SECOND * 3601, TIMEOUTS).len(), 1, "late after it");
+        assert!(late(&mut threads, start).is_empty());
+        assert!(late(&mut threads, start + SECOND * 3600).is_empty(), "suspended for an hour");
+        assert!(late(&mut threads, start + SECOND * 3600 + SECOND / 2).is_empty());
+        assert_eq!(late(&mut threads, start + SECOND * 3601).len(), 1, "late after it");
         threads.remove(busy);
     }
 }

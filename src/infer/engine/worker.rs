@@ -45,25 +45,11 @@ pub(super) fn start(
     session: Option<Box<dyn Session>>,
     phase: Phase,
 ) -> Result<(), InferError> {
-    let mut state = common.shared.lock();
-    let generation = state.threads.generation;
-    let id = state.threads.add(generation, phase);
-    drop(state);
-    let worker = Worker { common: common.clone(), id, session, jobs: Vec::with_capacity(common.batch) };
-    let name = format!("infer-{number}");
-    let rests = phase == Phase::Resting;
-    let thread = std::thread::Builder::new().name(name.clone()).spawn(move || worker.run(rests));
-    let mut state = common.shared.lock();
-    match thread {
-        Ok(handle) => {
-            state.threads.started(id, handle);
-            Ok(())
-        }
-        Err(error) => {
-            state.threads.remove(id);
-            Err(InferError::Thread { name, reason: error.to_string() })
-        }
-    }
+    let generation = common.shared.lock().threads.generation;
+    let (common, rests) = (common.clone(), phase == Phase::Resting);
+    let shared = common.shared.clone();
+    let run = move |id| Worker { id, session, jobs: Vec::with_capacity(common.batch), common }.run(rests);
+    shared.spawn(format!("infer-{number}"), generation, phase, run).map(drop)
 }
 
 impl Worker {
@@ -78,13 +64,10 @@ impl Worker {
         for notify in notified {
             notify();
         }
-        // Before this thread is removed from the register: the process must not end while a runtime cleans up.
         let dropped = catch_unwind(AssertUnwindSafe(|| drop(self.session.take())));
         if dropped.is_err() {
             tracing::warn!("{} panicked while a session was closed", self.common.backend);
         }
-        shared.lock().threads.remove(self.id);
-        shared.watch.notify_all();
     }
 
     /// Takes jobs while its generation serves. Returns whom to notify of the last ones.
