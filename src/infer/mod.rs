@@ -12,14 +12,16 @@ mod engine;
 mod error;
 mod runtime;
 
-pub use backend::factory::{fallback_order, load};
+pub use backend::build_child::{BuildEvent, BuildRequest};
+pub use backend::build_here::{Built, Proof, build_engine, build_here};
+pub use backend::check_session;
+pub use backend::descriptor::{Descriptor, Device, Machine};
+pub use backend::factory::load;
 pub use backend::onnxruntime::{ONNX_RUNTIME, OrtBackend, OrtProvider, ProviderReport, probe_provider};
 pub use backend::openvino::{OPENVINO, OpenvinoBackend, openvino_computes, wants_openvino};
+pub use backend::table::{backend, backends, fallback_order, named_backend, probe_here};
 #[cfg(feature = "tract")]
 pub use backend::tract::TractBackend;
-pub use backend::{check_session, probe_here};
-pub use cache::build::{BuildEvent, BuildRequest};
-pub use cache::engine_build::{Built, Proof, build_engine, build_here};
 pub use cache::{BuildRecord, CacheError, EngineCache, EngineKey, Lookup};
 pub use engine::Engine;
 pub use engine::camera_queue::CameraQueue;

@@ -51,21 +51,13 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     if args.here {
         return here();
     }
-    let backend = match args.model.options.backend.unwrap_or(BackendChoice::Tensorrt) {
-        BackendChoice::Tensorrt => BackendKind::Tensorrt,
-        BackendChoice::Cuda => BackendKind::Cuda,
-        BackendChoice::Openvino => BackendKind::Openvino,
-        BackendChoice::Cpu => BackendKind::Cpu,
-        BackendChoice::Tract => BackendKind::Tract,
-        BackendChoice::Auto => {
-            return Err(Failure::new(
-                exit::USAGE,
-                anyhow::anyhow!("an engine is built for one backend: name it, not `auto`"),
-            ));
-        }
+    let choice = args.model.options.backend.unwrap_or(BackendChoice::Tensorrt);
+    let Some(backend) = infer::named_backend(choice) else {
+        let error = anyhow::anyhow!("an engine is built for one backend: name it, not `auto`");
+        return Err(Failure::new(exit::USAGE, error));
     };
     for (model, starts) in wanted(&args)? {
-        build(&model, backend, starts.as_deref(), args.json)?;
+        build(&model, backend.kind, starts.as_deref(), args.json)?;
     }
     Ok(())
 }

@@ -15,10 +15,10 @@ use crate::app::open_model;
 use crate::cancel::Cancel;
 use crate::config::{BackendChoice, DetectConfig, ModelConfig};
 use crate::eval::{Agreement, Tolerance, Worst};
-use crate::infer::{Engine, Session};
+use crate::infer::{Engine, Session, backend};
 use crate::model::ModelSpec;
 use crate::pipeline::Detector;
-use crate::types::{BackendInfo, BackendKind, Detection};
+use crate::types::{BackendInfo, Detection};
 
 /// Two runs without a detection always agree.
 const NOTHING: &str = "nothing was found on these pictures: nothing is proven";
@@ -148,10 +148,7 @@ fn compare(
     let found_map = map(&deployed)?;
     // Frees its memory before the reference is loaded: small machines cannot hold both.
     drop(deployed);
-    let choice = args.reference.unwrap_or(match info.kind {
-        BackendKind::Tract => BackendChoice::Cpu,
-        _ => BackendChoice::Tract,
-    });
+    let choice = args.reference.unwrap_or(backend(info.kind).reference);
     let compared_with = ModelConfig { backend: choice, ..model.clone() };
     let reference = match start_engine(spec.clone(), &compared_with) {
         Ok(reference) => reference,

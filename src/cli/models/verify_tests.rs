@@ -2,6 +2,7 @@
 use super::*;
 use crate::infer::{Consume, Fork, InferError};
 use crate::model::Input;
+use crate::types::BackendKind;
 
 /// Finds nothing, whatever it sees.
 struct Blind(Arc<ModelSpec>);

@@ -8,7 +8,7 @@ use crate::doctor::check::{Check, Section, Status};
 use crate::doctor::facts::Facts;
 use crate::doctor::libraries::Library;
 use crate::doctor::runtime::{Openvino, Runtime};
-use crate::infer::{self, LibrarySource, ONNX_RUNTIME, OPENVINO, ProviderReport};
+use crate::infer::{self, Device, LibrarySource, Machine, ONNX_RUNTIME, OPENVINO, ProviderReport};
 use crate::types::BackendKind;
 
 fn check(id: impl Into<String>, status: Status, detail: impl Into<String>) -> Check {
@@ -45,7 +45,7 @@ fn model(facts: &Facts) -> Check {
 
 /// The backend is asked for by name, so that nothing may take its place.
 fn named(facts: &Facts, kind: BackendKind) -> bool {
-    infer::fallback_order(facts.scope.backend(), true, true) == [kind]
+    infer::backend(kind).choice == facts.scope.backend()
 }
 
 /// How bad it is when `kind` does not run.
@@ -288,18 +288,17 @@ fn backend(facts: &Facts, runtime: &Runtime) -> Check {
     let choice = facts.scope.backend();
     let asked = word(choice);
     let openvino = !runtime.openvino.tried.is_empty() || runtime.openvino.silent.is_some();
-    let rungs = infer::fallback_order(choice, !facts.gpu.is_empty(), openvino);
+    let order = infer::fallback_order(choice, Machine { gpu: !facts.gpu.is_empty(), openvino });
     let mut passed_over = Vec::new();
-    for kind in rungs {
-        match verdict(runtime, *kind) {
+    for &kind in &order {
+        match verdict(runtime, kind) {
             Ok(version) => {
                 let detail = format!("`backend: {asked}` gives {kind} ({version})");
                 if passed_over.is_empty() {
                     return check("backend", Status::Ok, detail);
                 }
                 let detail = format!("{detail}, because {}", passed_over.join("; "));
-                let slow = !facts.gpu.is_empty()
-                    && matches!(kind, BackendKind::Openvino | BackendKind::Cpu | BackendKind::Tract);
+                let slow = !facts.gpu.is_empty() && infer::backend(kind).device == Device::Cpu;
                 // Without a GPU, what is lost is small, and the line of ONNX Runtime has said it.
                 return match slow {
                     true => check("backend", Status::Warning, format!("{detail}: the GPU is idle")).fix(
@@ -311,7 +310,7 @@ fn backend(facts: &Facts, runtime: &Runtime) -> Check {
             Err(reason) => passed_over.push(format!("{kind} {reason}")),
         }
     }
-    let reasons = match rungs {
+    let reasons = match order.as_slice() {
         // One that is named: its name has been said.
         [kind] => passed_over.concat().replacen(&kind.to_string(), "", 1),
         _ => format!(" gives nothing that runs: {}", passed_over.join("; ")),

@@ -5,15 +5,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::infer::cache::build::Builder;
+use crate::infer::backend::build_child::Builder;
+use crate::infer::backend::table::on_gpu;
 use crate::infer::{Backend, InferError, Session};
 use crate::model::{Input, ModelSpec};
 use crate::types::{BackendInfo, BackendKind, Division};
-
-/// Whether a backend runs on a GPU, whose faults can outlive a session.
-pub(in crate::infer) fn on_gpu(kind: BackendKind) -> bool {
-    matches!(kind, BackendKind::Tensorrt | BackendKind::Cuda)
-}
 
 /// Why a backend is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

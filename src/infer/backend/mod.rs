@@ -1,7 +1,13 @@
-//! Backends: one file or folder for each runtime that can run a model.
+//! Backends: one file or folder for each runtime that can run a model, behind one table of descriptors (`table.rs`).
+//!
+//! Belongs here: sessions, loading with fallback, building GPU engines. Does not belong here: finding and probing
+//! libraries (room `runtime`), scheduling frames (room `engine`).
 
+pub(in crate::infer) mod build_child;
+pub(in crate::infer) mod build_here;
 mod conformance;
-pub(in crate::infer) mod convert;
+mod convert;
+pub(in crate::infer) mod descriptor;
 pub(in crate::infer) mod factory;
 #[cfg(test)]
 pub(in crate::infer) mod fake;
@@ -9,33 +15,8 @@ mod layout;
 pub(in crate::infer) mod load;
 pub(in crate::infer) mod onnxruntime;
 pub(in crate::infer) mod openvino;
+pub(in crate::infer) mod table;
 mod tiny;
-#[cfg(feature = "tract")]
 pub(in crate::infer) mod tract;
 
 pub use conformance::check_session;
-
-use std::path::Path;
-
-use onnxruntime::OrtProvider;
-
-use crate::config::Precision;
-use crate::infer::ProbeReport;
-use crate::types::BackendKind;
-
-/// Opens a library in this process and runs a tiny model with it: what the probing child does. It may kill the process.
-/// Without a `kind`, ONNX Runtime is opened without any execution provider; only OpenVINO uses `precision`.
-pub fn probe_here(path: &Path, kind: Option<BackendKind>, precision: Precision) -> ProbeReport {
-    let outcome = match kind {
-        None => onnxruntime::try_library(path, None),
-        Some(BackendKind::Cpu) => onnxruntime::try_library(path, Some(OrtProvider::Cpu)),
-        Some(BackendKind::Cuda) => onnxruntime::try_library(path, Some(OrtProvider::Cuda)),
-        Some(BackendKind::Tensorrt) => onnxruntime::try_library(path, Some(OrtProvider::Tensorrt)),
-        Some(BackendKind::Openvino) => openvino::try_library(path, precision),
-        Some(BackendKind::Tract) => Err("tract is built in and has no library".into()),
-    };
-    match outcome {
-        Ok(version) => ProbeReport { version: Some(version), error: None },
-        Err(error) => ProbeReport { version: None, error: Some(error) },
-    }
-}

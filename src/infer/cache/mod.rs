@@ -4,8 +4,6 @@
 //! the manifest before anybody loads it, and what does not fit is moved aside (`<key>.rejected-<n>`), never loaded.
 
 pub(in crate::infer) mod atomic;
-pub(in crate::infer) mod build;
-pub(in crate::infer) mod engine_build;
 #[cfg(test)]
 mod tests;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::infer::backend::load::on_gpu;
+use crate::infer::backend::table::on_gpu;
 use crate::types::BackendKind;
 
 /// The service uses the defaults; tests use shorter ones.

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use tracing::Level;
 
 use crate::infer::InferError;
-use crate::infer::backend::load::{LoadReason, on_gpu};
+use crate::infer::backend::load::LoadReason;
+use crate::infer::backend::table::on_gpu;
 use crate::infer::engine::crashes::{CRASHES, Mark};
 use crate::infer::engine::event::{Effect, Event, Outcome};
 use crate::infer::engine::limits::Limits;

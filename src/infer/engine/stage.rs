@@ -7,9 +7,9 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
+use crate::infer::backend::build_child::Builder;
 use crate::infer::backend::fake::{FakeSession, Script, params, spec};
 use crate::infer::backend::load::{Backends, Found, LoadReason, run_on};
-use crate::infer::cache::build::Builder;
 use crate::infer::engine::crashes::CrashCounter;
 use crate::infer::engine::limits::Limits;
 use crate::infer::{Backend, CameraQueue, Engine, InferError, Job, Session};

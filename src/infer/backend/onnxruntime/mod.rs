@@ -1,6 +1,8 @@
 //! ONNX Runtime, opened at run time: on the CPU, with CUDA, or with TensorRT.
 
 mod bound;
+mod descriptors;
+mod engine_key;
 mod library;
 mod probe;
 mod profile;
@@ -14,9 +16,11 @@ use ort::ep::{self, ExecutionProvider};
 use ort::session::Session as Inner;
 use ort::session::builder::SessionBuilder;
 
+pub(in crate::infer) use descriptors::{CPU, CUDA, TENSORRT};
+pub(in crate::infer) use engine_key::engine_key;
 pub use library::ONNX_RUNTIME;
+pub(in crate::infer) use probe::try_library;
 pub use probe::{ProviderReport, probe_provider};
-pub(in crate::infer) use probe::{provider_library, provider_works, try_library};
 
 use crate::config::{CudaConfig, TensorrtConfig};
 use crate::infer::backend::convert::chain;

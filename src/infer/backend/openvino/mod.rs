@@ -15,13 +15,33 @@ use openvino::{
 pub(in crate::infer) use library::is_available;
 pub use library::{OPENVINO, openvino_computes, wants_openvino};
 
-use crate::config::Precision;
+use crate::config::{BackendChoice, Precision};
 use crate::infer::backend::convert::{Element, chain, side_by_side};
+use crate::infer::backend::descriptor::{Descriptor, Device, Sessions, Setup};
 use crate::infer::backend::tiny;
 use crate::infer::runtime::probe::locate;
 use crate::infer::{Backend, Consume, Fork, InferError, Session, check_frames, hand_out, load_bytes, parts_on_cpu};
 use crate::model::{Elem, Input, MAX_OUTPUTS, ModelSpec};
 use crate::types::BackendKind;
+
+pub(in crate::infer) static DESCRIPTOR: Descriptor = Descriptor {
+    kind: BackendKind::Openvino,
+    choice: BackendChoice::Openvino,
+    device: Device::Cpu,
+    reference: BackendChoice::Tract,
+    runtime: Some(&OPENVINO),
+    named_library: |config| config.openvino.library.as_deref(),
+    in_auto: |machine| machine.openvino,
+    needs_engine: false,
+    moves_boxes: Some(|config| config.openvino.precision != Precision::F32),
+    sessions: Sessions::Measured,
+    probe_here: try_library,
+    probe_parts: |_| Ok(()),
+    make: |Setup { config, library, threads, .. }| {
+        let (library, version) = library.ok_or_else(|| OPENVINO.none_found())?;
+        Ok(Box::new(OpenvinoBackend { library, version, threads, precision: config.openvino.precision }))
+    },
+};
 
 /// The library that this process has opened. The crate allows one per process.
 static OPENED: Mutex<Option<PathBuf>> = Mutex::new(None);
@@ -43,12 +63,7 @@ impl OpenvinoBackend {
     /// [`InferError::NoLibrary`], [`InferError::Library`] or [`InferError::Prober`].
     pub fn new(library: Option<&Path>, threads: usize, precision: Precision) -> Result<Self, InferError> {
         let (library, version) = locate(&OPENVINO, library)?;
-        Ok(Self::proven(library, version, threads, precision))
-    }
-
-    /// A backend on a library that a child process has probed.
-    pub(in crate::infer) fn proven(library: PathBuf, version: String, threads: usize, precision: Precision) -> Self {
-        Self { library, version, threads, precision }
+        Ok(Self { library, version, threads, precision })
     }
 
     /// Each session has its own core: a core's properties hold for everything that it compiles.

@@ -1,5 +1,5 @@
-//! Building a GPU engine, and proving a backend, in a process of its own: a build takes minutes and memory, and the
-//! runtimes that do it are known to die of it.
+//! Building a GPU engine, and trying a backend, in a child process: a build takes minutes and memory, and the runtimes
+//! that do it are known to crash.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -19,55 +19,49 @@ use crate::types::BackendKind;
 
 /// Longest build. Large models with int8 take more than half an hour on a small Jetson.
 const BUILD_LIMIT: Duration = Duration::from_secs(2 * 3600);
-/// Longest proof that a backend works, with no engine to build.
+/// Longest time in which a backend that needs no engine must load and run.
 const PROOF_LIMIT: Duration = Duration::from_secs(180);
-/// How often the child is looked at.
+/// How often the parent looks at the child.
 const POLL: Duration = Duration::from_millis(20);
-/// Longest line that is read of the child.
+/// Longest line of a child that is read.
 const LONGEST_LINE: usize = 64 * 1024;
 
-/// What a child process is asked to do, as one line of JSON on its standard input.
+/// What the child does, as one line of JSON on its standard input.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BuildRequest {
-    /// The backend to build for, or to prove.
+    /// The backend to build for, or to try.
     pub backend: BackendKind,
     /// The model and its options; `file` is set.
     pub config: ModelConfig,
 }
 
-/// What the child says meanwhile, one line of JSON each on its standard output.
+/// What the child reports, as lines of JSON on its standard output.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum BuildEvent {
-    /// It begins with something.
+    /// It begins with a phase.
     Phase {
-        /// With what, for people.
         phase: String,
-        /// Since its start.
         elapsed_s: f64,
     },
-    /// It worked.
     Done {
-        /// The whole time.
         elapsed_s: f64,
     },
-    /// It did not work.
     Failed {
-        /// Why.
         error: String,
     },
 }
 
-/// Makes a GPU engine, elsewhere.
+/// Builds a GPU engine outside of this process.
 pub(in crate::infer) trait Builder: Send + Sync {
-    /// How long it took the last time.
+    /// How long the last build took.
     fn expected(&self) -> Option<Duration>;
 
-    /// Builds, tells each phase, and gives up soon after `cancel` is set.
+    /// Builds, reports each phase, and gives up soon after `cancel` is set.
     fn build(&self, phase: &dyn Fn(&str), cancel: &AtomicBool) -> Result<(), InferError>;
 }
 
-/// Builds in a child process, and keeps account of it in the cache.
+/// Builds in a child process, and records the outcome in the cache.
 pub(in crate::infer) struct ChildBuilder {
     pub(in crate::infer) request: BuildRequest,
     pub(in crate::infer) cache: EngineCache,
@@ -81,7 +75,7 @@ impl Builder for ChildBuilder {
 
     fn build(&self, phase: &dyn Fn(&str), cancel: &AtomicBool) -> Result<(), InferError> {
         let (id, outcome) = run_child(&self.request, BUILD_LIMIT, phase, cancel);
-        // A child that died could not clean up.
+        // A child that crashed could not clean up.
         self.cache.sweep(id);
         outcome.map_err(|reason| {
             if !cancel.load(Ordering::Relaxed)
@@ -94,17 +88,17 @@ impl Builder for ChildBuilder {
     }
 }
 
-/// Sees in a child process whether a backend loads the model and runs it.
+/// Tries in a child process whether a backend loads the model and runs it.
 pub(in crate::infer) fn prove(request: &BuildRequest, cancel: &AtomicBool) -> Result<(), InferError> {
     let (_, outcome) = run_child(request, PROOF_LIMIT, &|_| {}, cancel);
     outcome.map_err(|reason| {
-        // The child's own error says which one, as ours does.
+        // The child's error begins with the backend's name, as this one does.
         let reason = reason.strip_prefix(&format!("{}: ", request.backend)).map(str::to_owned).unwrap_or(reason);
         InferError::Provider { backend: request.backend, reason }
     })
 }
 
-/// Runs `ocelli models build --here`. Gives the child's process id, when there was one, and what came of it.
+/// Runs `ocelli models build --here`. Returns the child's process id, if there was a child, and the outcome.
 fn run_child(
     request: &BuildRequest,
     limit: Duration,
@@ -116,23 +110,23 @@ fn run_child(
         Err(reason) => return (None, Err(reason)),
     };
     let id = child.id();
-    // Open until the end: a child whose standard input closes has lost its parent, and ends.
+    // Open until the end: a child whose standard input is closed has lost its parent, and ends.
     let stdin = child.stdin.take();
-    let heard = Arc::new(Mutex::new(Heard::default()));
+    let reports = Arc::new(Mutex::new(Reports::default()));
     let reader = child.stdout.take().map(|stdout| {
-        let heard = heard.clone();
-        std::thread::Builder::new().name("infer-build-out".into()).spawn(move || listen(stdout, &heard))
+        let reports = reports.clone();
+        std::thread::Builder::new().name("infer-build-out".into()).spawn(move || read(stdout, &reports))
     });
-    let ended = watch(&mut child, limit, &heard, phase, cancel);
+    let ended = watch(&mut child, limit, &reports, phase, cancel);
     drop(stdin);
     if let Some(Ok(reader)) = reader {
         // It ends with the child, which holds the other end of the pipe.
         let _ = reader.join();
     }
-    let heard = std::mem::take(&mut *heard.lock().unwrap_or_else(PoisonError::into_inner));
+    let reports = std::mem::take(&mut *reports.lock().unwrap_or_else(PoisonError::into_inner));
     let outcome = ended.and_then(|status| {
-        let during = heard.during();
-        match (heard.verdict, status.signal().map(child::signal_name)) {
+        let during = reports.during();
+        match (reports.end, status.signal().map(child::signal_name)) {
             (Some(BuildEvent::Failed { error }), _) => Err(error),
             (Some(BuildEvent::Done { .. }), None) if status.success() => Ok(()),
             (_, Some(signal)) => Err(format!("the process that did it crashed with {signal}{during}")),
@@ -156,21 +150,21 @@ fn start_child(request: &BuildRequest) -> Result<(Child, Option<tempfile::TempDi
     Ok((child, temporary))
 }
 
-/// What the child has said so far.
+/// What the child has reported so far.
 #[derive(Default)]
-struct Heard {
+struct Reports {
     phase: String,
-    verdict: Option<BuildEvent>,
+    end: Option<BuildEvent>,
 }
 
-impl Heard {
+impl Reports {
     fn during(&self) -> String {
         if self.phase.is_empty() { String::new() } else { format!(" ({})", self.phase) }
     }
 }
 
-/// Reads the child's lines; what is no event is a runtime's own chatter.
-fn listen(stdout: ChildStdout, heard: &Mutex<Heard>) {
+/// Reads the child's lines. A line that is no event was printed by a runtime.
+fn read(stdout: ChildStdout, reports: &Mutex<Reports>) {
     let mut lines = BufReader::new(stdout);
     let mut line = Vec::new();
     loop {
@@ -181,10 +175,10 @@ fn listen(stdout: ChildStdout, heard: &Mutex<Heard>) {
             Ok(_) => {}
         }
         let Ok(event) = serde_json::from_slice::<BuildEvent>(&line) else { continue };
-        let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reports = reports.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
-            BuildEvent::Phase { phase, .. } => heard.phase = phase,
-            verdict => heard.verdict = Some(verdict),
+            BuildEvent::Phase { phase, .. } => reports.phase = phase,
+            end => reports.end = Some(end),
         }
     }
 }
@@ -193,22 +187,22 @@ fn listen(stdout: ChildStdout, heard: &Mutex<Heard>) {
 fn watch(
     child: &mut Child,
     limit: Duration,
-    heard: &Mutex<Heard>,
-    tell: &dyn Fn(&str),
+    reports: &Mutex<Reports>,
+    report: &dyn Fn(&str),
     cancel: &AtomicBool,
 ) -> Result<std::process::ExitStatus, String> {
     let deadline = Instant::now() + limit;
-    let mut told = String::new();
+    let mut reported = String::new();
     loop {
-        let phase = heard.lock().unwrap_or_else(PoisonError::into_inner).phase.clone();
-        if phase != told {
-            tell(&phase);
-            told = phase;
+        let phase = reports.lock().unwrap_or_else(PoisonError::into_inner).phase.clone();
+        if phase != reported {
+            report(&phase);
+            reported = phase;
         }
         let why = match child.try_wait() {
             Ok(Some(status)) => return Ok(status),
             Err(error) => return Err(format!("the process that did it was lost ({error})")),
-            Ok(None) if cancel.load(Ordering::Relaxed) => "it was called off".to_owned(),
+            Ok(None) if cancel.load(Ordering::Relaxed) => "it was cancelled".to_owned(),
             Ok(None) if Instant::now() >= deadline => format!("it did not end within {} s", limit.as_secs()),
             Ok(None) => {
                 std::thread::sleep(POLL);
@@ -221,7 +215,7 @@ fn watch(
     }
 }
 
-/// The request for `backend` with the options of `config` and the model at `model`, which is held to its checksum.
+/// The request for `backend` with the options of `config` and the model at `model`, which must have this checksum.
 pub(in crate::infer) fn request(
     backend: BackendKind,
     config: &ModelConfig,

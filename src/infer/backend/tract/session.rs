@@ -1,4 +1,4 @@
-//! tract: pure Rust, built in, runs everywhere.
+//! A model on tract.
 
 use std::sync::Arc;
 
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn the_version_shown_is_the_version_built_in() {
-        let lock = include_str!("../../../Cargo.lock");
+        let lock = include_str!("../../../../Cargo.lock");
         assert!(lock.contains(&format!("name = \"tract-onnx\"\nversion = \"{VERSION}\"")), "VERSION is out of date");
     }
 }
