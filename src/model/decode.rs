@@ -99,7 +99,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::testing::spec;
+    use super::super::spec_tests::spec;
     use super::*;
     use crate::types::Size;
 

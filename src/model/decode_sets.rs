@@ -111,7 +111,7 @@ pub(super) fn labelled(
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::super::testing::spec;
+    use super::super::spec_tests::spec;
     use super::super::{Family, decode};
     use super::*;
     use crate::types::Size;

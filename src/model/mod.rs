@@ -4,6 +4,7 @@
 //! (`onnx`). Files are read by [`ModelSpec`], [`file_sha256`], [`default_model`] and [`model_folders`] only; all else is
 //! a pure function.
 
+mod anchors;
 mod candidate;
 mod decode;
 mod decode_heads;
@@ -27,8 +28,6 @@ mod spec;
 #[cfg(test)]
 mod spec_tests;
 mod tensors;
-#[cfg(test)]
-mod testing;
 
 pub use candidate::{Candidate, DecodeParams};
 pub use decode::decode;
@@ -36,8 +35,7 @@ pub use error::ModelError;
 pub use family::Family;
 pub use file::file_sha256;
 pub use manifest::{MANIFEST, Manifest, ManifestInput};
-pub use names::{NamesError, parse as parse_names};
-pub use nms::{MAX_NMS, Nms};
+pub use nms::Nms;
 pub use places::{default_model, model_folders};
 pub use prepare::{GraphNms, Prepare, PrepareError, prepare};
 pub use spec::ModelSpec;

@@ -8,14 +8,14 @@ const MAX_CLASSES: usize = 100_000;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("at byte {at}: {what}")]
-pub struct NamesError {
-    pub at: usize,
-    pub what: String,
+pub(super) struct NamesError {
+    at: usize,
+    what: String,
 }
 
 /// Parses class names, in the order of their `class_id`: a dict with keys 0 … n-1 in any order (numbers, quoted in JSON),
 /// a list, or a tuple; both kinds of quotes; the escapes of Python and JSON.
-pub fn parse(text: &str) -> Result<Vec<String>, NamesError> {
+pub(super) fn parse(text: &str) -> Result<Vec<String>, NamesError> {
     let mut cursor = Cursor { text, at: 0 };
     cursor.space();
     let names = match cursor.bump() {

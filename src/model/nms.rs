@@ -4,7 +4,7 @@ use super::candidate::Candidate;
 use crate::types::{Detection, Letterbox, PixelBox};
 
 /// At most this many of the best candidates enter NMS, as in the reference code.
-pub const MAX_NMS: usize = 30_000;
+const MAX_NMS: usize = 30_000;
 
 /// Greedy NMS within each class, with its own scratch memory.
 #[derive(Debug, Default)]

@@ -1,6 +1,6 @@
 //! Outputs that are not a single grid of boxes: recognised by their number, rank, type and names.
 
-use super::decode_heads::usual_anchors;
+use super::anchors::usual_anchors;
 use super::error::ModelError;
 use super::facts::{Found, MAX_CLASSES, Query};
 use super::family::Family;

@@ -19,193 +19,135 @@ pub(crate) mod data_type {
     pub(crate) const HALF: u64 = 10;
 }
 
-/// ModelProto.
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct Model {
-    #[prost(uint64, tag = "1")]
-    pub(crate) ir_version: u64,
-    #[prost(bytes = "bytes", tag = "2")]
-    pub(crate) producer_name: Bytes,
-    #[prost(bytes = "bytes", tag = "3")]
-    pub(crate) producer_version: Bytes,
-    #[prost(bytes = "bytes", tag = "4")]
-    pub(crate) domain: Bytes,
-    #[prost(uint64, tag = "5")]
-    pub(crate) model_version: u64,
-    #[prost(bytes = "bytes", tag = "6")]
-    pub(crate) doc_string: Bytes,
-    #[prost(bytes = "bytes", optional, tag = "7")]
-    pub(crate) graph: Option<Bytes>,
-    #[prost(bytes = "bytes", repeated, tag = "8")]
-    pub(crate) opset_import: Vec<Bytes>,
-    #[prost(bytes = "bytes", repeated, tag = "14")]
-    pub(crate) metadata_props: Vec<Bytes>,
-    #[prost(bytes = "bytes", repeated, tag = "20")]
-    pub(crate) training_info: Vec<Bytes>,
-    #[prost(bytes = "bytes", repeated, tag = "25")]
-    pub(crate) functions: Vec<Bytes>,
-    #[prost(bytes = "bytes", repeated, tag = "26")]
-    pub(crate) configuration: Vec<Bytes>,
-}
-
-/// OperatorSetIdProto.
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct OperatorSet {
-    /// Empty: ONNX itself.
-    #[prost(string, tag = "1")]
-    pub(crate) domain: String,
-    #[prost(uint64, tag = "2")]
-    pub(crate) version: u64,
-}
-
-/// StringStringEntryProto. Exporters write any text here, so it need not be UTF-8.
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct Entry {
-    #[prost(bytes = "bytes", tag = "1")]
-    pub(crate) key: Bytes,
-    #[prost(bytes = "bytes", tag = "2")]
-    pub(crate) value: Bytes,
-}
-
-/// FunctionProto: only what the gate needs.
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct Function {
-    #[prost(string, tag = "10")]
-    pub(crate) domain: String,
-}
-
-/// GraphProto.
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct Graph {
-    #[prost(bytes = "bytes", repeated, tag = "1")]
-    pub(crate) node: Vec<Bytes>,
-    #[prost(bytes = "bytes", tag = "2")]
-    pub(crate) name: Bytes,
-    #[prost(bytes = "bytes", repeated, tag = "5")]
-    pub(crate) initializer: Vec<Bytes>,
-    #[prost(bytes = "bytes", tag = "10")]
-    pub(crate) doc_string: Bytes,
-    #[prost(bytes = "bytes", repeated, tag = "11")]
-    pub(crate) input: Vec<Bytes>,
-    #[prost(bytes = "bytes", repeated, tag = "12")]
-    pub(crate) output: Vec<Bytes>,
-    #[prost(bytes = "bytes", repeated, tag = "13")]
-    pub(crate) value_info: Vec<Bytes>,
-    #[prost(bytes = "bytes", repeated, tag = "14")]
-    pub(crate) quantization_annotation: Vec<Bytes>,
-    #[prost(bytes = "bytes", repeated, tag = "15")]
-    pub(crate) sparse_initializer: Vec<Bytes>,
-    #[prost(bytes = "bytes", repeated, tag = "16")]
-    pub(crate) metadata_props: Vec<Bytes>,
-}
-
-/// NodeProto.
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct Node {
-    #[prost(string, repeated, tag = "1")]
-    pub(crate) input: Vec<String>,
-    #[prost(string, repeated, tag = "2")]
-    pub(crate) output: Vec<String>,
-    #[prost(bytes = "bytes", tag = "3")]
-    pub(crate) name: Bytes,
-    #[prost(string, tag = "4")]
-    pub(crate) op_type: String,
-    #[prost(bytes = "bytes", repeated, tag = "5")]
-    pub(crate) attribute: Vec<Bytes>,
-    #[prost(bytes = "bytes", tag = "6")]
-    pub(crate) doc_string: Bytes,
-    #[prost(string, tag = "7")]
-    pub(crate) domain: String,
-    #[prost(bytes = "bytes", tag = "8")]
-    pub(crate) overload: Bytes,
-    #[prost(bytes = "bytes", repeated, tag = "9")]
-    pub(crate) metadata_props: Vec<Bytes>,
-    #[prost(bytes = "bytes", repeated, tag = "10")]
-    pub(crate) device_configurations: Vec<Bytes>,
-}
-
-/// AttributeProto: not all fields, so it is read, or written anew, but never written back.
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct Attribute {
-    #[prost(string, tag = "1")]
-    pub(crate) name: String,
-    #[prost(int64, optional, tag = "3")]
-    pub(crate) i: Option<i64>,
-    #[prost(message, optional, tag = "5")]
-    pub(crate) t: Option<Tensor>,
-    #[prost(bytes = "bytes", optional, tag = "6")]
-    pub(crate) g: Option<Bytes>,
-    #[prost(int64, repeated, packed = "false", tag = "8")]
-    pub(crate) ints: Vec<i64>,
-    #[prost(bytes = "bytes", repeated, tag = "11")]
-    pub(crate) graphs: Vec<Bytes>,
-    #[prost(uint64, tag = "20")]
-    pub(crate) kind: u64,
-}
-
 /// `AttributeProto.AttributeType`.
 pub(crate) const ATTRIBUTE_INT: u64 = 2;
 pub(crate) const ATTRIBUTE_INTS: u64 = 7;
 
-/// TensorProto of floats or raw bytes: not all fields, so it is read, or written anew, but never written back.
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct Tensor {
-    #[prost(uint64, repeated, packed = "false", tag = "1")]
-    pub(crate) dims: Vec<u64>,
-    #[prost(uint64, tag = "2")]
-    pub(crate) data_type: u64,
-    #[prost(float, repeated, tag = "4")]
-    pub(crate) float_data: Vec<f32>,
-    #[prost(string, tag = "8")]
-    pub(crate) name: String,
-    #[prost(bytes = "bytes", optional, tag = "9")]
-    pub(crate) raw_data: Option<Bytes>,
+/// Declares messages, one field a line: name, type, and in brackets what `prost` must know, with the field number.
+macro_rules! messages {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$about:meta])* $field:ident: $type:ty [$($prost:tt)*];)* })*) => { $(
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Message)]
+        pub(crate) struct $name {
+            $($(#[$about])* #[prost($($prost)*)] pub(crate) $field: $type,)*
+        }
+    )* };
 }
 
-/// SparseTensorProto: its name is that of its values.
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct SparseTensor {
-    #[prost(message, optional, tag = "1")]
-    pub(crate) values: Option<Tensor>,
-}
+messages! {
+    /// ModelProto.
+    Model {
+        ir_version: u64 [uint64, tag = "1"];
+        producer_name: Bytes [bytes = "bytes", tag = "2"];
+        producer_version: Bytes [bytes = "bytes", tag = "3"];
+        domain: Bytes [bytes = "bytes", tag = "4"];
+        model_version: u64 [uint64, tag = "5"];
+        doc_string: Bytes [bytes = "bytes", tag = "6"];
+        graph: Option<Bytes> [bytes = "bytes", optional, tag = "7"];
+        opset_import: Vec<Bytes> [bytes = "bytes", repeated, tag = "8"];
+        metadata_props: Vec<Bytes> [bytes = "bytes", repeated, tag = "14"];
+        training_info: Vec<Bytes> [bytes = "bytes", repeated, tag = "20"];
+        functions: Vec<Bytes> [bytes = "bytes", repeated, tag = "25"];
+        configuration: Vec<Bytes> [bytes = "bytes", repeated, tag = "26"];
+    }
 
-/// ValueInfoProto.
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct Value {
-    #[prost(string, tag = "1")]
-    pub(crate) name: String,
-    #[prost(message, optional, tag = "2")]
-    pub(crate) kind: Option<Type>,
-}
+    /// OperatorSetIdProto.
+    OperatorSet {
+        /// Empty: ONNX itself.
+        domain: String [string, tag = "1"];
+        version: u64 [uint64, tag = "2"];
+    }
 
-/// TypeProto.
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct Type {
-    #[prost(message, optional, tag = "1")]
-    pub(crate) tensor: Option<TensorType>,
-}
+    /// StringStringEntryProto. Exporters write any text here, so it need not be UTF-8.
+    Entry {
+        key: Bytes [bytes = "bytes", tag = "1"];
+        value: Bytes [bytes = "bytes", tag = "2"];
+    }
 
-/// TypeProto.Tensor.
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct TensorType {
-    #[prost(uint64, tag = "1")]
-    pub(crate) elem_type: u64,
-    #[prost(message, optional, tag = "2")]
-    pub(crate) shape: Option<Shape>,
-}
+    /// FunctionProto: only what the gate needs.
+    Function {
+        domain: String [string, tag = "10"];
+    }
 
-/// TensorShapeProto.
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct Shape {
-    #[prost(message, repeated, tag = "1")]
-    pub(crate) dim: Vec<Axis>,
-}
+    /// GraphProto.
+    Graph {
+        node: Vec<Bytes> [bytes = "bytes", repeated, tag = "1"];
+        name: Bytes [bytes = "bytes", tag = "2"];
+        initializer: Vec<Bytes> [bytes = "bytes", repeated, tag = "5"];
+        doc_string: Bytes [bytes = "bytes", tag = "10"];
+        input: Vec<Bytes> [bytes = "bytes", repeated, tag = "11"];
+        output: Vec<Bytes> [bytes = "bytes", repeated, tag = "12"];
+        value_info: Vec<Bytes> [bytes = "bytes", repeated, tag = "13"];
+        quantization_annotation: Vec<Bytes> [bytes = "bytes", repeated, tag = "14"];
+        sparse_initializer: Vec<Bytes> [bytes = "bytes", repeated, tag = "15"];
+        metadata_props: Vec<Bytes> [bytes = "bytes", repeated, tag = "16"];
+    }
 
-/// TensorShapeProto.Dimension.
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct Axis {
-    #[prost(oneof = "Length", tags = "1, 2")]
-    pub(crate) length: Option<Length>,
+    /// NodeProto.
+    Node {
+        input: Vec<String> [string, repeated, tag = "1"];
+        output: Vec<String> [string, repeated, tag = "2"];
+        name: Bytes [bytes = "bytes", tag = "3"];
+        op_type: String [string, tag = "4"];
+        attribute: Vec<Bytes> [bytes = "bytes", repeated, tag = "5"];
+        doc_string: Bytes [bytes = "bytes", tag = "6"];
+        domain: String [string, tag = "7"];
+        overload: Bytes [bytes = "bytes", tag = "8"];
+        metadata_props: Vec<Bytes> [bytes = "bytes", repeated, tag = "9"];
+        device_configurations: Vec<Bytes> [bytes = "bytes", repeated, tag = "10"];
+    }
+
+    /// AttributeProto: not all fields, so it is read, or written anew, but never written back.
+    Attribute {
+        name: String [string, tag = "1"];
+        i: Option<i64> [int64, optional, tag = "3"];
+        t: Option<Tensor> [message, optional, tag = "5"];
+        g: Option<Bytes> [bytes = "bytes", optional, tag = "6"];
+        ints: Vec<i64> [int64, repeated, packed = "false", tag = "8"];
+        graphs: Vec<Bytes> [bytes = "bytes", repeated, tag = "11"];
+        kind: u64 [uint64, tag = "20"];
+    }
+
+    /// TensorProto of floats or raw bytes: not all fields, so it is read, or written anew, but never written back.
+    Tensor {
+        dims: Vec<u64> [uint64, repeated, packed = "false", tag = "1"];
+        data_type: u64 [uint64, tag = "2"];
+        float_data: Vec<f32> [float, repeated, tag = "4"];
+        name: String [string, tag = "8"];
+        raw_data: Option<Bytes> [bytes = "bytes", optional, tag = "9"];
+    }
+
+    /// SparseTensorProto: its name is that of its values.
+    SparseTensor {
+        values: Option<Tensor> [message, optional, tag = "1"];
+    }
+
+    /// ValueInfoProto.
+    Value {
+        name: String [string, tag = "1"];
+        kind: Option<Type> [message, optional, tag = "2"];
+    }
+
+    /// TypeProto.
+    Type {
+        tensor: Option<TensorType> [message, optional, tag = "1"];
+    }
+
+    /// TypeProto.Tensor.
+    TensorType {
+        elem_type: u64 [uint64, tag = "1"];
+        shape: Option<Shape> [message, optional, tag = "2"];
+    }
+
+    /// TensorShapeProto.
+    Shape {
+        dim: Vec<Axis> [message, repeated, tag = "1"];
+    }
+
+    /// TensorShapeProto.Dimension.
+    Axis {
+        length: Option<Length> [oneof = "Length", tags = "1, 2"];
+    }
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
