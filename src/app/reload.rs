@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::camera::{self, RunningCamera};
 use super::engines::{self, open_model};
@@ -21,6 +22,8 @@ use crate::sink::mqtt::MqttSink;
 use crate::sink::rtsp::RtspServer;
 use crate::types::CameraName;
 
+/// Longest wait for an engine that is not used any more: twice the time in which it gives up a hanging inference.
+const ENGINE: Duration = Duration::from_secs(20);
 /// Name of the fault of a refused configuration.
 const FAULT: &str = "config";
 
@@ -80,8 +83,11 @@ impl Service {
         let sinks = self.exchange_sinks(plan, &new, prepared.http, prepared.jsonl, prepared.rtsp);
         let old_engines = self.exchange_engines(plan, &new, prepared.engines);
         let cameras = self.change_cameras(plan, &new, prepared.detectors);
-        // No camera uses them any more.
-        drop(old_engines);
+        // No camera uses them any more. One that hangs must not hold up the service.
+        let ends = old_engines.into_iter().map(|engine| -> Step {
+            (format!("the engine of model {}", engine.spec().id.name), Box::new(move || drop(engine)))
+        });
+        stop_all(self.signals.cancel(), ENGINE, ends.collect());
         self.config = new;
         sinks.and(cameras)
     }
@@ -162,6 +168,7 @@ impl Service {
         jsonl: Option<Arc<JsonlSink>>,
         rtsp: Option<RtspServer>,
     ) -> Result<(), AppError> {
+        let flush = self.signals.cancel().remaining(FLUSH);
         let mut outcome = Ok(());
         if plan.node {
             self.registry.set_node(&new.node);
@@ -176,7 +183,7 @@ impl Service {
             // One client id, so the old session must end before the new one begins.
             if let Some(old) = self.sinks.mqtt.take() {
                 self.sinks.share();
-                old.stop(FLUSH);
+                old.stop(flush);
             }
             match sinks::start_mqtt(new, &self.registry) {
                 Ok(mqtt) => self.sinks.mqtt = mqtt,
@@ -189,7 +196,7 @@ impl Service {
         }
         self.sinks.share();
         if let Some(old) = old_jsonl {
-            old.stop(FLUSH);
+            old.stop(flush);
         }
         outcome.and(self.exchange_streams(plan, new, rtsp))
     }

@@ -1,7 +1,7 @@
 //! Stopping several parts at once, in bounded time.
 
 use std::collections::BTreeSet;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use crate::cancel::{self, Cancel};
@@ -9,6 +9,9 @@ use crate::cancel::{self, Cancel};
 /// From the request to stop to the end of the process: less than `TimeoutStopSec` of the systemd unit, after which the
 /// process is killed.
 pub const STOP_WITHIN: Duration = Duration::from_secs(8);
+
+/// Longest wait before the deadline is read again: a signal may come meanwhile.
+const TICK: Duration = Duration::from_millis(250);
 
 /// One part's stop, and the part's name for the log.
 pub(super) type Step = (String, Box<dyn FnOnce() + Send>);
@@ -30,15 +33,19 @@ pub(super) fn stop_all(cancel: &Cancel, at_most: Duration, steps: Vec<Step>) {
         }
     }
     drop(done);
-    let deadline = Instant::now() + cancel.remaining(at_most);
+    let begun = Instant::now();
     while !waiting.is_empty() {
-        let Ok(name) = ended.recv_timeout(deadline.saturating_duration_since(Instant::now())) else {
-            let names: Vec<String> = waiting.into_iter().collect();
-            tracing::warn!("{} did not stop in time: left behind", names.join(", "));
-            cancel::leave_behind();
-            return;
-        };
-        waiting.remove(&name);
+        let left = cancel.remaining(at_most.saturating_sub(begun.elapsed()));
+        match ended.recv_timeout(left.min(TICK)) {
+            Ok(name) => _ = waiting.remove(&name),
+            Err(RecvTimeoutError::Timeout) if left > TICK => {}
+            Err(_) => {
+                let names: Vec<String> = waiting.into_iter().collect();
+                tracing::warn!("{} did not stop in time: left behind", names.join(", "));
+                cancel::leave_behind();
+                return;
+            }
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::config::SimulatorConfig;
 use super::slot::{Shared, TICK};
 use crate::frame::Frame;
 use crate::queue::{self, RecvError};
@@ -18,15 +19,13 @@ pub(super) struct Feed {
     pub(super) received: queue::Receiver<Frame>,
     /// The first frame's time in the clip.
     pub(super) zero_ns: u64,
-    pub(super) fps: Option<f64>,
-    pub(super) once: bool,
-    pub(super) counter: bool,
+    pub(super) config: SimulatorConfig,
 }
 
 impl Feed {
     /// Starts after the first frame, which is in the slot already.
     pub(super) fn run(self) {
-        while self.once && self.shared.lock().viewer.is_none() {
+        while self.config.once && self.shared.lock().viewer.is_none() {
             if self.shared.cancel.sleep(TICK) {
                 return;
             }
@@ -42,10 +41,10 @@ impl Feed {
             };
             number += 1;
             frame.meta.pts_ns = frame.meta.pts_ns.saturating_sub(self.zero_ns);
-            if let Some(fps) = self.fps {
+            if let Some(fps) = self.config.fps {
                 frame.meta.pts_ns = (number as f64 * 1e9 / fps) as u64;
             }
-            number_frame(&mut frame, number, self.counter);
+            number_frame(&mut frame, number, self.config.counter);
             let now = Instant::now();
             if self.shared.cancel.sleep(pace.due(frame.meta.pts_ns, now).saturating_duration_since(now)) {
                 return;

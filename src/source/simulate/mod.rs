@@ -85,7 +85,7 @@ impl Simulator {
             let _ = context.with_thread_default(|| main_loop.run());
         };
         simulator.server = Some(std::thread::Builder::new().name("simulate-rtsp".into()).spawn(serve).map_err(thread)?);
-        let feed = Feed { shared, received, zero_ns, fps: config.fps, once: config.once, counter: config.counter };
+        let feed = Feed { shared, received, zero_ns, config: config.clone() };
         let feeder = std::thread::Builder::new().name("simulate-feed".into()).spawn(move || feed.run());
         simulator.feeder = Some(feeder.map_err(thread)?);
         Ok(simulator)
