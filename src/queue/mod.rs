@@ -1,4 +1,4 @@
-//! Bounded queues with a named drop policy and a counter. Nothing in Ocelli waits on an unbounded queue.
+//! Bounded queues with a drop policy and a counter. Ocelli has no unbounded queue.
 //!
 //! Belongs here: hand-over between threads. Does not belong here: what is handed over.
 
@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What a full queue does with one item more.
+/// What a full queue does with another item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DropPolicy {
-    /// The oldest waiting item goes, the new one stays: live video, results, events.
+    /// The oldest item is dropped: live video, results, events.
     DropOldest,
     /// The sender waits: files, where every frame counts.
     Block,
@@ -27,13 +27,13 @@ struct Shared<T> {
     capacity: usize,
     policy: DropPolicy,
     state: Mutex<State<T>>,
-    /// Signalled at each change: an item came, an item went, or the queue was closed.
+    /// Notified at each change.
     changed: Condvar,
     dropped: AtomicU64,
 }
 
 impl<T> Shared<T> {
-    // A panicking holder cannot leave the deque half-changed, so a poisoned lock is still good.
+    // A holder that panics cannot leave the deque half changed, so a poisoned lock is still good.
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -60,22 +60,19 @@ impl<T> Clone for Receiver<T> {
 /// Why nothing was received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RecvError {
-    /// The time is over and nothing came.
     #[error("timed out")]
     Timeout,
-    /// The queue is closed and empty.
     #[error("closed")]
     Closed,
-    /// [`Waker::wake`] was called: something else than an item wants attention.
     #[error("woken")]
     Woken,
 }
 
-/// Wakes the receiver of a queue for another reason than an item, so that one thread can wait for two things.
+/// Wakes the receiver of a queue without an item, so that one thread can wait for two things.
 pub struct Waker<T>(Arc<Shared<T>>);
 
 impl<T> Waker<T> {
-    /// The next (or the waiting) receive returns [`RecvError::Woken`]. Items that wait come first only after it.
+    /// The next (or the current) receive returns [`RecvError::Woken`], before any item.
     pub fn wake(&self) {
         self.0.lock().woken = true;
         self.0.changed.notify_all();
@@ -101,7 +98,7 @@ pub fn latest<T>(name: &'static str) -> (Sender<T>, Receiver<T>) {
 }
 
 impl<T> Sender<T> {
-    /// Puts one item in. Gives back what had to go: the oldest item under [`DropPolicy::DropOldest`], or `item` itself
+    /// Adds an item. Returns the item that was dropped: the oldest under [`DropPolicy::DropOldest`], or `item` itself
     /// when the queue is closed. Waits only under [`DropPolicy::Block`].
     pub fn send(&self, item: T) -> Option<T> {
         let mut state = self.0.lock();
@@ -131,7 +128,7 @@ impl<T> Sender<T> {
         }
     }
 
-    /// No item more; what waits can still be received.
+    /// Accepts no more items; those in the queue can still be received.
     pub fn close(&self) {
         self.0.lock().closed = true;
         self.0.changed.notify_all();
@@ -159,7 +156,7 @@ impl<T> Sender<T> {
 }
 
 impl<T> Receiver<T> {
-    /// The oldest item, waiting for it at most `timeout`.
+    /// Takes the oldest item, waiting at most `timeout` for one.
     pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvError> {
         let deadline = Instant::now() + timeout;
         let mut state = self.0.lock();
@@ -183,7 +180,7 @@ impl<T> Receiver<T> {
         }
     }
 
-    /// The oldest item if one waits.
+    /// Takes the oldest item, if there is one.
     pub fn try_recv(&self) -> Result<T, RecvError> {
         self.recv_timeout(Duration::ZERO)
     }
@@ -193,7 +190,7 @@ impl<T> Receiver<T> {
         Waker(self.0.clone())
     }
 
-    /// No item more is accepted and what waits is dropped; blocked senders wake up.
+    /// Accepts no more items and drops those in the queue; blocked senders wake up.
     pub fn close(&self) {
         let waiting = {
             let mut state = self.0.lock();

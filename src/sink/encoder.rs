@@ -1,5 +1,5 @@
-//! Which H.264 encoder this box has. Chosen at run time from the registry, because one binary runs on Jetsons with and
-//! without an encoder chip, on a Raspberry Pi and on a server.
+//! The H.264 encoder of this machine, chosen at run time: one binary runs on Jetsons with and without an encoder chip, on a
+//! Raspberry Pi and on a server.
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
@@ -7,31 +7,21 @@ use gstreamer::prelude::*;
 /// Name of the encoder element in the lines of [`Encoder::launch`].
 pub const ELEMENT_NAME: &str = "encoder";
 
-/// Why there is no encoder.
 #[derive(Debug, thiserror::Error)]
 pub enum EncoderError {
-    /// GStreamer itself does not start.
     #[error("GStreamer cannot be initialised: {0}")]
     Gstreamer(#[from] gst::glib::Error),
-    /// Nothing in the registry works here.
     #[error(
         "no H.264 encoder works on this machine ({tried}); install one: `apt-get install gstreamer1.0-plugins-ugly` \
          (x264enc) or `apt-get install gstreamer1.0-plugins-bad` (openh264enc)"
     )]
-    NoEncoder {
-        /// What was tried and why it was not taken, for example `x264enc: not installed`.
-        tried: String,
-    },
+    NoEncoder { tried: String },
 }
 
-/// What the video is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// A stream: no delay, this bit rate in kbit/s.
-    Live {
-        /// kbit/s.
-        bitrate_kbps: u32,
-    },
+    /// A stream: low delay, fixed bit rate.
+    Live { bitrate_kbps: u32 },
     /// A file: constant quality where the encoder can do that.
     File,
 }
@@ -44,8 +34,8 @@ enum Kind {
     V4l2,
 }
 
-/// Best first: the Jetson's encoder costs no CPU; x264 is the best in software. A V4L2 encoder comes last because
-/// its quality and its quirks differ from driver to driver.
+/// Best first: the Jetson's encoder needs no CPU; x264 is the best software encoder. V4L2 comes last, because its quality
+/// depends on the driver.
 const CANDIDATES: [Kind; 4] = [Kind::Jetson, Kind::X264, Kind::OpenH264, Kind::V4l2];
 
 impl Kind {
@@ -62,7 +52,7 @@ impl Kind {
         matches!(self, Self::Jetson | Self::V4l2)
     }
 
-    /// Elements that the line of this encoder needs besides it.
+    /// Other elements in the launch line of this encoder.
     const fn companions(self) -> &'static [&'static str] {
         match self {
             Self::Jetson => &["nvvidconv"],
@@ -83,7 +73,6 @@ impl Kind {
         };
         let element = factory.create().build().map_err(|e| format!("{}: {e}", self.element()))?;
         let opened = element.set_state(gst::State::Ready);
-        // Back to NULL is only a release; if it fails there is nothing more to be done.
         let _ = element.set_state(gst::State::Null);
         opened.map_err(|_| format!("{}: present, but its device cannot be opened", self.element()))?;
         let origin = factory.plugin().map(|p| format!("{} {}", p.source(), p.version())).unwrap_or_default();
@@ -91,14 +80,13 @@ impl Kind {
     }
 }
 
-/// An encoder that works here.
 #[derive(Debug, Clone)]
 pub struct Encoder {
     kind: Kind,
     origin: String,
 }
 
-/// The best encoder that this box has and can open.
+/// The best encoder that is installed and can be opened.
 pub fn choose() -> Result<Encoder, EncoderError> {
     gst::init()?;
     let mut tried = Vec::new();
@@ -111,21 +99,16 @@ pub fn choose() -> Result<Encoder, EncoderError> {
     Err(EncoderError::NoEncoder { tried: tried.join("; ") })
 }
 
-/// One encoder, and whether it is taken.
+/// One candidate, for `ocelli doctor`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct EncoderPlan {
-    /// Name of the element.
     pub element: String,
-    /// Encoding costs no CPU to speak of.
     pub hardware: bool,
-    /// Why it is not taken, for example `x264enc: not installed`; `None`: it opens.
+    /// Why it cannot be used, for example `x264enc: not installed`; `None`: it opens.
     pub trouble: Option<String>,
 }
 
-/// All encoders, best first: [`choose`] takes the first that opens.
-///
-/// # Errors
-/// [`EncoderError::Gstreamer`].
+/// All candidates, best first: [`choose`] takes the first that opens.
 pub fn plan() -> Result<Vec<EncoderPlan>, EncoderError> {
     gst::init()?;
     let of = |kind: Kind| EncoderPlan {
@@ -143,27 +126,24 @@ impl Encoder {
         format!("{} ({place}, {})", self.element(), self.origin)
     }
 
-    /// Name of the GStreamer element.
     pub fn element(&self) -> &'static str {
         self.kind.element()
     }
 
-    /// True when encoding costs no CPU to speak of.
     pub fn is_hardware(&self) -> bool {
         self.kind.is_hardware()
     }
 
-    /// A part of a launch line that takes I420 or NV12 in system memory and gives H.264; the encoder in it is called
-    /// [`ELEMENT_NAME`].
+    /// Part of a launch line: I420 or NV12 in system memory to H.264. The encoder element is named [`ELEMENT_NAME`].
     pub fn launch(&self, purpose: Purpose) -> String {
-        // H.264 with 4:2:0 has even sizes only. For all others this costs nothing: videoscale passes them through.
+        // H.264 with 4:2:0 has even sizes only; videoscale passes those through unchanged.
         let even = "videoscale ! video/x-raw,width=(int)[2,16384,2],height=(int)[2,16384,2]";
         let kbps = match purpose {
             Purpose::Live { bitrate_kbps } => bitrate_kbps.clamp(64, 200_000),
             Purpose::File => 8000,
         };
         let bps = kbps * 1000;
-        // One thread encodes 1080p30 in a quarter of a core; more threads only cost latency and the detector's caches.
+        // One thread encodes 1080p30 in a quarter of a core; more threads add latency and disturb the detector's caches.
         let threads = if std::thread::available_parallelism().is_ok_and(|n| n.get() >= 4) { 2 } else { 1 };
         let name = ELEMENT_NAME;
         match (self.kind, purpose) {
@@ -191,7 +171,7 @@ impl Encoder {
         }
     }
 
-    /// Sets how many frames there are from one key frame to the next, where the encoder can be told so by a property.
+    /// Sets the number of frames from one key frame to the next, where the encoder has a property for it.
     pub fn set_key_interval(&self, element: &gst::Element, frames: u32) {
         let properties: &[&str] = match self.kind {
             Kind::X264 => &["key-int-max"],

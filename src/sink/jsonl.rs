@@ -1,8 +1,8 @@
 //! JSON Lines: one [`FrameMessage`] per line, to a file or to standard output.
 //!
-//! One thread, `sink-jsonl`, writes. A reader that has gone away or a full disk costs lines, which are counted; a later
-//! line is tried again, so a disk that has room again is written again. A line is never torn: after a write that failed
-//! in the middle, the next one begins on a line of its own.
+//! The thread `sink-jsonl` writes. When the disk is full or the reader has gone, lines are dropped and counted; each later
+//! line is tried, so writing resumes by itself. After a write that failed in the middle of a line, the next one begins on
+//! a new line.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -18,36 +18,27 @@ use crate::queue::{self, DropPolicy, RecvError};
 use crate::telemetry::{Count, Registry};
 use crate::types::{CameraStatus, FrameResult};
 
-/// Results that may wait for the disk; the oldest goes first.
+/// Results that may wait for the disk; beyond that the oldest is dropped.
 const QUEUE: usize = 1024;
-/// Lines are gathered up to about this many bytes while more wait, then written at once.
+/// Lines are collected up to about this many bytes while more results wait, then written at once.
 const BATCH: usize = 64 << 10;
-/// How often an idle writer looks whether it shall go on.
+/// Longest wait for a result; the queue wakes the writer earlier.
 const IDLE: Duration = Duration::from_secs(3600);
-/// How often a stop looks whether the writer has ended.
+/// How often a stop checks whether the writer has ended.
 const POLL: Duration = Duration::from_millis(2);
 
-/// Why the sink cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum JsonlError {
-    /// The file cannot be opened.
     #[error(
         "cannot write JSON Lines to {path}: {source}; check `jsonl.file`, that its folder exists and may be written"
     )]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The thread cannot be started.
+    Open { path: PathBuf, source: io::Error },
     #[error("cannot start the thread sink-jsonl: {0}")]
     Thread(io::Error),
 }
 
-/// The JSON Lines sink.
 pub struct JsonlSink {
-    /// The file and which one it was when it was opened; `None` for standard output.
+    /// The path, and the file that it led to when it was opened; `None` for standard output.
     opened: Option<(PathBuf, FileId)>,
     queue: queue::Sender<Arc<FrameResult>>,
     registry: Registry,
@@ -57,10 +48,6 @@ pub struct JsonlSink {
 impl JsonlSink {
     /// Opens the file for appending, creating it and its folder when absent (`-`: standard output), and starts the
     /// thread `sink-jsonl`.
-    ///
-    /// # Errors
-    ///
-    /// A file that cannot be opened, no thread.
     pub fn start(config: &JsonlConfig, registry: Registry) -> Result<Self, JsonlError> {
         let failed = |source| JsonlError::Open { path: config.file.clone(), source };
         let (output, opened): (Box<dyn Write + Send>, _) = if config.file == Path::new("-") {
@@ -73,7 +60,7 @@ impl JsonlSink {
         Self::with_output(output, opened, config.file.display().to_string(), registry)
     }
 
-    /// True when the path no longer leads to the file that is written: it was moved away, as logrotate does.
+    /// True when the path no longer leads to the open file: logrotate has moved it away.
     pub fn was_moved(&self) -> bool {
         let Some((path, id)) = &self.opened else { return false };
         std::fs::metadata(path).map_or(true, |now| file_id(&now) != *id)
@@ -95,15 +82,15 @@ impl JsonlSink {
         Ok(Self { opened, queue, registry, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Writes what waits and joins the thread. A reader that does not read can hold up a write for ever; after
-    /// `deadline` such a writer is left behind. A second call does nothing.
+    /// Writes the results in the queue and joins the thread. A reader that does not read can block a write for ever:
+    /// after `deadline` the thread is left behind. A second call does nothing.
     pub fn stop(&self, deadline: Duration) {
         self.queue.close();
         let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
         let until = Instant::now() + deadline;
         while !thread.is_finished() {
             if Instant::now() >= until {
-                // A thread inside write(2) cannot be woken; it holds nothing that others need.
+                // A thread inside write(2) cannot be woken; it holds nothing that other threads need.
                 tracing::warn!("JSON Lines: the reader does not read, {} results are lost", self.queue.len());
                 return;
             }
@@ -154,7 +141,7 @@ struct Writer {
     buffer: Vec<u8>,
     /// The last write ended inside a line.
     torn: bool,
-    /// The last write failed: say so once, not per line.
+    /// The last write failed. Logged once, not for each line.
     failing: bool,
 }
 
@@ -164,7 +151,6 @@ impl Writer {
             match waiting.recv_timeout(IDLE) {
                 Ok(result) => self.append(&result),
                 Err(RecvError::Closed) => return,
-                // Nothing to write, or woken for nothing: wait on.
                 Err(_) => continue,
             }
             while self.buffer.len() < BATCH {
@@ -194,7 +180,7 @@ impl Writer {
         match outcome {
             Ok(()) if self.failing => {
                 self.failing = false;
-                tracing::info!("JSON Lines: {} takes lines again", self.name);
+                tracing::info!("JSON Lines: {} can be written again", self.name);
             }
             Ok(()) => {}
             Err(error) => {
@@ -212,7 +198,7 @@ impl Writer {
     }
 }
 
-/// Like `Write::write_all`, but says how far it came.
+/// Like `Write::write_all`, but returns how many bytes were written.
 fn write_all(output: &mut dyn Write, bytes: &[u8]) -> (usize, io::Result<()>) {
     let mut written = 0;
     while written < bytes.len() {
@@ -281,7 +267,7 @@ mod tests {
         assert!(error.to_string().contains(&folder.path().display().to_string()));
     }
 
-    /// Fails while told to, in the middle of a line, and reports what it has.
+    /// A disk that gets full in the middle of a line.
     struct Disk {
         room: mpsc::Receiver<usize>,
         left: usize,

@@ -1,4 +1,4 @@
-//! Where results go. No sink ever makes video or inference wait.
+//! Where results go. No sink makes video or inference wait.
 //!
 //! Belongs here: clients, servers and their queues. Does not belong here: deciding what is detected.
 
@@ -16,8 +16,6 @@ use crate::types::{CameraStatus, FrameResult};
 
 /// Takes results and states; must return at once.
 pub trait Sink: Send + Sync {
-    /// One frame's result.
     fn result(&self, result: &Arc<FrameResult>);
-    /// A camera's state changed.
     fn status(&self, status: &CameraStatus);
 }

@@ -12,62 +12,30 @@ use super::encoder::{self, ELEMENT_NAME, EncoderError, Purpose};
 use crate::frame::Frame;
 use crate::types::Size;
 
-/// Frames that wait for the encoder at most; then [`VideoFile::push`] waits.
+/// Frames that may wait for the encoder; beyond that [`VideoFile::push`] blocks.
 const QUEUED_FRAMES: u64 = 4;
-/// The encoder takes no frame, or does not end, for this long: it hangs.
+/// Time without progress after which the encoder is considered hung.
 const STUCK: Duration = Duration::from_secs(30);
-/// Between two looks at the encoder's queue, while waiting for it; an error ends the wait at once.
+/// Between two checks of the encoder's queue; an error on the bus ends the wait at once.
 const GLANCE: gst::ClockTime = gst::ClockTime::from_mseconds(2);
 
-/// Why a video cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum VideoFileError {
-    /// The file cannot be made.
     #[error("cannot write {path}: {source}")]
-    Create {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// No H.264 encoder.
+    Create { path: PathBuf, source: std::io::Error },
     #[error("annotated video needs an H.264 encoder: {0}")]
     Encoder(#[from] EncoderError),
-    /// An element is missing, or the pipeline cannot be built.
     #[error("cannot build the pipeline for {path}: {reason}; is gstreamer1.0-plugins-good (mp4mux) installed?")]
-    Pipeline {
-        /// The file.
-        path: PathBuf,
-        /// What GStreamer said.
-        reason: String,
-    },
-    /// A frame of another size than the first one.
+    Pipeline { path: PathBuf, reason: String },
     #[error("{path} is a video of {expected}, but a frame of {got} came: one file holds one size")]
-    Size {
-        /// The file.
-        path: PathBuf,
-        /// Size of the video.
-        expected: Size,
-        /// Size of the frame.
-        got: Size,
-    },
-    /// Encoding or writing failed on the way.
+    Size { path: PathBuf, expected: Size, got: Size },
     #[error("writing {path} failed: {reason}; is the disk full?")]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What the element said.
-        reason: String,
-    },
-    /// The encoder stands still.
+    Write { path: PathBuf, reason: String },
     #[error("writing {path}: the encoder has not moved for {} s", STUCK.as_secs())]
-    Stuck {
-        /// The file.
-        path: PathBuf,
-    },
+    Stuck { path: PathBuf },
 }
 
-/// A video file in the making. Time stamps are the frames' own. Dropped without [`VideoFile::finish`] it cannot be
+/// A video file that is being written, with the frames' own time stamps. Without [`VideoFile::finish`] it cannot be
 /// played.
 pub struct VideoFile {
     path: PathBuf,
@@ -83,7 +51,7 @@ pub struct VideoFile {
 }
 
 impl VideoFile {
-    /// Makes (or empties) the file. `size` is that of every frame, `fps` the nominal rate; 0 takes the frames' own.
+    /// Creates or truncates the file. All frames have `size`. `fps` is the nominal rate; 0: that of the frames.
     pub fn create(path: &Path, size: Size, fps: f64) -> Result<Self, VideoFileError> {
         let encoder = encoder::choose()?;
         std::fs::File::create(path).map_err(|source| VideoFileError::Create { path: path.into(), source })?;
@@ -110,7 +78,7 @@ impl VideoFile {
         Ok(made)
     }
 
-    /// Appends a frame (I420 or NV12); waits for the encoder when it is behind.
+    /// Appends a frame (I420 or NV12); blocks while the encoder is behind.
     pub fn push(&mut self, frame: Frame) -> Result<(), VideoFileError> {
         if frame.meta.size != self.size {
             return Err(VideoFileError::Size { path: self.path.clone(), expected: self.size, got: frame.meta.size });
@@ -121,13 +89,13 @@ impl VideoFile {
         self.wait_for_room(frame.info().size())?;
         let (first, stamp) = match self.stamps {
             None => (frame.meta.pts_ns, frame.meta.pts_ns),
-            // Stamps that do not grow would end the muxer.
+            // The muxer fails on time stamps that do not increase.
             Some((first, last)) => (first, frame.meta.pts_ns.max(last + 1_000_000)),
         };
         self.stamps = Some((first, stamp));
         let mut buffer = frame.into_buffer();
         {
-            // The pixels stay shared; only the header with the time stamps is ours.
+            // Copies the header with the time stamps; the pixels stay shared.
             let header = buffer.make_mut();
             header.set_pts(gst::ClockTime::from_nseconds(stamp - first));
             header.set_dts(gst::ClockTime::NONE);
@@ -138,12 +106,11 @@ impl VideoFile {
         Ok(())
     }
 
-    /// Frames pushed.
     pub fn frames(&self) -> u64 {
         self.frames
     }
 
-    /// Writes what is left, and the index without which the file cannot be played. Without a frame the file is removed.
+    /// Writes the remaining frames and the index, without which players refuse the file. A file without frames is removed.
     pub fn finish(self) -> Result<(), VideoFileError> {
         if self.frames == 0 {
             let _ = self.pipeline.set_state(gst::State::Null);
@@ -171,7 +138,7 @@ impl VideoFile {
         }
         self.appsrc.set_caps(Some(&caps));
         if let Some(element) = self.pipeline.by_name(ELEMENT_NAME) {
-            // Players seek to key frames: every two seconds, or so.
+            // A key frame about every two seconds, for seeking.
             let fps = if self.fps.is_finite() && self.fps >= 1.0 { self.fps.min(240.0) } else { 25.0 };
             self.encoder.set_key_interval(&element, (fps * 2.0) as u32);
         }
@@ -179,7 +146,7 @@ impl VideoFile {
         Ok(())
     }
 
-    /// Waits until the encoder has taken frames. Not `block=true`: that wait does not end when the encoder dies.
+    /// Waits until the encoder has taken frames. Not `block=true`: that wait does not end when the encoder fails.
     fn wait_for_room(&self, frame_bytes: usize) -> Result<(), VideoFileError> {
         let Some(bus) = self.pipeline.bus() else { return Ok(()) };
         let end = Instant::now() + STUCK;
@@ -204,7 +171,7 @@ impl VideoFile {
         VideoFileError::Write { path: self.path.clone(), reason: error.error().to_string() }
     }
 
-    /// What the bus knows of an error, else `fallback`.
+    /// The error on the bus, else `fallback`.
     fn failure(&self, fallback: &str) -> VideoFileError {
         let message = self.pipeline.bus().and_then(|bus| bus.pop_filtered(&[gst::MessageType::Error]));
         match message.as_ref().map(|m| m.view()) {
@@ -216,7 +183,6 @@ impl VideoFile {
 
 impl Drop for VideoFile {
     fn drop(&mut self) {
-        // Nothing more can be done about a pipeline that does not stop.
         let _ = self.pipeline.set_state(gst::State::Null);
     }
 }

@@ -1,4 +1,4 @@
-//! Whether all is well, and if not, why: a pure function of what the registry knows.
+//! Health: a pure function of the states in the registry.
 
 use std::collections::BTreeMap;
 
@@ -7,13 +7,13 @@ use serde::Serialize;
 use super::stats::{CameraHealth, EngineReport, EngineStats, ModelStats};
 use crate::types::{CameraState, DEFAULT_MODEL, EngineState, EngineStatus};
 
-/// The whole program in one word.
+/// Health in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum HealthStatus {
-    /// Everything that is configured works as asked.
+    /// Everything works as configured.
     Ok,
-    /// It works, but not all of it, or not as fast as it could.
+    /// Something does not work, or a slower backend is used.
     Degraded,
     /// The model is being loaded, or cameras are being connected for the first time.
     Starting,
@@ -22,7 +22,6 @@ pub enum HealthStatus {
 /// The MQTT session.
 #[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
 pub struct MqttHealth {
-    /// Up or down.
     pub connected: bool,
     /// Why it is down.
     pub reason: Option<String>,
@@ -31,17 +30,17 @@ pub struct MqttHealth {
 /// What `/api/v1/health` shows.
 #[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
 pub struct Health {
-    /// The whole in one word.
+    /// Health in one word.
     pub status: HealthStatus,
-    /// What is not as it should be, one sentence each; empty when all is well.
+    /// What does not work as configured, one sentence each; empty when everything does.
     pub reasons: Vec<String>,
-    /// Detects now: the model is loaded, and a camera is online or none is configured.
+    /// Detection runs: all models are loaded, and a camera is online or none is configured.
     pub ready: bool,
-    /// The model and what really runs it; `null` while it is being loaded. Of several the first one, see `models`.
+    /// The default model, or the first one by name; `null` until it has run. All of them: `models`.
     pub model: Option<ModelStats>,
-    /// What its inference engine does.
+    /// The inference engine of that model.
     pub engine: EngineStats,
-    /// All models that cameras use, by the name that the configuration gives them; `default` is that of `model:`.
+    /// All models in use, by their names in the configuration; `default` is that of `model:`.
     pub models: BTreeMap<String, EngineReport>,
     /// Cameras by name.
     pub cameras: BTreeMap<String, CameraHealth>,
@@ -50,7 +49,7 @@ pub struct Health {
 }
 
 impl Health {
-    /// The verdict on these parts; `faults` are sentences on what is none of them. A camera that is switched off counts as not configured; a file that has ended is no
+    /// `faults` are sentences about anything else. A disabled camera counts as not configured. A file that has ended is no
     /// fault, but nothing is detected on it any more.
     pub(super) fn new(
         models: BTreeMap<String, EngineReport>,
@@ -63,7 +62,7 @@ impl Health {
             starting.push("the model is not loaded yet".to_owned());
         }
         for (name, EngineReport { model, engine }) in &models {
-            // With one model, nobody needs to be told which.
+            // The only model needs no name.
             let which = if models.len() > 1 { format!("model {name}: ") } else { String::new() };
             match engine.trouble() {
                 Some((why, true)) => faults.push(format!("{which}{why}")),
@@ -115,7 +114,7 @@ impl Health {
     }
 }
 
-/// The model for those who look at one: `default`, else the first by name.
+/// The model of fields that show a single one: `default`, else the first by name.
 pub(super) fn first(models: &BTreeMap<String, EngineReport>) -> (Option<ModelStats>, EngineStats) {
     match models.get(DEFAULT_MODEL).or_else(|| models.values().next()) {
         Some(EngineReport { model, engine }) => (model.clone(), engine.clone()),
@@ -138,7 +137,6 @@ mod tests {
         })
     }
 
-    /// As it is when the engine is in the state that goes with the model.
     fn health(model: Option<ModelStats>, cameras: BTreeMap<String, CameraHealth>, mqtt: Option<MqttHealth>) -> Health {
         let state = if model.is_some() { EngineState::Serving } else { EngineState::Loading };
         Health::new(one(model, engine(state, None)), cameras, mqtt, vec![])
@@ -167,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn verdicts() {
+    fn each_combination_of_states_has_its_status() {
         use CameraState::{AuthFailed, Connecting, Disabled, Ended, Offline, Online};
         use HealthStatus::{Degraded, Ok, Starting};
         let on = (Online, None);

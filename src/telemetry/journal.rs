@@ -1,5 +1,5 @@
-//! The journal's own protocol: one datagram per line of the log, with each field of the event as a field of the entry, so
-//! that `journalctl -u ocelli CAMERA=gate` works.
+//! The journal's native protocol: one datagram per event, whose fields become fields of the entry, so that
+//! `journalctl -u ocelli CAMERA=gate` works.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -13,7 +13,7 @@ use tracing_subscriber::layer::Context;
 
 /// Where the journal listens.
 pub(super) const SOCKET: &str = "/run/systemd/journal/socket";
-/// A datagram larger than this may not fit the socket's buffer; a line that long is cut.
+/// Longest value: larger datagrams may not fit the socket's buffer.
 const LONGEST: usize = 48 << 10;
 
 /// The journal as a layer of the log.
@@ -27,7 +27,7 @@ impl Journal {
     pub(super) fn connect(path: &Path) -> std::io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
         socket.connect(path)?;
-        // A journal that hangs must not hold up the cameras.
+        // A journal that hangs must not block the cameras.
         socket.set_nonblocking(true)?;
         Ok(Self { socket })
     }
@@ -40,13 +40,12 @@ impl<S: Subscriber> Layer<S> for Journal {
         let metadata = event.metadata();
         let datagram = entry.datagram(*metadata.level(), metadata.target());
         if self.socket.send(&datagram).is_err() {
-            // Standard error leads to the journal too, by another way.
+            // Standard error is read by the journal too.
             let _ = writeln!(std::io::stderr(), "{}{}", prefix(*metadata.level()), entry.text());
         }
     }
 }
 
-/// What one event says.
 #[derive(Default)]
 struct Entry {
     message: String,
@@ -71,7 +70,7 @@ impl Visit for Entry {
 }
 
 impl Entry {
-    /// As the text log has it: the message, then `name=value` for each field.
+    /// The message, then `name=value` for each field, as in the text log.
     fn text(&self) -> String {
         let mut text = self.message.clone();
         for (name, value) in &self.fields {

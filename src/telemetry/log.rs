@@ -1,4 +1,4 @@
-//! The log: lines to standard error, as text, as JSON, or as the journal likes them.
+//! The log: to standard error as text or JSON, or to the journal.
 
 use std::io::IsTerminal as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -17,14 +17,13 @@ use super::journal::{self, Journal};
 /// Environment variable that overrides the level, for example `debug` or `ocelli::sink=trace,warn`.
 pub const VARIABLE: &str = "OCELLI_LOG";
 
-/// How a line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
     /// Text; when standard error is the journal, entries with fields (`CAMERA=gate`), or lines with sd-daemon's `<N>`
     /// prefixes where the journal's socket cannot be reached.
     #[default]
     Auto,
-    /// Text for people; coloured on a terminal.
+    /// Text; coloured on a terminal.
     Text,
     /// One JSON object per line.
     Json,
@@ -43,31 +42,18 @@ impl std::str::FromStr for LogFormat {
     }
 }
 
-/// Why the log cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// Not a format.
     #[error("unknown log format `{0}`: one of auto, text, json")]
     Format(String),
-    /// Not a level or a filter.
     #[error("unknown log level `{level}`: {source}; try error, warn, info, debug or trace")]
-    Level {
-        /// What was given.
-        level: String,
-        /// Why it is none.
-        source: tracing_subscriber::filter::ParseError,
-    },
-    /// The process has a log already.
+    Level { level: String, source: tracing_subscriber::filter::ParseError },
     #[error("the log is set up already")]
     Twice,
 }
 
-/// Sets up the log of the process. `level` is a word for Ocelli's own lines (`info`) or a whole filter
-/// (`ocelli::source=debug,warn`); `OCELLI_LOG` wins over it.
-///
-/// # Errors
-///
-/// An unreadable level, or a second call.
+/// Sets up the log of the process. `level` is a level for Ocelli's own lines (`info`) or a whole filter
+/// (`ocelli::source=debug,warn`); `OCELLI_LOG` overrides it.
 pub fn init(level: &str, format: LogFormat) -> Result<(), LogError> {
     let asked = std::env::var(VARIABLE).ok().filter(|value| !value.trim().is_empty());
     let filter = filter(asked.as_deref().unwrap_or(level))?;
@@ -76,7 +62,6 @@ pub fn init(level: &str, format: LogFormat) -> Result<(), LogError> {
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).try_init(),
         LogFormat::Auto if stderr_is_journal() => match Journal::connect(Path::new(journal::SOCKET)) {
             Ok(journal) => {
-                // The builder has taken the filter.
                 let filter = self::filter(asked.as_deref().unwrap_or(level))?;
                 tracing_subscriber::registry().with(filter).with(journal).try_init().map_err(Into::into)
             }
@@ -91,7 +76,7 @@ pub fn init(level: &str, format: LogFormat) -> Result<(), LogError> {
 
 fn filter(level: &str) -> Result<EnvFilter, LogError> {
     let level = level.trim();
-    // A bare word is about Ocelli; the crates below only speak up when something is wrong.
+    // A single level is for Ocelli; other crates log warnings only.
     let directives = match level.parse::<tracing::level_filters::LevelFilter>() {
         Ok(word) => format!("warn,ocelli={word}"),
         Err(_) => level.to_owned(),
@@ -99,8 +84,8 @@ fn filter(level: &str) -> Result<EnvFilter, LogError> {
     EnvFilter::builder().parse(directives).map_err(|source| LogError::Level { level: level.to_owned(), source })
 }
 
-/// systemd says in `JOURNAL_STREAM` which device and inode its journal socket has; a child whose standard error was
-/// redirected inherits the variable but not the socket.
+/// Compares standard error with device and inode in `JOURNAL_STREAM`: a child whose standard error was redirected inherits
+/// the variable but not the socket.
 fn stderr_is_journal() -> bool {
     let Some(stream) = std::env::var("JOURNAL_STREAM").ok() else { return false };
     let Ok(stderr) = std::fs::metadata("/dev/stderr") else { return false };
@@ -129,7 +114,7 @@ where
         let prefix = journal::prefix(*event.metadata().level());
         let mut text = String::new();
         context.field_format().format_fields(Writer::new(&mut text), event)?;
-        // Each line of a message is an entry of its own in the journal and needs its own priority.
+        // In the journal each line is an entry of its own and needs a priority.
         for line in text.lines() {
             writeln!(writer, "{prefix}{line}")?;
         }

@@ -6,20 +6,20 @@ use serde::Serialize;
 
 use crate::types::{BackendInfo, CameraState, Division, EngineState, EngineStatus, ModelId};
 
-/// The model that runs, and what really runs it.
+/// A model and the backend that runs it.
 #[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
 pub struct ModelStats {
-    /// Name.
+    /// Name of the model.
     pub name: String,
     /// SHA-256 of the file.
     pub sha256: String,
-    /// `tensorrt`, `cuda`, `openvino`, `cpu` or `tract`: the one that ran, not the one asked for.
+    /// `tensorrt`, `cuda`, `openvino`, `cpu` or `tract`: the one that runs, not the one in the configuration.
     pub backend: String,
-    /// Its version.
+    /// Version of the backend.
     pub backend_version: String,
-    /// Why a better backend was not taken; empty when the best one runs.
+    /// Why each backend before it in the fallback order is not used; empty when the first one runs.
     pub fallbacks: Vec<String>,
-    /// Nodes of the graph by the provider that ran them, read back from the warm-up; empty where there is only one.
+    /// Nodes of the graph by execution provider, as found in the warm-up; empty where there is only one provider.
     pub nodes: BTreeMap<String, usize>,
 }
 
@@ -36,14 +36,14 @@ impl ModelStats {
     }
 }
 
-/// One camera's numbers since the start.
+/// One camera's state and counters since the start.
 #[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
 pub struct CameraStats {
-    /// State now.
+    /// Current state.
     pub state: CameraState,
     /// RFC 3339 time of the last change of state.
     pub since: String,
-    /// Why.
+    /// Why it is in that state; `null` when there is nothing to say.
     pub reason: Option<String>,
     /// Failed attempts since it was last online.
     pub retries: u32,
@@ -51,21 +51,21 @@ pub struct CameraStats {
     pub reconnects: u64,
     /// Frames decoded.
     pub frames: u64,
-    /// Frames detected.
+    /// Frames with a result.
     pub results: u64,
-    /// Frames that went by without detection.
+    /// Frames decoded but not given to the detector.
     pub frames_dropped: u64,
     /// Objects found.
     pub detections: u64,
-    /// Frames decoded per second, since the last snapshot.
+    /// Frames decoded per second, over the last 10 s.
     pub fps: f64,
-    /// Frames detected per second, since the last snapshot.
+    /// Results per second, over the last 10 s.
     pub detect_fps: f64,
-    /// Median time in the session, ms.
+    /// Median time in the session over the last 256 results, ms.
     pub infer_ms_p50: Option<f64>,
-    /// Median number of frames that ran together.
+    /// Median batch over the same results, in frames.
     pub batch_p50: Option<f64>,
-    /// Median time from decoded frame to result, ms.
+    /// Median time from decoded frame to result over the same results, ms.
     pub latency_ms_p50: Option<f64>,
     /// 99th percentile of the same, ms.
     pub latency_ms_p99: Option<f64>,
@@ -76,17 +76,17 @@ pub struct CameraStats {
 pub struct StatsSnapshot {
     /// Version of this format.
     pub v: u32,
-    /// This box.
+    /// Name of this box.
     pub node: String,
     /// Version of Ocelli.
     pub version: String,
     /// Seconds since the start.
     pub uptime_s: u64,
-    /// The model, once it has run. Of several the first one, see `models`.
+    /// The default model, or the first one by name; `null` until it has run. All of them: `models`.
     pub model: Option<ModelStats>,
-    /// What its inference engine does.
+    /// The inference engine of that model.
     pub engine: EngineStats,
-    /// All models that cameras use, by the name that the configuration gives them; `default` is that of `model:`.
+    /// All models in use, by their names in the configuration; `default` is that of `model:`.
     pub models: BTreeMap<String, EngineReport>,
     /// Cameras by name.
     pub cameras: BTreeMap<String, CameraStats>,
@@ -94,53 +94,53 @@ pub struct StatsSnapshot {
     pub mqtt_connected: Option<bool>,
     /// The last reload of the configuration; `null` before the first.
     pub reload: Option<Reload>,
-    /// Process-wide counters, for example `mqtt_dropped`.
+    /// Counters of the whole process that are not 0, for example `mqtt_dropped`.
     pub counters: BTreeMap<String, u64>,
 }
 
 /// One camera's state.
 #[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
 pub struct CameraHealth {
-    /// State now.
+    /// Current state.
     pub state: CameraState,
     /// RFC 3339 time of the last change of state.
     pub since: String,
-    /// Why.
+    /// Why it is in that state; `null` when there is nothing to say.
     pub reason: Option<String>,
     /// Failed attempts since it was last online.
     pub retries: u32,
 }
 
-/// How the last reload of the configuration went.
+/// The last reload of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Reload {
-    /// Whether it was taken over; `false`: the old configuration is in force.
+    /// `false`: it was refused, and the old configuration is in force.
     pub success: bool,
-    /// RFC 3339 time of it.
+    /// RFC 3339 time.
     pub at: String,
 }
 
-/// A GPU engine that is being built while something else serves, or nothing does.
+/// A GPU engine that is being built.
 #[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct BuildStats {
-    /// For which backend: `tensorrt`.
+    /// The backend that it is for: `tensorrt`.
     pub backend: String,
-    /// What the builder does now.
+    /// Current phase of the build.
     pub phase: String,
-    /// Seconds since its start.
+    /// Seconds since the start of the build.
     pub elapsed_s: u64,
-    /// Seconds that the same build took the last time.
+    /// Seconds that the same build took before; `null`: not known.
     pub expected_s: Option<u64>,
 }
 
-/// A way to divide the cores between inferences.
+/// A session layout: sessions × threads.
 #[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct DivisionStats {
-    /// Sessions side by side, each on its own frames.
+    /// Sessions that run side by side, each on its own frames.
     pub sessions: usize,
-    /// Threads of each.
+    /// Threads of each session.
     pub threads: usize,
-    /// Rate on this machine, measured when the model was loaded; `null`: not measured.
+    /// Frames per second, measured when the model was loaded; `null`: not measured.
     pub frames_per_s: Option<f64>,
 }
 
@@ -151,27 +151,27 @@ impl DivisionStats {
     }
 }
 
-/// One of the models, and what its engine does.
+/// A model and its inference engine.
 #[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
 pub struct EngineReport {
-    /// The model, once it has run.
+    /// The model; `null` until it has run.
     pub model: Option<ModelStats>,
-    /// What its engine does.
+    /// Its inference engine.
     pub engine: EngineStats,
 }
 
-/// What the inference engine does.
+/// State of an inference engine.
 #[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct EngineStats {
     /// `loading`, `building`, `serving`, `degraded` or `failed`.
     pub state: EngineState,
     /// Why it is degraded or has failed.
     pub reason: Option<String>,
-    /// The build that goes on meanwhile.
+    /// The build of a GPU engine, while there is one.
     pub build: Option<BuildStats>,
-    /// How the cores are divided between inferences; `null` before anything runs.
+    /// The session layout in use; `null` before anything runs.
     pub division: Option<DivisionStats>,
-    /// The other way, where both were measured.
+    /// The slower session layout, where two were measured.
     pub division_not_taken: Option<DivisionStats>,
 }
 
@@ -193,7 +193,7 @@ impl EngineStats {
         self.state == EngineState::Serving
     }
 
-    /// What is not as it should be, as a sentence, and whether that is a fault and not only a beginning.
+    /// Why frames are not inferred normally, as a sentence; `true`: a fault, `false`: part of a normal start.
     pub(super) fn trouble(&self) -> Option<(String, bool)> {
         let because = self.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
         match self.state {

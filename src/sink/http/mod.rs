@@ -23,34 +23,23 @@ use tokio::sync::oneshot;
 use crate::config::HttpConfig;
 use crate::telemetry::{self, Registry};
 
-/// How long a stop waits for answers that are being sent.
+/// How long a stop waits for responses that are being sent.
 const DRAIN: Duration = Duration::from_millis(500);
 
-/// Why the server cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
-    /// Another program, or another Ocelli, listens there.
     #[error(
         "{0} is in use by another program (`ss -ltnp` shows which): choose another port in `http.listen`, or 0 for a free one"
     )]
     Busy(SocketAddr),
-    /// Ports below 1024 need a privilege.
     #[error("this user may not listen on {0}: choose a port from 1024 up in `http.listen`")]
     Forbidden(SocketAddr),
-    /// Anything else, for example an address that this machine does not have.
     #[error("cannot listen on {addr}: {source}; check `http.listen`")]
-    Listen {
-        /// Where.
-        addr: SocketAddr,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The thread or its runtime cannot be started.
+    Listen { addr: SocketAddr, source: std::io::Error },
     #[error("cannot start the thread sink-http: {0}")]
     Thread(std::io::Error),
 }
 
-/// The HTTP server.
 pub struct HttpServer {
     addr: SocketAddr,
     stop: Mutex<Option<oneshot::Sender<()>>>,
@@ -83,12 +72,12 @@ impl HttpServer {
         Ok(Self { addr, stop: Mutex::new(Some(stop)), thread: Mutex::new(Some(thread)) })
     }
 
-    /// Where it listens, with the real port.
+    /// Where it listens; with port 0 in the configuration, the port that was assigned.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Takes no new connection, gives running answers half a second, joins the thread. A second call does nothing.
+    /// Accepts no new connection, waits half a second for running responses and joins the thread. A second call does nothing.
     pub fn stop(&self) {
         drop(self.stop.lock().unwrap_or_else(PoisonError::into_inner).take());
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -127,7 +116,7 @@ async fn serve(
 ) -> std::io::Result<()> {
     let (draining, drained) = oneshot::channel::<()>();
     let graceful = async move {
-        // Both outcomes mean the same: a message never comes, the sender is dropped.
+        // Always an error: no message is sent, the sender is dropped.
         let _ = stopped.await;
         drop(draining);
     };

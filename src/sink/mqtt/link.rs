@@ -1,7 +1,7 @@
-//! The thread's inside: connect, feed, notice the end, wait, connect again.
+//! The loop of the thread `sink-mqtt`: connect, publish, notice the end, wait, connect again.
 //!
-//! Each connection gets a client of its own. So nothing of a dead connection lingers in the client's buffers: frames
-//! wait in our queue, states in our table, and both are given to the next connection from there.
+//! Each connection has its own client, so no message is left in the buffers of a lost connection: frames wait in our queue,
+//! states in our table.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -11,30 +11,30 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use super::trouble::{Backoff, Trouble, chance};
+use super::trouble::{Backoff, Trouble};
 use super::{CHANNEL, MAX_PACKET, Shared};
 use crate::config::MqttConfig;
 use crate::sink::message::{FrameMessage, Run, StatusMessage, write_json};
 use crate::telemetry::Count;
 
-/// A connection that lasted this long was a good one: the next failure starts the back-off anew.
+/// A connection that lasted this long resets the back-off.
 const STABLE: Duration = Duration::from_secs(10);
-/// The broker is asked for an answer this often. The client's own ping does not do: it is put off by each message that we
-/// send, so a frozen broker would go unnoticed as long as the socket's buffers take more frames.
+/// How often the broker is asked for an answer. The client's own ping is postponed by each message that is sent, so it
+/// would not notice a frozen broker until the socket's buffers are full.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// A broker that has not answered for this long is taken for dead.
+/// A broker that has not answered for this long is considered gone.
 const SILENCE: Duration = Duration::from_secs(10);
-/// Dropped messages are summed up in one line per this time.
+/// Dropped messages are logged at most this often.
 const REPORT: Duration = Duration::from_secs(60);
-/// Frames published before states, statistics and the stop get their turn.
+/// Frames published in a row before states, statistics and the stop are served.
 const BATCH: usize = 32;
-/// What topic and headers add to a payload at most, besides the topic itself.
+/// Most bytes that headers add to topic and payload.
 const HEADERS: usize = 16;
 
 const RETAINED: PublishOptions = PublishOptions::new(QoS::AtLeastOnce).retained();
 const FLEETING: PublishOptions = PublishOptions::new(QoS::AtMostOnce);
 
-/// The broker is gone, the client with it: nothing more can be sent on this connection.
+/// The connection has ended: nothing more can be sent on it.
 struct Gone;
 
 pub(super) struct Link {
@@ -46,7 +46,7 @@ pub(super) struct Link {
     base: String,
     shared: Arc<Shared>,
     stop: watch::Receiver<Option<Instant>>,
-    /// QoS 0 messages given to this connection's client, and those of them that the client wrote.
+    /// QoS 0 messages given to the client of this connection, and those of them that it has written.
     given: Cell<u64>,
     written: Cell<u64>,
 }
@@ -71,7 +71,7 @@ impl Link {
         }
     }
 
-    /// Until the stop.
+    /// Runs until the stop.
     pub(super) async fn run(self, stats_interval: Duration) {
         tokio::select! {
             () = self.stay_connected(stats_interval) => {}
@@ -94,11 +94,14 @@ impl Link {
                 Err(trouble) => trouble,
             };
             self.shared.registry.mqtt_failed(trouble.to_string());
-            // Once per change: a broker that is away for a night is one line, not a thousand.
+            // Once per change: a broker that is down for a night is one line, not a thousand.
             if last_trouble.as_ref() == Some(&trouble) {
                 tracing::debug!("MQTT broker {} {trouble}", self.broker);
             } else {
-                tracing::warn!("MQTT broker {} {trouble} (trying again; video and inference go on)", self.broker);
+                tracing::warn!(
+                    "MQTT broker {} {trouble} (retrying; video and inference are not affected)",
+                    self.broker
+                );
             }
             last_trouble = Some(trouble);
             if begun.elapsed() >= STABLE {
@@ -106,12 +109,12 @@ impl Link {
             }
             tokio::select! {
                 () = self.stop_wanted() => return,
-                () = tokio::time::sleep(backoff.next(chance())) => {}
+                () = tokio::time::sleep(backoff.next(fastrand::f64())) => {}
             }
         }
     }
 
-    /// One connection from its first to its last byte. `Ok`: the stop has been asked for and is done.
+    /// One connection, from its first to its last byte. `Ok`: it was stopped.
     async fn connection(&self, stats: &mut Interval, last_trouble: &mut Option<Trouble>) -> Result<(), Trouble> {
         let (client, mut events) = AsyncClient::builder(self.options.clone())
             .capacity(CHANNEL)
@@ -143,7 +146,7 @@ impl Link {
         end
     }
 
-    /// Moves bytes until the connection ends. `Ok`: we ended it.
+    /// Sends and receives until the connection ends. `Ok`: we ended it.
     async fn drive(&self, events: &mut EventLoop) -> Result<(), ConnectionError> {
         loop {
             match events.poll().await {
@@ -156,7 +159,7 @@ impl Link {
         }
     }
 
-    /// Gives everything that waits to `client`, until the stop; then says goodbye and waits to be dropped.
+    /// Publishes until the stop, then disconnects in order and waits to be dropped.
     async fn feed(&self, client: &AsyncClient, stats: &mut Interval) -> Gone {
         match self.feed_until_stop(client, stats).await {
             Ok(()) => std::future::pending().await,
@@ -173,7 +176,7 @@ impl Link {
             self.publish_statuses(client).await?;
             let more = self.publish_frames(client, BATCH).await?;
             if more {
-                // Come straight back, but let the other arms have their turn.
+                // Continue at once, but let the other branches run first.
                 self.shared.wake.notify_one();
             }
             tokio::select! {
@@ -186,8 +189,8 @@ impl Link {
         self.publish_statuses(client).await?;
         self.publish_stats(client).await?;
         let stopped = client.publish_tracked(self.topic("available"), "stopped", RETAINED).await.map_err(|_| Gone)?;
-        // The broker answers in order: when it has this one, it has all before it. Should the connection end first, the
-        // other side of the select hears of it.
+        // The broker acknowledges in order: when it has this message, it has all before it. If the connection ends first,
+        // `drive` returns.
         if stopped.wait_async().await.is_ok() {
             client.disconnect().await.map_err(|_| Gone)?;
         }
@@ -204,7 +207,7 @@ impl Link {
         };
         for (camera, status) in unsent {
             let mut payload = Vec::new();
-            // An empty payload makes the broker forget what it retains.
+            // An empty payload removes the retained message.
             if let Some(status) = &status {
                 StatusMessage::new(status).write(&mut payload);
             }
@@ -213,7 +216,7 @@ impl Link {
         Ok(())
     }
 
-    /// At most `limit` frames; true when more may wait.
+    /// Publishes at most `limit` frames; true when there may be more.
     async fn publish_frames(&self, client: &AsyncClient, limit: usize) -> Result<bool, Gone> {
         for _ in 0..limit {
             let Ok(result) = self.shared.waiting.try_recv() else { return Ok(false) };
@@ -247,7 +250,7 @@ impl Link {
             return Ok(());
         }
         self.given.set(self.given.get() + u64::from(options == FLEETING));
-        // Waits while the client's small channel is full: this is the sink's own thread, nobody waits for it.
+        // May wait for room in the client's channel: no other thread waits for this one.
         client.publish(topic, payload, options).await.map_err(|_| Gone)
     }
 
@@ -263,7 +266,7 @@ impl Link {
             tokio::time::sleep(REPORT).await;
             let now = (counted(Count::MqttDropped), counted(Count::MqttOversize));
             if now.0 > dropped {
-                tracing::warn!("MQTT: {} messages dropped, the broker was away or too slow", now.0 - dropped);
+                tracing::warn!("MQTT: {} messages dropped, the broker was not connected or too slow", now.0 - dropped);
             }
             if now.1 > oversize {
                 tracing::warn!("MQTT: {} messages dropped, larger than {MAX_PACKET} bytes", now.1 - oversize);
@@ -272,16 +275,16 @@ impl Link {
         }
     }
 
-    /// Ends when a stop is asked for.
+    /// Returns when a stop is requested.
     async fn stop_wanted(&self) {
-        // An error means that the sink is gone without a stop: stop as well.
+        // An error: the sink was dropped without a stop.
         let _ = self.stop.clone().wait_for(Option::is_some).await;
     }
 
-    /// Ends when a stop has been asked for and its time is over.
+    /// Returns at the deadline of a requested stop.
     async fn stop_overdue(&self) {
         let deadline = self.stop.clone().wait_for(Option::is_some).await.map_or(None, |deadline| *deadline);
-        // The timer's grain is a millisecond, in which a whole goodbye may be said: a deadline that is over must not sleep.
+        // The timer rounds up to a millisecond: a deadline that is over must not sleep.
         if let Some(deadline) = deadline
             && deadline > Instant::now()
         {
@@ -290,7 +293,7 @@ impl Link {
     }
 }
 
-/// Waits for the broker's answer to our connection.
+/// Waits for CONNACK.
 pub(super) async fn connected(events: &mut EventLoop) -> Result<(), ConnectionError> {
     loop {
         if let Event::Incoming(Packet::ConnAck(_)) = events.poll().await? {
@@ -299,9 +302,9 @@ pub(super) async fn connected(events: &mut EventLoop) -> Result<(), ConnectionEr
     }
 }
 
-/// Asks the broker for an answer again and again; ends when none comes.
+/// Asks the broker for an answer periodically; returns when none comes.
 ///
-/// The question is to end a subscription that never was: every broker must answer it, and it changes nothing.
+/// It unsubscribes from a topic without a subscription: every broker must answer that, and it changes nothing.
 async fn heartbeat(client: &AsyncClient, topic: String) -> Trouble {
     loop {
         tokio::time::sleep(HEARTBEAT).await;
@@ -313,7 +316,7 @@ async fn heartbeat(client: &AsyncClient, topic: String) -> Trouble {
         };
         match tokio::time::timeout(SILENCE, answer).await {
             Ok(true) => {}
-            // The connection has just ended: `drive` knows why.
+            // The connection has just ended: `drive` returns the reason.
             Ok(false) => std::future::pending().await,
             Err(_) => return Trouble::Silent(SILENCE.as_secs()),
         }

@@ -1,7 +1,7 @@
 //! MQTT: availability with last will, camera states, one message per frame, statistics.
 //!
-//! One thread, `sink-mqtt`, owns the client. The threads that detect only put a reference into a bounded queue: a broker
-//! that is slow, frozen or gone costs messages, never video or inference.
+//! The thread `sink-mqtt` owns the client. Camera threads only put a reference into a bounded queue: a broker that is slow,
+//! frozen or gone costs messages, never video or inference.
 //!
 //! | topic below `<prefix>/<node>` | QoS, retained | payload |
 //! |---|---|---|
@@ -10,7 +10,7 @@
 //! | `<camera>/frame` | 0, no | [`FrameMessage`](super::message::FrameMessage) |
 //! | `stats` | 0, no | [`StatsSnapshot`](crate::telemetry::StatsSnapshot) |
 //!
-//! Delivery: a state is kept until the broker has it, and sent anew at each connection. A frame is sent at most once.
+//! Delivery: states are sent again at each connection. A frame is sent at most once.
 
 mod link;
 mod probe;
@@ -35,48 +35,33 @@ use crate::queue::{self, DropPolicy};
 use crate::telemetry::{Count, Registry};
 use crate::types::{CameraName, CameraStatus, FrameResult};
 
-/// Largest packet sent, bytes. A frame of 300 objects is 30 kB; what is larger than this is dropped and counted, because
-/// a packet that the client refuses would end the connection, each time anew.
+/// Largest packet that is sent, bytes; a frame of 300 objects has 30 kB. A larger one is dropped and counted: the client
+/// would refuse it and end the connection.
 pub const MAX_PACKET: usize = 1 << 20;
-/// Largest packet accepted from the broker, bytes.
+/// Largest packet that is accepted from the broker, bytes.
 const MAX_INCOMING: usize = 64 << 10;
-/// Requests between our queue and the socket: few, because what waits here is lost with the connection.
+/// Requests between our queue and the socket: few, because those are lost with the connection.
 const CHANNEL: usize = 16;
-/// A broker is told that we live at least this often; it sends the last will after 1.5 times as much silence.
+/// MQTT keep-alive: the broker publishes the last will after 1.5 times as much silence.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// Why the sink cannot start. An absent or unwilling broker is none of these: that is retried for ever.
+/// Why the sink cannot start. A broker that is absent or refuses us is no such error: connecting is retried for ever.
 #[derive(Debug, thiserror::Error)]
 pub enum MqttError {
-    /// The file with the CA certificates cannot be read.
     #[error("cannot read the CA certificates {path}: {source}; check `mqtt.ca_file`")]
-    CaFile {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The file holds no usable certificate.
+    CaFile { path: PathBuf, source: std::io::Error },
     #[error("{path} holds no usable certificate; `mqtt.ca_file` must name a PEM file with the CA's certificate")]
-    NoCertificate {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The system has no CA certificates.
+    NoCertificate { path: PathBuf },
     #[error(
         "this system has no CA certificates for `mqtts://`: install the package ca-certificates, or set `mqtt.ca_file`"
     )]
     NoSystemCertificates,
-    /// TLS cannot be set up.
     #[error("cannot set up TLS for MQTT: {0}")]
     Tls(String),
-    /// A topic would be invalid.
-    #[error("`{0}` is no valid MQTT topic: `mqtt.prefix` and `node` must not hold `+`, `#` or control characters")]
+    #[error("`{0}` is not a valid MQTT topic: `mqtt.prefix` and `node` must not hold `+`, `#` or control characters")]
     Topic(String),
-    /// The client refuses its options.
     #[error("cannot set up the MQTT client: {0}")]
     Options(String),
-    /// The thread or its runtime cannot be started.
     #[error("cannot start the thread sink-mqtt: {0}")]
     Thread(std::io::Error),
 }
@@ -90,20 +75,18 @@ impl MqttError {
 
 /// A camera's newest state.
 struct Slot {
-    /// `None`: the camera is no longer configured; the broker shall forget what it retains of it.
+    /// `None`: the camera is no longer configured, and the broker's retained message must be removed.
     status: Option<CameraStatus>,
-    /// Not yet given to this connection.
+    /// Not yet sent on this connection.
     unsent: bool,
 }
 
-/// What the callers and the thread share.
 struct Shared {
     frames: bool,
     queue: queue::Sender<Arc<FrameResult>>,
     waiting: queue::Receiver<Arc<FrameResult>>,
     /// At most one entry per camera.
     statuses: Mutex<BTreeMap<CameraName, Slot>>,
-    /// Something waits for the thread.
     wake: Notify,
     registry: Registry,
 }
@@ -114,23 +97,19 @@ impl Shared {
     }
 }
 
-/// The MQTT sink.
 pub struct MqttSink {
     shared: Arc<Shared>,
-    /// When the thread must have ended; `None` while it shall run.
+    /// When the thread must have ended; `None` while it runs.
     stop: watch::Sender<Option<Instant>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl MqttSink {
-    /// Starts the thread `sink-mqtt`, which connects and stays connected. Returns at once; a broker that cannot be
-    /// reached is reported in the log and in the registry, and tried again.
-    ///
-    /// Statistics are published every `stats_interval` (at least 100 ms).
+    /// Starts the thread `sink-mqtt`, which connects and stays connected, and returns at once. A broker that cannot be
+    /// reached is reported in the log and in health. Statistics are published every `stats_interval` (at least 100 ms).
     ///
     /// # Errors
-    ///
-    /// What trying again would not mend: unreadable certificates, impossible topics, no thread.
+    /// Those that a retry cannot fix: unreadable certificates, invalid topics, no thread.
     pub fn start(
         config: &MqttConfig,
         node: &str,
@@ -150,37 +129,32 @@ impl MqttSink {
         });
         let (stop, stopped) = watch::channel(None);
         let link = link::Link::new(options, config, base, shared.clone(), stopped);
-        // Built here, so that its failure is an error of start.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(MqttError::Thread)?;
         let stats_interval = stats_interval.max(Duration::from_millis(100));
         let thread = std::thread::Builder::new()
             .name("sink-mqtt".into())
             .spawn(move || {
                 runtime.block_on(link.run(stats_interval));
-                // A name look-up that hangs in the resolver must not hold up the stop.
+                // Does not wait for a name look-up that hangs in the resolver.
                 runtime.shutdown_background();
             })
             .map_err(MqttError::Thread)?;
         Ok(Self { shared, stop, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Whether [`Self::start`] would take this.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::start`].
+    /// Whether [`Self::start`] would accept this configuration.
     pub fn check(config: &MqttConfig, node: &str) -> Result<(), MqttError> {
         prepare(config, node).map(drop)
     }
 
-    /// The camera is no longer configured: its retained state is taken off the broker.
+    /// The camera is no longer configured: its retained state is removed from the broker.
     pub fn forget(&self, camera: &CameraName) {
         self.shared.statuses().insert(camera.clone(), Slot { status: None, unsent: true });
         self.shared.wake.notify_one();
     }
 
-    /// Publishes what waits, then `stopped`, disconnects, and joins the thread: all within `deadline`. When the broker
-    /// does not take part, the connection is cut and the broker publishes `offline` by itself. A second call does nothing.
+    /// Publishes the queue, then `stopped`, disconnects and joins the thread, all within `deadline`. When the broker does
+    /// not answer in time, the connection is cut, and the broker publishes `offline`. A second call does nothing.
     pub fn stop(&self, deadline: Duration) {
         self.shared.queue.close();
         self.stop.send_if_modified(|stop| stop.is_none() && stop.replace(Instant::now() + deadline).is_none());
@@ -211,7 +185,7 @@ impl Sink for MqttSink {
 }
 
 impl Drop for MqttSink {
-    /// Without [`MqttSink::stop`] this is no orderly end: the connection is cut, and the broker publishes `offline`.
+    /// Without [`MqttSink::stop`] before, the connection is cut, and the broker publishes `offline`.
     fn drop(&mut self) {
         self.stop(Duration::ZERO);
     }
@@ -234,7 +208,7 @@ fn options(config: &MqttConfig, node: &str, base: &str) -> Result<MqttOptions, M
     Ok(options)
 }
 
-/// The options of a connection whose end nobody shall hear of.
+/// The options of a connection without a last will.
 fn without_will(config: &MqttConfig, client_id: String) -> Result<MqttOptions, MqttError> {
     // The client joins host and port with a colon, so an IPv6 address needs its brackets.
     let host = if config.url.host.contains(':') && !config.url.host.starts_with('[') {
@@ -251,7 +225,7 @@ fn without_will(config: &MqttConfig, client_id: String) -> Result<MqttOptions, M
         (Some(username), None) => {
             options.set_username(username.clone());
         }
-        // MQTT 3.1.1 knows no password without a user name.
+        // MQTT 3.1.1 has no password without a user name.
         (username, Some(password)) => {
             options.set_credentials(username.clone().unwrap_or_default(), password.clone());
         }

@@ -1,4 +1,4 @@
-//! One connection to the broker and an orderly goodbye, to see whether it would take us.
+//! One connection to the broker, to check whether it accepts us.
 
 use std::time::Duration;
 
@@ -8,28 +8,28 @@ use super::trouble::Trouble;
 use super::{MqttError, link, without_will};
 use crate::config::MqttConfig;
 
-/// The broker may take this long for all of it.
-const PATIENCE: Duration = Duration::from_secs(8);
-/// The goodbye is a courtesy.
+/// Longest time for the whole check.
+const TIMEOUT: Duration = Duration::from_secs(8);
+/// Longest wait for an orderly disconnect.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// Connects with the configured credentials and disconnects, without a last will and under another client id than the
-/// service's, which would be thrown out by the broker otherwise. Publishes nothing.
+/// Connects with the configured credentials and disconnects, without a last will. The client id differs from the service's,
+/// which the broker would disconnect otherwise. Publishes nothing.
 ///
 /// # Errors
-/// Why there is no connection, as the service would say it: a sentence whose subject is the broker. It holds no password.
+/// Why there is no connection, as the service reports it: a sentence whose subject is the broker, without a password.
 pub fn probe(config: &MqttConfig, node: &str) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| MqttError::Thread(error).to_string())?;
     let outcome = runtime.block_on(async {
-        match tokio::time::timeout(PATIENCE, connect(config, node)).await {
+        match tokio::time::timeout(TIMEOUT, connect(config, node)).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(Trouble::NoAnswer(PATIENCE.as_secs()).to_string()),
+            Err(_) => Err(Trouble::NoAnswer(TIMEOUT.as_secs()).to_string()),
         }
     });
-    // A name look-up that hangs in the resolver must not hold us up.
+    // Does not wait for a name look-up that hangs in the resolver.
     runtime.shutdown_background();
     outcome
 }

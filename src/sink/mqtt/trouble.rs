@@ -1,11 +1,10 @@
-//! Why there is no connection, in words that say what to try; and how long to wait before the next try.
+//! Why there is no connection and what to try; and how long to wait before the next attempt.
 
-use std::hash::{BuildHasher, Hasher};
 use std::time::Duration;
 
 use rumqttc::{ConnectReturnCode, ConnectionError, StateError};
 
-/// Why there is no connection to the broker. Its text is the log's and health's.
+/// Why there is no connection to the broker, for log and health.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Trouble {
     #[error("refused {who}: check `mqtt.username` and `mqtt.password`, and the broker's list of users")]
@@ -13,12 +12,12 @@ pub(super) enum Trouble {
     #[error("refused the connection: {0}")]
     Refused(&'static str),
     #[error(
-        "and TLS do not get on: {0}; check `mqtt.ca_file`, that the broker's certificate names this very host, and that the port speaks TLS"
+        "cannot be reached over TLS: {0}; check `mqtt.ca_file`, that the broker's certificate names this very host, and that the port speaks TLS"
     )]
     Tls(String),
     #[error("cannot be reached: {0}; is it running, and is `mqtt.url` right?")]
     Unreachable(String),
-    #[error("does not answer within {0} s: frozen, behind a firewall, or no MQTT broker")]
+    #[error("does not answer within {0} s: frozen, behind a firewall, or not an MQTT broker")]
     NoAnswer(u64),
     #[error(
         "closes the connection without an MQTT answer: is it an MQTT broker, and does the port expect TLS (`mqtts://`)?"
@@ -30,15 +29,15 @@ pub(super) enum Trouble {
         "ended the connection soon after it began: {0}; does another client use the same id (`node` must differ from box to box)?"
     )]
     LostSoon(String),
-    #[error("is silent: no answer within {0} s; the connection is made anew")]
+    #[error("is silent: no answer within {0} s; connecting again")]
     Silent(u64),
 }
 
-/// A connection that ends sooner than this hints at two clients of one name.
+/// A connection that ends sooner than this suggests that two clients use the same id.
 const SOON: Duration = Duration::from_secs(5);
 
 impl Trouble {
-    /// Why a connection did not come about.
+    /// Why a connection could not be made.
     pub(super) fn connecting(error: &ConnectionError, username: Option<&str>, timeout_s: u64) -> Self {
         match error {
             ConnectionError::ConnectionRefused(code) => Self::refused(*code, username),
@@ -61,14 +60,14 @@ impl Trouble {
                     None => "a client without user name and password".into(),
                 },
             },
-            ConnectReturnCode::BadClientId => Self::Refused("it does not take our client id; change `node`"),
-            ConnectReturnCode::ServiceUnavailable => Self::Refused("it says that it is not available now"),
+            ConnectReturnCode::BadClientId => Self::Refused("it does not accept our client id; change `node`"),
+            ConnectReturnCode::ServiceUnavailable => Self::Refused("it reports that it is not available now"),
             ConnectReturnCode::RefusedProtocolVersion => Self::Refused("it does not speak MQTT 3.1.1"),
-            ConnectReturnCode::Success => Self::Refused("for no reason that it names"),
+            ConnectReturnCode::Success => Self::Refused("it gives no reason"),
         }
     }
 
-    /// Why a connection ended that had lasted for `lived`.
+    /// Why a connection ended after `lived`.
     pub(super) fn serving(error: &ConnectionError, lived: Duration) -> Self {
         let text = match error {
             ConnectionError::MqttState(StateError::Io(error)) => error.to_string(),
@@ -78,7 +77,7 @@ impl Trouble {
     }
 }
 
-/// 1, 2, 5, 10, then always 30 s, each ± 20 %, so that a hundred boxes do not all come back in the same second.
+/// 1, 2, 5, 10, then always 30 s, each ± 20 %, so that a hundred boxes do not all connect in the same second.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     tries: usize,
@@ -95,16 +94,9 @@ impl Backoff {
         Duration::from_secs_f64(step * (1.0 + JITTER * (2.0 * chance.clamp(0.0, 1.0) - 1.0)))
     }
 
-    /// The connection has proved itself.
     pub(super) fn reset(&mut self) {
         self.tries = 0;
     }
-}
-
-/// A number in 0 ..= 1, from the operating system's seed of the standard hasher.
-pub(super) fn chance() -> f64 {
-    let bits = std::collections::hash_map::RandomState::new().build_hasher().finish();
-    f64::from(bits as u32) / f64::from(u32::MAX)
 }
 
 #[cfg(test)]
@@ -120,11 +112,6 @@ mod tests {
         assert_eq!(backoff.next(1.0), Duration::from_secs(36));
         backoff.reset();
         assert_eq!(backoff.next(0.5), Duration::from_secs(1));
-    }
-
-    #[test]
-    fn chance_is_a_share() {
-        assert!((0..100).all(|_| (0.0..=1.0).contains(&chance())));
     }
 
     #[test]

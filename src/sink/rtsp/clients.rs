@@ -1,4 +1,4 @@
-//! Who is connected, and who has to go.
+//! The open connections, and which of them are closed.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,12 +8,12 @@ use gstreamer_rtsp_server as gst_rtsp_server;
 use gstreamer_rtsp_server::glib;
 use gstreamer_rtsp_server::prelude::*;
 
-/// Connections at once; one more is closed.
+/// Connections at once; any more are closed.
 pub(super) const MAX_CLIENTS: usize = 200;
-/// A connection that asked for nothing, and plays nothing, for this long is closed.
+/// A connection without a request and without a stream is closed after this time.
 const HANDSHAKE: Duration = Duration::from_secs(15);
 
-/// Seconds without a sign of life after which a session over UDP is over.
+/// Seconds without a keep-alive after which a session over UDP ends.
 const SESSION_TIMEOUT_S: u32 = 30;
 
 struct Client {
@@ -22,7 +22,6 @@ struct Client {
     sessions: Vec<glib::WeakRef<gst_rtsp_server::RTSPSession>>,
 }
 
-/// The open connections.
 #[derive(Clone, Default)]
 pub(super) struct Clients(Arc<Mutex<(u64, HashMap<u64, Client>)>>);
 
@@ -31,12 +30,11 @@ impl Clients {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Open connections.
     pub(super) fn count(&self) -> usize {
         self.lock().1.len()
     }
 
-    /// Enters a new connection; `false`: there are too many, close it.
+    /// Registers a new connection; `false`: there are too many, the caller closes it.
     pub(super) fn admit(&self, client: &gst_rtsp_server::RTSPClient, pool: &gst_rtsp_server::RTSPSessionPool) -> bool {
         let id = {
             let mut inner = self.lock();
@@ -71,12 +69,11 @@ impl Clients {
         let (clients, pool) = (self.clone(), pool.downgrade());
         client.connect_closed(move |_| {
             let gone = clients.lock().1.remove(&id);
-            // A viewer whose connection is gone is gone, with or without TEARDOWN: the library would keep its session
-            // until that times out.
+            // Without TEARDOWN the library would keep the session until it times out.
             let sessions = gone.into_iter().flat_map(|c| c.sessions).filter_map(|s| s.upgrade());
             if let Some(pool) = pool.upgrade() {
                 for session in sessions {
-                    // Not there any more after a TEARDOWN.
+                    // An error after TEARDOWN: the session has been removed already.
                     let _ = pool.remove(&session);
                 }
             }
@@ -89,7 +86,7 @@ impl Clients {
         }
     }
 
-    /// Closes connections that only hold a socket.
+    /// Closes connections without a stream and without a recent request.
     pub(super) fn close_idle(&self, now: Instant) {
         let idle: Vec<_> = {
             let mut inner = self.lock();
@@ -100,7 +97,7 @@ impl Clients {
             };
             inner.1.values().filter(stale).filter_map(|c| c.connection.upgrade()).collect()
         };
-        // Closing runs our own `closed` handler: not under the lock.
+        // Outside the lock: closing runs our own `closed` handler.
         for client in idle {
             client.close();
         }

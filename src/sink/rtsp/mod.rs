@@ -1,11 +1,13 @@
-//! Annotated video over RTSP: one mount `/<camera>` per camera, one encoder per watched camera, none for the others.
+//! Annotated video over RTSP: one mount `/<camera>` per camera, one encoder per camera that has viewers.
 //!
-//! Belongs here: the server, and per camera the thread that matches, paints and feeds the encoder. Does not belong here:
-//! which boxes there are, and how they look.
+//! Belongs here: the server, and per camera the thread that matches frames with results, draws boxes and feeds the encoder.
+//! Does not belong here: how boxes look.
 
 mod clients;
+mod encoder_input;
 mod media;
 mod server;
+mod shared;
 mod timeline;
 mod view;
 mod worker;

@@ -12,43 +12,29 @@ use gstreamer_rtsp_server::{gio, glib};
 
 use super::clients::{Clients, MAX_CLIENTS};
 use super::media;
-use super::view::{self, View};
+use super::shared::Shared;
+use super::view::View;
 use crate::config::RtspConfig;
 use crate::sink::encoder::{self, Encoder, EncoderError};
 use crate::types::CameraName;
 
-/// How often dead sessions and silent connections are looked for.
+/// How often expired sessions and idle connections are closed.
 const SWEEP: Duration = Duration::from_secs(2);
-/// Threads of the RTSP library for the media's messages: a mount that is slow to prepare must not block the others.
+/// Threads of the RTSP library: a stream that is slow to start must not block the others.
 const POOL_THREADS: i32 = 4;
-/// Longest time that [`RtspServer::stop`] waits for the library.
+/// How long [`RtspServer::stop`] waits for the library.
 const STOP: Duration = Duration::from_secs(2);
 
-/// Why there is no RTSP server.
 #[derive(Debug, thiserror::Error)]
 pub enum RtspError {
-    /// The address cannot be listened on.
     #[error(
         "RTSP cannot listen on {addr}: {reason}; end the program that uses it, or set `rtsp.listen` to another port"
     )]
-    Bind {
-        /// The address of the configuration.
-        addr: SocketAddr,
-        /// What the system said.
-        reason: String,
-    },
-    /// No H.264 encoder.
+    Bind { addr: SocketAddr, reason: String },
     #[error("RTSP output needs an H.264 encoder: {0}")]
     Encoder(#[from] EncoderError),
-    /// A thread could not be started.
     #[error("cannot start the thread {name}: {source}")]
-    Thread {
-        /// The thread's name.
-        name: String,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The library refused something that cannot fail.
+    Thread { name: String, source: std::io::Error },
     #[error("the RTSP library failed: {0}")]
     Library(String),
 }
@@ -107,7 +93,7 @@ impl RtspServer {
         Ok(started)
     }
 
-    /// Serves one camera more; `false` when it is served already.
+    /// Adds a camera; `false` when it is served already.
     pub fn add(&mut self, camera: &CameraName) -> Result<bool, RtspError> {
         if self.views.contains_key(camera) {
             return Ok(false);
@@ -121,7 +107,7 @@ impl RtspServer {
         Ok(true)
     }
 
-    /// Serves these cameras only: the viewers of others are disconnected, and their streams become 404.
+    /// Removes all other cameras: their viewers are disconnected, and their streams become 404.
     pub fn retain(&mut self, cameras: &[CameraName]) {
         let gone: Vec<_> = self.views.keys().filter(|camera| !cameras.contains(camera)).cloned().collect();
         for camera in gone {
@@ -142,27 +128,24 @@ impl RtspServer {
         }
     }
 
-    /// Where it listens, with the port that was really taken.
+    /// Where it listens; with port 0 in the configuration, the port that was assigned.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// The encoder that was chosen, for logs.
     pub fn encoder(&self) -> String {
         self.encoder.description()
     }
 
-    /// The view of a camera; `None` when it was not among those given to [`Self::start`].
     pub fn view(&self, camera: &str) -> Option<Arc<View>> {
         self.views.get(camera).cloned()
     }
 
-    /// Open connections.
     pub fn clients(&self) -> usize {
         self.clients.count()
     }
 
-    /// Viewers who have set up a stream.
+    /// Viewers that have set up a stream.
     pub fn sessions(&self) -> u32 {
         self.pool.n_sessions()
     }
@@ -178,17 +161,17 @@ impl RtspServer {
             client.close();
             gst_rtsp_server::RTSPFilterResult::Remove
         }));
-        // From inside the loop: a quit that comes before the loop runs would be lost.
+        // From inside the loop: a quit before the loop runs would be lost.
         let main_loop = self.main_loop.clone();
         let quit = glib::idle_source_new(Some("rtsp-quit"), glib::Priority::DEFAULT, move || {
             main_loop.quit();
             glib::ControlFlow::Break
         });
         quit.attach(Some(&self.main_loop.context()));
-        // The library may wait for a network in there; a thread that does not come back must not hold up the shutdown.
+        // The library may be waiting for the network; that must not delay the shutdown.
         match ended.recv_timeout(STOP) {
             Err(mpsc::RecvTimeoutError::Timeout) => {
-                tracing::warn!("the RTSP server's thread does not end; it is left behind");
+                tracing::warn!("the RTSP server's thread does not stop; it is left behind");
             }
             _ => {
                 let _ = thread.join();
@@ -206,22 +189,22 @@ impl Drop for RtspServer {
     }
 }
 
-/// Binds and lets go: the RTSP library's own error says neither the address nor what is wrong with it.
+/// Binds and releases the port: the RTSP library's own error has neither the address nor the reason.
 fn probe(addr: SocketAddr) -> Result<(), RtspError> {
     std::net::TcpListener::bind(addr).map(drop).map_err(|error| RtspError::Bind { addr, reason: error.to_string() })
 }
 
-/// What the connections know of the cameras.
+/// The cameras by name, for connections.
 #[derive(Clone, Default)]
-struct Shares(Arc<Mutex<BTreeMap<String, Weak<view::Shared>>>>);
+struct Shares(Arc<Mutex<BTreeMap<String, Weak<Shared>>>>);
 
 impl Shares {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Weak<view::Shared>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Weak<Shared>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Counts, limits and watches the connections.
+/// Limits and tracks the connections.
 fn serve_clients(
     server: &gst_rtsp_server::RTSPServer,
     pool: &gst_rtsp_server::RTSPSessionPool,
@@ -232,7 +215,7 @@ fn serve_clients(
     let (clients, pool) = (clients.clone(), pool.downgrade());
     server.connect_client_connected(move |_, client| {
         if !pool.upgrade().is_some_and(|pool| clients.admit(client, &pool)) {
-            tracing::warn!(limit = MAX_CLIENTS, "too many RTSP connections: one was refused");
+            tracing::warn!(limit = MAX_CLIENTS, "too many RTSP connections: refused another one");
             client.close();
             return;
         }

@@ -1,11 +1,11 @@
-//! From a camera's time stamps to those of the stream that viewers get.
+//! Converts a camera's time stamps to those of the outgoing stream.
 
-/// How far the stream may run before or behind the clock before it is set anew: a reconnect, a loop, a drifting clock.
+/// Largest difference to the clock before the offset is reset: after a reconnect, a loop of a file, clock drift.
 const TOLERANCE_NS: u64 = 500_000_000;
 /// Smallest step from frame to frame.
 const STEP_NS: u64 = 1_000_000;
 
-/// Time stamps of one stream: they always grow, keep the camera's own distances, and stay near the clock.
+/// Time stamps of one stream: always increasing, with the camera's intervals, close to the clock.
 #[derive(Debug, Default)]
 pub(super) struct Timeline {
     /// Stream time minus camera time.
@@ -14,11 +14,11 @@ pub(super) struct Timeline {
 }
 
 impl Timeline {
-    /// The stamp of the next frame, in nanoseconds of the stream. `source` is the camera's stamp, `None` for a picture
-    /// that no camera made; `running` is the stream's clock, `None` while it does not run.
+    /// The time stamp of the next frame, in nanoseconds of the stream. `source` is the camera's time stamp, `None` for a
+    /// still picture; `running` is the stream's clock, `None` while it does not run.
     pub(super) fn stamp(&mut self, source: Option<u64>, running: Option<u64>) -> u64 {
         let wanted = match (source, running) {
-            // The stream is being prepared: nobody sees how these follow each other.
+            // The stream is being prepared: these frames are not shown.
             (_, None) => 0,
             (None, Some(running)) => running,
             (Some(source), Some(running)) => {

@@ -1,4 +1,4 @@
-//! The thread `view-<camera>`: lets frames wait for their boxes, paints, and feeds the encoder.
+//! The thread `view-<camera>`: delays frames until their boxes are known, draws, and feeds the encoder.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,9 +7,9 @@ use std::time::{Duration, Instant, SystemTime};
 use gstreamer as gst;
 use gstreamer_video as gst_video;
 
-use super::media::Outlet;
+use super::encoder_input::EncoderInput;
+use super::shared::{Input, Known, Shared};
 use super::timeline::Timeline;
-use super::view::{Input, Known, Shared};
 use crate::annotate::{self, FORGET, Matcher};
 use crate::frame::Frame;
 use crate::queue::{Receiver, RecvError};
@@ -17,21 +17,20 @@ use crate::types::{CameraState, FrameMeta, FrameResult, Size};
 
 /// A still picture is sent again after this long, so that viewers do not time out.
 const REPEAT: Duration = Duration::from_secs(1);
-/// While the media is being prepared the picture is sent again this often: DESCRIBE waits for what comes out, and nothing
-/// guarantees that the very first picture gets through.
+/// The same while the media is being prepared: DESCRIBE waits for encoder output, and the first picture may be lost.
 const PREPARE_REPEAT: Duration = Duration::from_millis(250);
-/// A media that does not run after this long is worth a line in the log.
+/// A media that does not run after this time is logged.
 const PREPARE_SLOW: Duration = Duration::from_secs(3);
-/// A camera whose state nobody told is away when its last frame is older than this.
+/// Without a reported state, a camera counts as away when its last frame is older than this.
 const FRESH: Duration = Duration::from_secs(3);
-/// Nothing to do: the thread sleeps until it is woken.
+/// Without viewers the thread sleeps until it is woken.
 const IDLE: Duration = Duration::from_secs(3600);
-/// Bytes of pictures that may wait for their boxes.
+/// Bytes of frames that may wait for their boxes.
 const HELD_BYTES: usize = 64 << 20;
-/// Size of the slate of a camera that never sent a frame.
+/// Size of the picture of a camera that never sent a frame.
 const SLATE_SIZE: Size = Size::new(1280, 720);
 
-/// The card that is shown now, to be sent again without being painted again.
+/// The "no signal" picture, kept so that it is drawn only once.
 struct Slate {
     frame: Frame,
     detail: String,
@@ -41,15 +40,15 @@ pub(super) struct Worker {
     shared: Arc<Shared>,
     input: Receiver<Input>,
     matcher: Matcher<Frame>,
-    outlet: Option<Outlet>,
+    encoder_input: Option<EncoderInput>,
     timeline: Timeline,
-    /// Layout that the encoder was told.
+    /// The layout that was set on the encoder.
     format: Option<gst_video::VideoInfo>,
     slate: Option<Slate>,
     last_push: Instant,
-    /// Since when the present media is being prepared; `None` once it runs.
+    /// Since when the current media is being prepared; `None` once it runs.
     preparing: Option<Instant>,
-    /// What the picture that stands still is: repeated while nothing else comes.
+    /// Why the camera has no picture, as shown now.
     away: Option<String>,
 }
 
@@ -59,7 +58,7 @@ impl Worker {
             shared,
             input,
             matcher: Matcher::new(max_delay, 8),
-            outlet: None,
+            encoder_input: None,
             timeline: Timeline::default(),
             format: None,
             slate: None,
@@ -73,59 +72,58 @@ impl Worker {
         loop {
             let now = Instant::now();
             match self.input.recv_timeout(self.wait(now)) {
-                Ok(Input::Frame(frame)) if self.outlet.is_some() => self.hold(frame, Instant::now()),
+                Ok(Input::Frame(frame)) if self.encoder_input.is_some() => self.hold(frame, Instant::now()),
                 Ok(Input::Frame(_)) => {}
                 Ok(Input::Result(result)) => self.matcher.result(result, Instant::now()),
                 Err(RecvError::Timeout | RecvError::Woken) => {}
                 Err(RecvError::Closed) => return,
             }
-            self.follow_outlet();
+            self.follow_encoder();
             self.follow_start(Instant::now());
             self.release();
             self.fill_silence(Instant::now());
         }
     }
 
-    /// Until when nothing has to be done if nothing comes.
+    /// Time until the next frame is due, if no input comes.
     fn wait(&self, now: Instant) -> Duration {
-        if self.outlet.is_none() {
+        if self.encoder_input.is_none() {
             return IDLE;
         }
         let due = self.matcher.next_deadline(now).unwrap_or(self.last_push + self.repeat());
         due.saturating_duration_since(now)
     }
 
-    /// How long a picture stands before it is sent again.
     fn repeat(&self) -> Duration {
         if self.preparing.is_some() { PREPARE_REPEAT } else { REPEAT }
     }
 
-    /// Notes when the media runs, and says once when it takes long.
+    /// Notices that the media runs; logs once when that takes long.
     fn follow_start(&mut self, now: Instant) {
-        let (Some(since), Some(outlet)) = (self.preparing, &self.outlet) else { return };
-        if outlet.running_time().is_some() {
+        let (Some(since), Some(encoder_input)) = (self.preparing, &self.encoder_input) else { return };
+        if encoder_input.running_time().is_some() {
             self.preparing = None;
         } else if now.saturating_duration_since(since) >= PREPARE_SLOW {
             self.preparing = None;
-            tracing::warn!(camera = %self.shared.camera, source = %outlet.state(),
+            tracing::warn!(camera = %self.shared.camera, source = %encoder_input.state(),
                 "viewers wait: the stream's encoder does not start");
         }
     }
 
-    /// Takes up the media that viewers have now, with a first picture at once: without one their DESCRIBE would hang.
-    fn follow_outlet(&mut self) {
-        let current = self.shared.outlet();
-        let generation = |outlet: &Option<Outlet>| outlet.as_ref().map(|o| o.generation);
-        if generation(&current) == generation(&self.outlet) {
+    /// Switches to the media that viewers use now, and sends a first picture at once: DESCRIBE would hang without one.
+    fn follow_encoder(&mut self) {
+        let current = self.shared.encoder_input();
+        let generation = |encoder_input: &Option<EncoderInput>| encoder_input.as_ref().map(|o| o.generation);
+        if generation(&current) == generation(&self.encoder_input) {
             return;
         }
         self.matcher.clear();
         self.timeline = Timeline::default();
         self.format = None;
         self.away = None;
-        self.outlet = current;
-        self.preparing = self.outlet.is_some().then(Instant::now);
-        if self.outlet.is_some() {
+        self.encoder_input = current;
+        self.preparing = self.encoder_input.is_some().then(Instant::now);
+        if self.encoder_input.is_some() {
             let known = self.shared.known();
             if let Some(result) = &known.result {
                 self.matcher.result(result.clone(), Instant::now());
@@ -146,9 +144,9 @@ impl Worker {
         }
     }
 
-    /// Sends a still picture when nothing moved for a second, or when the reason why nothing moves has changed.
+    /// Sends a still picture after a second without frames, or when the reason for their absence has changed.
     fn fill_silence(&mut self, now: Instant) {
-        if self.outlet.is_none() || !self.matcher.is_empty() {
+        if self.encoder_input.is_none() || !self.matcher.is_empty() {
             return;
         }
         let known = self.shared.known();
@@ -158,7 +156,7 @@ impl Worker {
         }
     }
 
-    /// Sends the last frame of a camera that is there, else the slate.
+    /// Sends the last frame of an online camera, else the "no signal" picture.
     fn still(&mut self, known: Known) {
         self.away = away(&known);
         match (&self.away, known.frame) {
@@ -176,7 +174,7 @@ impl Worker {
         }
     }
 
-    /// The card for `detail`, in the layout of the last frame so that the encoder goes on.
+    /// The "no signal" picture, in the layout of the last frame so that the encoder need not restart.
     fn slate(&mut self, detail: String, last: Option<&Frame>) -> Option<Frame> {
         let info = match last {
             Some(frame) => frame.info().clone(),
@@ -195,16 +193,16 @@ impl Worker {
         Some(frame)
     }
 
-    /// Paints and pushes one picture; `pts_ns` is the camera's time stamp.
+    /// Draws and encodes one picture; `pts_ns` is the camera's time stamp.
     fn show(&mut self, mut frame: Frame, result: Option<&FrameResult>, pts_ns: Option<u64>) {
-        let Some(outlet) = self.outlet.clone() else { return };
+        let Some(encoder_input) = self.encoder_input.clone() else { return };
         self.last_push = Instant::now();
         let info = frame.info().clone();
-        if outlet.is_full(info.size()) {
+        if encoder_input.is_full(info.size()) {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        // A result from before a change of resolution has other pixels.
+        // A result from before a change of resolution has other coordinates.
         let result = result.filter(|r| r.meta.size == frame.meta.size && !r.detections.is_empty());
         if let Some(result) = result
             && let Err(error) = frame.paint(|view| annotate::draw(view, &result.detections, &result.model))
@@ -212,27 +210,27 @@ impl Worker {
             tracing::debug!(camera = %self.shared.camera, %error, "frame shown without boxes");
         }
         if self.format.as_ref() != Some(&info) {
-            if let Err(error) = outlet.set_format(&info) {
-                tracing::error!(camera = %self.shared.camera, %error, "the encoder was not told the video's format");
+            if let Err(error) = encoder_input.set_format(&info) {
+                tracing::error!(camera = %self.shared.camera, %error, "cannot set the video's format on the encoder");
                 return;
             }
             self.format = Some(info);
         }
-        let stamp = self.timeline.stamp(pts_ns, outlet.running_time());
+        let stamp = self.timeline.stamp(pts_ns, encoder_input.running_time());
         let mut buffer = frame.into_buffer();
         {
-            // The pixels stay shared; only the header with the time stamps is ours.
+            // Copies the header with the time stamps; the pixels stay shared.
             let header = buffer.make_mut();
             header.set_pts(gst::ClockTime::from_nseconds(stamp));
             header.set_dts(gst::ClockTime::NONE);
             header.set_duration(gst::ClockTime::NONE);
         }
-        match outlet.push(buffer) {
+        match encoder_input.push(buffer) {
             Ok(()) => {
                 self.shared.pushed.fetch_add(1, Ordering::Relaxed);
             }
-            // Going down, or not up yet. Who goes down detaches by itself; who comes up needs the next picture.
-            Err(flow) => tracing::debug!(camera = %self.shared.camera, ?flow, "the encoder took no picture"),
+            // The media is being removed, which detaches it, or does not run yet, and gets the next picture.
+            Err(flow) => tracing::debug!(camera = %self.shared.camera, ?flow, "the encoder did not accept a picture"),
         }
     }
 }
@@ -248,7 +246,6 @@ fn away(known: &Known) -> Option<String> {
     }
 }
 
-/// An unpainted picture.
 fn blank(shared: &Shared, info: gst_video::VideoInfo) -> Option<Frame> {
     let meta = FrameMeta {
         camera: shared.camera.clone(),
