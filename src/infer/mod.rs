@@ -1,10 +1,10 @@
 //! Running a model: backends behind one trait, the fallback order between them, and the engine that serves all cameras.
 //!
-//! Belongs here: sessions and their threads, finding and proving a runtime library. Does not belong here: cameras, the
+//! Belongs here: sessions and their threads, finding and probing a runtime library. Does not belong here: cameras, the
 //! meaning of a model's output (room `model`), pixels (room `preprocess`).
 //!
 //! Architecture Invariant: a runtime library is opened in this process only after a child process has opened it, because
-//! opening a damaged one kills the process that does it.
+//! opening a damaged one crashes the process.
 
 mod backend;
 mod cache;
@@ -41,20 +41,20 @@ use std::sync::Arc;
 use crate::model::{Elem, Input, MAX_OUTPUTS, ModelSpec, TensorSpec};
 use crate::types::BackendKind;
 
-/// Takes the output tensors of one frame of a run, and which frame it is.
+/// Called with the index of a frame in its run and the frame's output tensors.
 pub type Consume<'a> = dyn FnMut(usize, &[&[f32]]) + 'a;
 
 /// One loaded model, ready to run. A session belongs to one thread at a time.
 pub trait Session: Send {
     /// Runs the model once, on 1 … [`Self::batch`] frames.
     ///
-    /// `consume` is called exactly once for each frame on success, in their order, with the tensors of
-    /// [`OutputSpec`](crate::model::OutputSpec) in its order, each whole and borrowed from the runtime (converted first
-    /// when they are no single floats). A model whose batch is fixed runs whole batches; what is not filled costs time.
+    /// On success `consume` is called exactly once for each frame, in order, with the tensors of
+    /// [`OutputSpec`](crate::model::OutputSpec) in its order, each whole and borrowed from the runtime, or converted to f32
+    /// where they are not f32. A model with a fixed batch always runs a whole batch; unused places cost time.
     ///
     /// # Errors
     /// [`InferError::Input`] when an input has the wrong length or form or there are too many of them,
-    /// [`InferError::Run`] when the runtime fails, and [`InferError::Output`] when an output has not the shape that the
+    /// [`InferError::Run`] when the runtime fails, and [`InferError::Output`] when an output does not have the shape that the
     /// model declares. The session stays usable.
     fn run(&mut self, frames: &[Input<'_>], consume: &mut Consume<'_>) -> Result<(), InferError>;
 
@@ -68,28 +68,26 @@ pub trait Session: Send {
         self.run(&[frame], &mut |_, outputs| consume(outputs))
     }
 
-    /// Nodes of the graph by the provider that ran them in the first inference, where the runtime says so.
+    /// Nodes of the graph by the provider that ran them in the first inference, where the runtime reports it.
     fn nodes(&self) -> BTreeMap<String, usize> {
         BTreeMap::new()
     }
 
-    /// How a further session of the same model on the same backend is made, for a further thread. Shares the weights
-    /// where the backend can.
+    /// Makes further sessions of the same model on the same backend, for further threads. They share the weights where the
+    /// backend can.
     fn fork(&self) -> Fork;
 }
 
-/// Makes one more session of a model that runs already.
 pub type Fork = Arc<dyn Fn() -> Result<Box<dyn Session>, InferError> + Send + Sync>;
 
 /// Something that can run models.
 pub trait Backend: Send + Sync {
-    /// Which one it is.
     fn kind(&self) -> BackendKind;
 
-    /// Whether it works on this machine: its name and version for people, for example `ONNX Runtime 1.24.4`.
+    /// Checks that it works on this machine. Returns its name and version, for example `ONNX Runtime 1.24.4`.
     fn probe(&self) -> Result<String, InferError>;
 
-    /// Loads a model. Does not run it.
+    /// Loads a model without running it.
     fn load(&self, spec: &ModelSpec) -> Result<Box<dyn Session>, InferError>;
 }
 

@@ -37,6 +37,7 @@ struct Build {
     ended: bool,
 }
 
+#[derive(Default)]
 pub(super) struct Machine {
     limits: Limits,
     order: Vec<Entry>,
@@ -55,7 +56,7 @@ pub(super) struct Machine {
     exhausted: bool,
     /// Jobs are refused until a hung thread comes back.
     refusing: bool,
-    serves_since: Instant,
+    serves_since: Option<Instant>,
     served_reported: bool,
     seen_served: u64,
     stopped: bool,
@@ -67,30 +68,9 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    pub(super) fn new(kinds: &[BackendKind], limits: Limits, now: Instant) -> Self {
+    pub(super) fn new(kinds: &[BackendKind], limits: Limits) -> Self {
         let entry = |&kind| Entry { kind, losses: 0, retry_at: None, passed_over: None };
-        Self {
-            limits,
-            order: kinds.iter().map(entry).collect(),
-            current: 0,
-            has_served: false,
-            attempt: None,
-            attempts: 0,
-            build: None,
-            counted: None,
-            hangs: 0,
-            exhausted: false,
-            refusing: false,
-            serves_since: now,
-            served_reported: false,
-            seen_served: 0,
-            stopped: false,
-            state: EngineState::Loading,
-            reason: None,
-            ended: None,
-            start_error: None,
-            effects: Vec::new(),
-        }
+        Self { limits, order: kinds.iter().map(entry).collect(), ..Self::default() }
     }
 
     pub(super) fn handle(&mut self, now: Instant, event: Event) -> Vec<Effect> {
@@ -194,7 +174,7 @@ impl Machine {
     fn serve(&mut self, now: Instant, index: usize) {
         (self.current, self.has_served) = (index, true);
         (self.hangs, self.exhausted, self.refusing) = (0, false, false);
-        (self.serves_since, self.served_reported, self.seen_served) = (now, false, 0);
+        (self.serves_since, self.served_reported, self.seen_served) = (Some(now), false, 0);
         (self.state, self.reason) = (EngineState::Serving, None);
         for entry in self.order.iter_mut().skip(index) {
             entry.retry_at = None;
@@ -386,7 +366,7 @@ impl Machine {
         if self.state != EngineState::Serving {
             return;
         }
-        let age = now.saturating_duration_since(self.serves_since);
+        let age = self.serves_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         let (enough, long) = self.limits.served;
         if !self.served_reported && (served >= enough || age >= long) {
             self.served_reported = true;

@@ -22,7 +22,7 @@ impl Script {
     /// Starts an engine on `kinds`, of which `crashes` starts crashed, and expects `effects`.
     fn new(kinds: &[BackendKind], crashes: &[u32], effects: &str) -> Self {
         let start = Instant::now();
-        let mut script = Self { machine: Machine::new(kinds, Limits::default(), start), start };
+        let mut script = Self { machine: Machine::new(kinds, Limits::default()), start };
         script.at(0, Event::Start { crashes: crashes.to_vec() }, effects);
         script
     }

@@ -87,7 +87,7 @@ impl Run {
             shared,
             spec,
             status,
-            machine: Machine::new(backends.order(), limits.clone(), Instant::now()),
+            machine: Machine::new(backends.order(), limits.clone()),
             backends,
             limits,
             crashes,
