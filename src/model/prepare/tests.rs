@@ -64,6 +64,31 @@ fn large_weights_are_stored_as_f16() {
     open(&out);
 }
 
+/// Exporters write nodes before initializers.
+#[test]
+fn nodes_that_widen_weights_come_before_their_users() {
+    let graph = [part("Relu", &["w"], "output0"), weight("w", &[10, 100], 0.5)].concat();
+    let bytes = Tiny::new(&["1", "3", "640", "640"], &[&["1", "25200", "7"]]).extra_graph(graph).bytes();
+    let out = prepare(&bytes, &open(&bytes), Prepare { half_weights: true, ..Prepare::default() }).unwrap();
+    assert_eq!(nodes(&out), ["Cast(w_half)->w", "Relu(w)->output0"]);
+}
+
+/// From opset 19 on, a cast has the attribute `saturate` too.
+#[test]
+fn the_type_of_a_cast_is_its_attribute_to() {
+    let to_int = node("Cast", &["images"], &["ints"], &[graph::int("to", 7), graph::int("saturate", 1)]);
+    let graph = [
+        weight("w", &[4], 0.5),
+        bytes_field(1, &encoded(&to_int)),
+        part("Add", &["ints", "ints"], "sum"),
+        bytes_field(1, &encoded(&cast("sum", "floats", FLOAT))),
+        part("Conv", &["floats", "w"], "output0"),
+    ];
+    let bytes = Tiny::new(&["1", "3", "640", "640"], &[&["1", "25200", "7"]]).extra_graph(graph.concat()).bytes();
+    let out = prepare(&bytes, &open(&bytes), Prepare { fp16: true, ..Prepare::default() }).unwrap();
+    assert!(nodes(&out).contains(&"Add(ints,ints)->sum".to_owned()), "{:?}", nodes(&out));
+}
+
 /// A node as a field of a graph.
 fn part(op: &str, takes: &[&str], makes: &str) -> Vec<u8> {
     bytes_field(1, &encoded(&node(op, takes, &[makes], &[])))
