@@ -8,7 +8,7 @@ use super::macros::{scalars, section, words};
 use super::read::{Entry, Field, Keys, Parse, Reader, Report};
 use super::section::{Key, Kind, Section};
 use super::value::{self, is_camera_name};
-use crate::types::{CameraName, Priority, Size};
+use crate::types::{CameraName, Priority, Size, redact};
 
 section! {
     /// One camera.
@@ -178,7 +178,9 @@ impl Default for SourceConfig {
 impl std::fmt::Debug for SourceConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Rtsp { url, transport, latency, .. } => write!(f, "Rtsp({url}, {transport:?}, {latency:?})"),
+            Self::Rtsp { url, transport, latency, .. } => {
+                write!(f, "Rtsp({}, {transport:?}, {latency:?})", redact(url))
+            }
             Self::Usb { device, format, capture } => write!(f, "Usb({}, {format:?}, {capture:?})", device.display()),
             Self::Csi { sensor, capture } => write!(f, "Csi({sensor}, {capture:?})"),
             Self::File { path, looped, realtime } => {

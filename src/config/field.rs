@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::macros::scalars;
+use super::mask::shortened;
 use super::read::{Entry, Field, Keys, Parse};
 use super::section::Key;
 use super::tree::Kind as NodeKind;
@@ -56,7 +57,9 @@ impl Field for Vec<String> {
                 // That was reported where references are resolved.
                 NodeKind::Scalar(scalar) if scalar.unresolved => None,
                 NodeKind::Scalar(scalar) if scalar.text.trim().is_empty() => Some("has an empty entry".to_owned()),
-                NodeKind::Scalar(scalar) if texts.contains(&scalar.text) => Some(format!("has `{}` twice", scalar.raw)),
+                NodeKind::Scalar(scalar) if texts.contains(&scalar.text) => {
+                    Some(format!("has `{}` twice", shortened(&scalar.raw)))
+                }
                 NodeKind::Scalar(scalar) => {
                     texts.push(scalar.text.clone());
                     continue;

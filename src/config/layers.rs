@@ -1,12 +1,14 @@
 //! Files, variables and arguments laid on each other, and what cameras inherit.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::error::{Origin, Pos, Problem};
 use super::mask::is_secret_key;
 use super::section::{Kind as Takes, Section};
-use super::tree::{Entry, Kind, Node, parse_text};
+use super::tree::{Entry, Kind, Node, parse};
+
+/// Variables that override keys: `OCELLI__MQTT__URL` is `mqtt.url`.
+pub(crate) const OVERRIDE_PREFIX: &str = "OCELLI__";
 
 /// Turns short forms into long ones, so that files that use either can be merged.
 pub(crate) fn expand(node: &mut Node, section: &'static Section) {
@@ -92,54 +94,45 @@ fn fill(own: &mut Node, base: &Node) {
     }
 }
 
-/// The tree of one `path=value`. `written` is the path as the user wrote it, its keys starting at byte `skip`.
-pub(crate) fn override_tree(
-    index: usize,
-    label: String,
-    written: &str,
-    skip: usize,
-    path: &str,
-    value: &str,
-) -> Result<Node, Problem> {
-    let text = format!("{written}={value}");
-    let origin = Arc::new(Origin { index, label, text, base: PathBuf::new() });
-    let value_column = written.chars().count() + 2;
-    let last = path.rsplit('.').next().unwrap_or(path);
+/// The tree of one `path=value`: `origin.text` is what the user wrote, its path of keys ends before the first `=`.
+pub(crate) fn override_tree(origin: &Arc<Origin>, separator: &str, value: &str) -> Result<Node, Problem> {
+    let written = &origin.text[..origin.text.len() - value.len() - 1];
     let place = |column, width: usize| Pos { origin: origin.clone(), line: 1, column, width: width.max(1) };
+    let value_column = written.chars().count() + 2;
+    let prefix = if separator == "__" { OVERRIDE_PREFIX.len() } else { 0 };
+    let mut keys = Vec::new();
+    let mut column = prefix + 1;
+    for key in written[prefix..].split(separator) {
+        let pos = place(column, key.chars().count());
+        if key.is_empty() {
+            return Err(Problem::new("an empty key").at(&pos).hint("write the keys as in `mqtt.url`"));
+        }
+        column += key.chars().count() + separator.len();
+        keys.push((if prefix > 0 { key.to_lowercase() } else { key.to_owned() }, pos));
+    }
+    let secret = keys.last().is_some_and(|(key, _)| is_secret_key(key));
     let pos = place(value_column, value.chars().count());
     // Lists and maps are YAML. Any other text is taken as it is: no quoting inside the shell's quoting.
-    let mut node = if value.starts_with(['[', '{']) && !value.starts_with("${") && !is_secret_key(last) {
+    let node = if value.starts_with(['[', '{']) && !secret {
         // Spaces in front keep the columns of the argument.
-        parse_text(&origin, &format!("{}{value}", " ".repeat(value_column - 1)))?
-    } else if value.is_empty() || value == "null" || value == "~" {
+        parse(origin, &format!("{}{value}", " ".repeat(value_column - 1)))?
+    } else if matches!(value, "" | "null" | "~") {
         Node { pos, kind: Kind::Null }
     } else {
         Node::scalar(pos, value)
     };
-    let mut end = written.chars().count() + 1;
-    let separator = if skip > 0 { 2 } else { 1 };
-    for key in path.rsplit('.') {
-        let width = key.chars().count();
-        let column = end.saturating_sub(width).max(1);
-        let pos = place(column, width);
-        if key.is_empty() {
-            return Err(Problem::new("an empty key").at(&pos).hint("write the keys as in `mqtt.url`"));
-        }
-        let entry = Entry { key: key.to_owned(), pos: pos.clone(), value: node };
-        node = Node { pos, kind: Kind::Map(vec![entry]) };
-        end = column.saturating_sub(separator);
-    }
-    Ok(node)
+    Ok(keys
+        .into_iter()
+        .rfold(node, |value, (key, pos)| Node { pos: pos.clone(), kind: Kind::Map(vec![Entry { key, pos, value }]) }))
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::config::tree::parse;
 
     fn tree(index: usize, text: &str) -> Node {
-        parse(&Arc::new(Origin { index, label: "t.yaml".into(), text: text.into(), base: "".into() })).unwrap()
+        parse(&Arc::new(Origin { index, label: "t.yaml".into(), text: text.into(), base: "".into() }), text).unwrap()
     }
 
     #[test]

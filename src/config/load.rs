@@ -8,16 +8,14 @@ use std::sync::Arc;
 use super::error::{ConfigErrors, Origin, Pos, Problem};
 use super::file::Config;
 use super::interpolate::{Lookup, interpolate};
-use super::layers::{expand, inherit, merge, override_tree};
+use super::layers::{OVERRIDE_PREFIX, expand, inherit, merge, override_tree};
+use super::mask::shortened;
 use super::read::{Keys, Report};
 use super::rules::{PathKind, Rules};
 use super::tree::{self, Kind, Node};
 
 /// Looked for, in this order, when no file is named.
 pub const DEFAULT_FILES: [&str; 2] = ["ocelli.yaml", "/etc/ocelli/ocelli.yaml"];
-
-/// Variables that override keys: `OCELLI__MQTT__URL` is `mqtt.url`.
-const OVERRIDE_PREFIX: &str = "OCELLI__";
 
 /// A configuration file larger than this is none.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -69,57 +67,45 @@ fn load_with(files: &[PathBuf], sets: &[String], environment: Environment) -> Re
         [] => default_files(!sets.is_empty() || environment.overrides().next().is_some())?,
         files => files.to_vec(),
     };
-    let mut problems = Vec::new();
-    let texts: Vec<(PathBuf, String)> = files
-        .iter()
-        .filter_map(|file| match read(file) {
-            Ok(text) => Some((file.clone(), text)),
-            Err(problem) => {
-                problems.push(problem);
-                None
-            }
-        })
-        .collect();
-    // A file that is not there leaves holes: what follows from them is no news.
-    if !problems.is_empty() {
-        return Err(ConfigErrors::new(problems, Vec::new()));
-    }
+    let texts = all(files.iter().map(|file| Ok((file.clone(), read(file)?))))?;
     let (config, warnings, root) = assemble(&texts, sets, &environment, &path_kind)?;
     Ok(Loaded { config, warnings, files, root })
 }
 
-fn default_files(may_be_absent: bool) -> Result<Vec<PathBuf>, ConfigErrors> {
-    match DEFAULT_FILES.iter().find(|file| Path::new(file).exists()) {
-        Some(file) => Ok(vec![file.into()]),
-        None if may_be_absent => Ok(Vec::new()),
-        None => {
-            let problem = Problem::new(format!("no configuration file: looked for {}", DEFAULT_FILES.join(" and ")))
-                .hint("name one with `-c FILE`");
-            Err(ConfigErrors::new(vec![problem], Vec::new()))
-        }
+/// A file that is missing or no YAML leaves holes, so nothing that follows from them is reported.
+fn all<T>(results: impl Iterator<Item = Result<T, Problem>>) -> Result<Vec<T>, ConfigErrors> {
+    let (right, wrong): (Vec<_>, Vec<_>) = results.partition(Result::is_ok);
+    match wrong.is_empty() {
+        true => Ok(right.into_iter().flatten().collect()),
+        false => Err(ConfigErrors::new(wrong.into_iter().filter_map(Result::err).collect(), Vec::new())),
     }
 }
 
+fn default_files(may_be_absent: bool) -> Result<Vec<PathBuf>, ConfigErrors> {
+    let found = DEFAULT_FILES.iter().find(|file| Path::new(file).exists());
+    if found.is_none() && !may_be_absent {
+        let text = format!("no configuration file: looked for {}", DEFAULT_FILES.join(" and "));
+        return Err(ConfigErrors::new(vec![Problem::new(text).hint("name one with `-c FILE`")], Vec::new()));
+    }
+    Ok(found.into_iter().map(PathBuf::from).collect())
+}
+
 fn read(file: &Path) -> Result<String, Problem> {
-    let failed = |what: String, hint: &str| Err(Problem::new(format!("{}: {what}", file.display())).hint(hint));
-    match std::fs::metadata(file) {
-        Ok(metadata) if metadata.is_dir() => return failed("is a folder".into(), "name the file in it"),
-        Ok(metadata) if metadata.len() > MAX_FILE_BYTES => {
-            return failed("is larger than 1 MiB".into(), "is this the configuration?");
-        }
-        Ok(_) => {}
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            return failed("does not exist".into(), "check the path after `-c`");
-        }
-        Err(error) => {
-            return failed(format!("cannot be read: {error}"), "check the rights of the file and its folders");
-        }
+    let failed = |what: &str, hint: &str| Problem::new(format!("{}: {what}", file.display())).hint(hint);
+    let unreadable = |error: std::io::Error| match error.kind() {
+        ErrorKind::NotFound => failed("does not exist", "check the path after `-c`"),
+        _ => failed(&format!("cannot be read: {error}"), "check the rights of the file and its folders"),
+    };
+    let metadata = std::fs::metadata(file).map_err(unreadable)?;
+    if metadata.is_dir() {
+        return Err(failed("is a folder", "name the file in it"));
     }
-    match std::fs::read(file).map(String::from_utf8) {
-        Ok(Ok(text)) => Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text)),
-        Ok(Err(_)) => failed("is not UTF-8 text".into(), "save it as UTF-8; is this the configuration?"),
-        Err(error) => failed(format!("cannot be read: {error}"), "check the rights of the file"),
+    if metadata.len() > MAX_FILE_BYTES {
+        return Err(failed("is larger than 1 MiB", "is this the configuration?"));
     }
+    let text = String::from_utf8(std::fs::read(file).map_err(unreadable)?)
+        .map_err(|_| failed("is not UTF-8 text", "save it as UTF-8; is this the configuration?"))?;
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
 fn path_kind(path: &Path) -> PathKind {
@@ -213,30 +199,27 @@ pub(crate) fn assemble(
 
 /// The trees of all files, variables and arguments, later ones win.
 fn layers(files: &[(PathBuf, String)], sets: &[String], environment: &Environment) -> Result<Vec<Node>, ConfigErrors> {
-    let mut trees: Vec<Result<Node, Problem>> = Vec::new();
+    let mut trees = Vec::new();
+    let origin = |index, label: String, text: &str, base: Option<&Path>| {
+        Arc::new(Origin { index, label, text: text.to_owned(), base: base.unwrap_or(Path::new("")).to_owned() })
+    };
     for (file, text) in files {
-        let base = file.parent().map(Path::to_path_buf).unwrap_or_default();
-        let label = file.display().to_string();
-        trees.push(tree::parse(&Arc::new(Origin { index: trees.len(), label, text: text.clone(), base })));
+        trees.push(tree::parse(&origin(trees.len(), file.display().to_string(), text, file.parent()), text));
     }
     for (name, value) in environment.overrides() {
-        let path = name[OVERRIDE_PREFIX.len()..].to_lowercase().replace("__", ".");
-        let label = format!("environment {name}");
-        trees.push(override_tree(trees.len(), label, name, OVERRIDE_PREFIX.len(), &path, value));
+        let origin = origin(trees.len(), format!("environment {name}"), &format!("{name}={value}"), None);
+        trees.push(override_tree(&origin, "__", value));
     }
     for set in sets {
         trees.push(match set.split_once('=') {
-            Some((path, value)) => override_tree(trees.len(), format!("--set {path}"), path, 0, path, value),
-            None => Err(Problem::new(format!("--set {}: there is no `=`", key_part(set)))
+            Some((path, value)) => {
+                override_tree(&origin(trees.len(), format!("--set {}", shortened(path)), set, None), ".", value)
+            }
+            None => Err(Problem::new(format!("--set {}: there is no `=`", shortened(key_part(set))))
                 .hint("write `--set mqtt.url=mqtt://127.0.0.1:1883`")),
         });
     }
-    // Text that is no YAML leaves holes: report nothing that follows from them.
-    let (trees, broken): (Vec<_>, Vec<_>) = trees.into_iter().partition(Result::is_ok);
-    match broken.is_empty() {
-        true => Ok(trees.into_iter().flatten().collect()),
-        false => Err(ConfigErrors::new(broken.into_iter().filter_map(Result::err).collect(), Vec::new())),
-    }
+    all(trees.into_iter())
 }
 
 /// The keys at the start of an argument that is none; what follows may be a secret.

@@ -121,29 +121,23 @@ fn secret_value(line: &str, from: usize) -> Option<(usize, usize)> {
 
 /// Where the value that starts at byte `start` ends: at its closing quote, at `,` or `}` inside `{…}`, else at the end.
 fn value_end(line: &str, start: usize) -> usize {
-    let value = &line[start..];
-    if let Some(quote) = value.chars().next().filter(|c| matches!(c, '"' | '\'')) {
-        let mut escaped = false;
-        for (at, c) in value.char_indices().skip(1) {
-            match c {
-                '\\' if quote == '"' && !escaped => escaped = true,
-                c if c == quote && !escaped => return start + at + 1,
-                _ => escaped = false,
+    let flow = line[..start].contains('{');
+    let (mut quote, mut escaped, mut depth) = (None, false, 0_usize);
+    for (at, c) in line[start..].char_indices() {
+        match (quote, c) {
+            (Some('"'), '\\') if !escaped => {
+                escaped = true;
+                continue;
             }
+            (Some(quote), c) if c == quote && !escaped => return start + at + 1,
+            (None, '"' | '\'') if at == 0 => quote = Some(c),
+            // A `,` inside a plain flow value ends it; `${NAME}` does not.
+            (None, '{') => depth += 1,
+            (None, '}') if depth > 0 => depth -= 1,
+            (None, '}' | ',') if flow && depth == 0 => return start + at,
+            _ => {}
         }
-        return line.len();
-    }
-    if line[..start].contains('{') {
-        // A `,` inside a plain flow value ends it; `${NAME}` does not.
-        let mut depth = 0_usize;
-        for (at, c) in value.char_indices() {
-            match c {
-                '{' => depth += 1,
-                '}' if depth > 0 => depth -= 1,
-                '}' | ',' if depth == 0 => return start + at,
-                _ => {}
-            }
-        }
+        escaped = false;
     }
     line.len()
 }

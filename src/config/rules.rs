@@ -130,7 +130,8 @@ impl Rules<'_> {
             let text = format!("`jsonl.file` is a folder: {}", shortened(node.raw()));
             self.error(&node.pos, text, "name a file in it");
         } else if (self.path_kind)(folder) != PathKind::Folder {
-            let text = format!("the folder of `jsonl.file` does not exist: {}", folder.display());
+            let folder = folder.display().to_string();
+            let text = format!("the folder of `jsonl.file` does not exist: {}", shortened(&folder));
             self.error(&node.pos, text, "make the folder, or name another file");
         }
     }

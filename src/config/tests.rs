@@ -601,3 +601,35 @@ fn what_is_shown_as_effective_means_the_same() {
     assert_eq!(again.show(true), loaded.show(true));
     assert!(loaded.show(true).contains("    detect:\n      threshold: 0.125\n"), "{}", loaded.show(true));
 }
+
+#[test]
+fn secrets_in_the_query_of_a_url_are_hidden_when_shown() {
+    let names = ["password", "pwd", "psw", "pass", "passphrase", "token", "secret", "auth", "key"];
+    for name in names {
+        let text = format!("cameras: {{gate: 'rtsp://h/x?{name}=S3CRET&channel=1'}}");
+        let loaded = load(&text).unwrap_or_else(|errors| panic!("{errors}"));
+        for shown in [loaded.show(true), loaded.show(false), format!("{:?}", loaded.config)] {
+            assert!(!shown.contains("S3CRET"), "{name}: {shown}");
+        }
+    }
+}
+
+#[test]
+fn a_value_of_a_megabyte_is_not_echoed() {
+    let long = format!("{}gone", "a/".repeat(400_000));
+    for text in [
+        format!("node: {long}\n{CAMERA}"),
+        format!("{long}: 1\n{CAMERA}"),
+        format!("cameras: {{'{long}': rtsp://h}}"),
+        format!("mqtt: {{{long}: 1}}\n{CAMERA}"),
+        format!("model: {long}\n{CAMERA}"),
+        format!("jsonl: {long}/x.jsonl\n{CAMERA}"),
+        format!("cameras: {{gate: {{url: rtsp://h, detect: {{labels: [{long}, {long}], model: '{long}'}}}}}}"),
+        format!("{CAMERA}a: {long}: x"),
+    ] {
+        let shown = load(&text).err().unwrap().to_string();
+        assert!(shown.len() < 4_000, "{} bytes: {}", shown.len(), &shown[..500]);
+    }
+    let shown = load_with(&[("t.yaml", CAMERA)], &[&long, &format!("{long}=1")], &[]).err().unwrap().to_string();
+    assert!(shown.len() < 4_000, "{} bytes: {}", shown.len(), &shown[..500]);
+}

@@ -80,20 +80,21 @@ impl Node {
         }
     }
 
+    fn texts(&self) -> (&str, &str) {
+        match &self.kind {
+            Kind::Scalar(scalar) => (&scalar.raw, &scalar.text),
+            _ => ("", ""),
+        }
+    }
+
     /// As written, references unresolved; empty for a list or a map.
     pub(crate) fn raw(&self) -> &str {
-        match &self.kind {
-            Kind::Scalar(scalar) => &scalar.raw,
-            _ => "",
-        }
+        self.texts().0
     }
 
     /// References resolved: may be a secret.
     pub(crate) fn text(&self) -> &str {
-        match &self.kind {
-            Kind::Scalar(scalar) => &scalar.text,
-            _ => "",
-        }
+        self.texts().1
     }
 
     pub(crate) fn describe(&self) -> &'static str {
@@ -122,13 +123,8 @@ fn options() -> serde_yaml::Options {
     }
 }
 
-/// Parses one YAML document. An empty one is `Kind::Null`.
-pub(crate) fn parse(origin: &Arc<Origin>) -> Result<Node, Problem> {
-    parse_text(origin, &origin.text)
-}
-
-/// As [`parse`], for a text that is only a part of what the origin shows; its lines and columns are the origin's.
-pub(crate) fn parse_text(origin: &Arc<Origin>, text: &str) -> Result<Node, Problem> {
+/// Parses one YAML document; an empty one is `Kind::Null`. Lines and columns of `text` are those of `origin`.
+pub(crate) fn parse(origin: &Arc<Origin>, text: &str) -> Result<Node, Problem> {
     if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
         return Ok(Node { pos: Pos { origin: origin.clone(), line: 1, column: 1, width: 1 }, kind: Kind::Null });
     }
@@ -139,25 +135,15 @@ pub(crate) fn parse_text(origin: &Arc<Origin>, text: &str) -> Result<Node, Probl
 }
 
 fn syntax_problem(error: &serde_yaml::Error, origin: &Arc<Origin>) -> Problem {
-    let place = error.location().filter(|location| location.line() > 0);
     // The parser's text ends with its own place and may quote the file; the first line says what is wrong.
     let text = error.without_snippet().to_string();
     let first = text.lines().next().unwrap_or("unreadable");
-    let what = match first.rfind(" at line ") {
-        Some(at) => &first[..at],
-        None => first,
-    };
-    let problem = Problem::new(format!("not valid YAML: {what}"))
-        .hint("look at this line and the one above: indentation, a missing `: `, an open quote or bracket");
-    match place {
-        Some(location) => problem.at(&Pos {
-            origin: origin.clone(),
-            line: location.line() as usize,
-            column: location.column() as usize,
-            width: 1,
-        }),
-        None => problem.at(&Pos { origin: origin.clone(), line: 1, column: 1, width: 1 }),
-    }
+    let what = first.rfind(" at line ").map_or(first, |at| &first[..at]);
+    let place = error.location().filter(|location| location.line() > 0);
+    let (line, column) = place.map_or((1, 1), |place| (place.line() as usize, place.column() as usize));
+    Problem::new(format!("not valid YAML: {what}"))
+        .at(&Pos { origin: origin.clone(), line, column, width: 1 })
+        .hint("look at this line and the one above: indentation, a missing `: `, an open quote or bracket")
 }
 
 /// What serde hands over.
@@ -296,7 +282,7 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, expected: &str) {
-        assert_eq!(picture(&parse(&origin(text)).unwrap()), expected);
+        assert_eq!(picture(&parse(&origin(text), text).unwrap()), expected);
     }
 
     #[test]
@@ -326,7 +312,7 @@ mod tests {
             ("a: 1\n? [b]\n: c", 2),
             ("a: \0", 1),
         ] {
-            let shown = parse(&origin(text)).unwrap_err().to_string();
+            let shown = parse(&origin(text), text).unwrap_err().to_string();
             assert!(shown.starts_with(&format!("t.yaml:{line}:")) && shown.contains("not valid YAML: "), "{shown}");
         }
     }
