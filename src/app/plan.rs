@@ -59,28 +59,18 @@ fn models(old: &Config, new: &Config) -> BTreeSet<String> {
 }
 
 fn cameras(old: &[CameraConfig], new: &[CameraConfig]) -> BTreeMap<CameraName, Change> {
-    let named = |cameras: &[CameraConfig], name: &CameraName| cameras.iter().position(|camera| camera.name == *name);
-    let mut changes = BTreeMap::new();
-    for camera in old {
-        let change = match named(new, &camera.name) {
-            None => Change::Removed,
-            Some(at) if new[at] == *camera => continue,
-            Some(at) => {
-                let other = &new[at];
-                let same_video = camera.enabled == other.enabled
-                    && camera.source == other.source
-                    && camera.reconnect == other.reconnect;
-                if same_video { Change::Detect } else { Change::Source }
-            }
-        };
-        changes.insert(camera.name.clone(), change);
-    }
-    for camera in new {
-        if named(old, &camera.name).is_none() {
-            changes.insert(camera.name.clone(), Change::Added);
-        }
-    }
-    changes
+    let find =
+        |cameras: &[CameraConfig], name: &CameraName| cameras.iter().find(|camera| camera.name == *name).cloned();
+    let names = old.iter().chain(new).map(|camera| &camera.name);
+    names.filter_map(|name| Some((name.clone(), change(find(old, name), find(new, name))?))).collect()
+}
+
+fn change(old: Option<CameraConfig>, new: Option<CameraConfig>) -> Option<Change> {
+    let (Some(old), Some(new)) = (&old, &new) else {
+        return Some(if old.is_none() { Change::Added } else { Change::Removed });
+    };
+    let same_video = old.enabled == new.enabled && old.source == new.source && old.reconnect == new.reconnect;
+    (old != new).then_some(if same_video { Change::Detect } else { Change::Source })
 }
 
 /// For the log: `mqtt, camera gate (detect), camera dock (added)`.
@@ -104,7 +94,7 @@ impl std::fmt::Display for Plan {
             let how = match change {
                 Change::Added => "added",
                 Change::Removed => "removed",
-                Change::Source => "connected anew",
+                Change::Source => "reconnected",
                 Change::Detect => "detection",
             };
             all.push(format!("camera {name} ({how})"));

@@ -8,7 +8,6 @@ use std::time::Duration;
 use super::camera::{self, RunningCamera};
 use super::engines::{self, open_model};
 use super::error::AppError;
-use super::outputs::CameraOutputs;
 use super::plan::{Change, Plan};
 use super::service::Service;
 use super::sinks::{self, FLUSH};
@@ -237,9 +236,7 @@ impl Service {
         for config in &new.cameras {
             let name = &config.name;
             if !self.cameras.contains_key(name) {
-                let outputs = Arc::new(CameraOutputs::new(self.registry.camera(name), self.sinks.shared().clone()));
-                outputs.set_view(self.sinks.view(name));
-                match RunningCamera::open(config, outputs, &self.registry, self.signals.cancel()) {
+                match self.open_camera(config) {
                     Ok(camera) => drop(self.cameras.insert(name.clone(), camera)),
                     Err(error) => {
                         outcome = Err(error);

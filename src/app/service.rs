@@ -13,7 +13,7 @@ use super::signals::Signals;
 use super::sinks::Sinks;
 use super::stop::{STOP_WITHIN, Step, stop_all};
 use super::watchdog::{Event, Watchdog};
-use crate::config::Config;
+use crate::config::{CameraConfig, Config};
 use crate::ffi::glibc;
 use crate::infer::Engine;
 use crate::model::ModelSpec;
@@ -79,10 +79,7 @@ impl Service {
     fn bring_up(&mut self, specs: BTreeMap<String, Arc<ModelSpec>>) -> Result<(), AppError> {
         let cancel = self.signals.cancel().clone();
         for camera in &self.config.cameras {
-            let outputs = Arc::new(CameraOutputs::new(self.registry.camera(&camera.name), self.sinks.shared().clone()));
-            outputs.set_view(self.sinks.view(&camera.name));
-            let running = RunningCamera::open(camera, outputs, &self.registry, &cancel)?;
-            self.cameras.insert(camera.name.clone(), running);
+            self.cameras.insert(camera.name.clone(), self.open_camera(camera)?);
         }
         let begun = Instant::now();
         let models = self.config.used_models();
@@ -100,6 +97,13 @@ impl Service {
         }
         self.watchdog.notify(Event::Started { loaded });
         Ok(())
+    }
+
+    /// Connects a camera, with the sinks that are in place now.
+    pub(super) fn open_camera(&self, camera: &CameraConfig) -> Result<RunningCamera, AppError> {
+        let outputs = Arc::new(CameraOutputs::new(self.registry.camera(&camera.name), self.sinks.shared().clone()));
+        outputs.set_view(self.sinks.view(&camera.name));
+        RunningCamera::open(camera, outputs, &self.registry, self.signals.cancel())
     }
 
     pub fn registry(&self) -> &Registry {

@@ -125,7 +125,7 @@ mod tests {
         }
         assert_eq!(reports.len(), 20);
         assert!(reports.iter().all(|why| why.contains("camera stuck")), "{reports:?}");
-        // Once the engine serves, the limit begins anew for the camera that waited.
+        // Once the engine serves, the limit starts again for the camera that waited.
         let serves = |second| [camera("waits", second, 8, 7, false)];
         assert_eq!(check.stuck(start + Duration::from_secs(31), LIMIT, serves(31)), None);
         assert!(check.stuck(start + Duration::from_secs(42), LIMIT, serves(42)).is_some());

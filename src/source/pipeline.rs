@@ -16,7 +16,7 @@ const WAKE: &str = "ocelli-wake";
 
 /// Makes the reader of the bus look at its flags again.
 pub(super) fn wake(bus: &gst::Bus) {
-    // Refused only while the bus is flushing: then nobody reads it.
+    // Refused only while the bus is flushing: then no thread reads it.
     let _ = bus.post(gst::message::Application::new(gst::Structure::new_empty(WAKE)));
 }
 

@@ -134,7 +134,7 @@ fn start_box(extra_camera: Option<String>) -> Option<Box_> {
     Some(Box_ { ocelli: Guard(child), log, mqtt, rtsp, http, _others: others, folder })
 }
 
-/// What one decoded picture of the annotated stream shows.
+/// One decoded frame of the annotated stream.
 struct Seen {
     counter: u16,
     /// Lower half of the drawn box (the label's plate hides the upper edge); `None` when no box was found.
@@ -143,7 +143,7 @@ struct Seen {
     square: PixelBox,
 }
 
-/// Decodes the stream as a viewer does, until `enough` says so of a picture.
+/// Decodes the stream as a viewer does, until `enough` accepts a frame.
 fn decode(url: &str, mut enough: impl FnMut(&ImageView<'_>) -> bool) {
     gst::init().unwrap();
     let pipeline = gst::parse::launch(&format!(
@@ -247,12 +247,12 @@ fn a_viewer_sees_the_boxes_that_mqtt_reported_for_the_same_frame() {
     let reported = boxes(&b.mqtt.all(), "gate");
     assert!(reported.len() > 30, "{} frames reported", reported.len());
 
-    // The picture's own object is inside the box drawn on it: no box of another frame (the square moves 5 px a frame).
+    // The frame's own object is inside the box drawn on it: no box of another frame (the square moves 5 px a frame).
     let own = seen.iter().filter(|s| s.drawn.is_some_and(|drawn| near_below(&drawn, &s.square, 4.5))).count();
     let pairs: Vec<_> = seen.iter().map(|s| (s.counter, s.drawn, s.square)).take(5).collect();
     assert!(own * 100 >= seen.len() * 95, "{own} of {} pictures carry their own box: {pairs:?}", seen.len());
 
-    // The counter and `seq` differ by a constant; find it, then hold each picture to the message of its frame.
+    // The counter and `seq` differ by a constant; find it, then compare each frame with its message.
     let matches = |offset: i64| {
         let equal = |s: &&Seen| {
             let seq = i64::from(s.counter) - offset;
@@ -305,7 +305,7 @@ fn a_reload_leaves_the_viewers_of_other_cameras_alone_and_sends_those_of_a_remov
     assert!(wait_end(&mut extra.0, 20), "the viewer of the removed camera still waits");
     let seen = viewer.join().unwrap();
     let steps: Vec<i64> = seen.windows(2).map(|pair| i64::from(pair[1].counter) - i64::from(pair[0].counter)).collect();
-    // A frame may be missing where the machine is busy; a stream that was made anew would miss a second of them.
+    // A frame may be missing where the machine is busy; a restarted stream would miss a second of them.
     assert!(steps.iter().all(|step| (1..10).contains(step)), "{steps:?}");
     // No gst-launch with `num-buffers`: its PAUSE and its TEARDOWN race, and whichever comes last fails.
     let mut pictures = 0;

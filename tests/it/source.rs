@@ -241,7 +241,7 @@ fn a_restarted_camera_is_connected_again_and_may_have_another_size() {
     let mut last = before.meta;
     assert_eq!(last.size, SMALL);
     let deadline = Instant::now() + TIMEOUT;
-    // A frame of the old camera may still wait in the queue; then the new picture comes.
+    // A frame of the old size may still be in the queue; then the new size follows.
     while last.size == SMALL {
         let frame = watch.frame();
         assert!(frame.meta.seq > last.seq && frame.meta.pts_ns > last.pts_ns, "{:?} after {last:?}", frame.meta);

@@ -164,7 +164,7 @@ fn the_service_is_ready_only_after_a_built_engine_has_run() {
         String::from_utf8_lossy(&buffer[..length]).into_owned()
     };
     let mut status = String::new();
-    // While the engine is built, the start is prolonged and the status says why.
+    // While the engine is built, the start is extended and the status shows the reason.
     while !status.contains("tensorrt engine being built") {
         status = message();
         assert!(!status.contains("READY=1"), "ready before the model has run: {status}");
