@@ -1,7 +1,7 @@
-//! The numbers of ONNX Runtime's tensors in memory of the host, page-locked memory of CUDA's included.
+//! The values of ONNX Runtime's tensors in the host's memory, CUDA's page-locked memory included.
 //!
-//! The `ort` crate hands out numbers only where the runtime calls the device a CPU. From 1.23 on the runtime calls
-//! page-locked memory a GPU's, and the crate can look closer only with that version's interface, which no older library has.
+//! The `ort` crate gives access only if the runtime calls the device a CPU. From 1.23 on the runtime calls page-locked memory
+//! a GPU's, and the crate can tell them apart only with the interface of that version, which older libraries lack.
 
 #![allow(unsafe_code)]
 
@@ -10,23 +10,23 @@ use std::ffi::c_void;
 use ort::memory::AllocationDevice;
 use ort::value::{DynTensor, DynTensorValueType, DynValue, PrimitiveTensorElementType};
 
-/// The numbers of a tensor.
+/// The values of a tensor.
 ///
 /// # Errors
-/// Another type of numbers, or memory that the host cannot read.
-pub fn numbers<T: PrimitiveTensorElementType>(tensor: &DynTensor) -> ort::Result<&[T]> {
+/// Another element type, or memory that the host cannot read.
+pub fn values<T: PrimitiveTensorElementType>(tensor: &DynTensor) -> ort::Result<&[T]> {
     let len = readable::<T>(tensor)?;
     let data = tensor.data_ptr().cast::<T>();
-    // SAFETY: `readable` has checked that there are `len` numbers of this type in memory of the host, and the reference
+    // SAFETY: `readable` has checked that the host's memory has `len` values of this type, and the reference
     // keeps them.
     Ok(if data.is_null() { &[] } else { unsafe { std::slice::from_raw_parts(data, len) } })
 }
 
-/// The same of a value that may be no tensor.
+/// The values of a value that may be no tensor.
 ///
 /// # Errors
-/// As [`numbers`], and when it is none.
-pub fn numbers_of<T: PrimitiveTensorElementType>(value: &DynValue) -> ort::Result<&[T]> {
+/// As [`values`], and if it is no tensor.
+pub fn values_of<T: PrimitiveTensorElementType>(value: &DynValue) -> ort::Result<&[T]> {
     let tensor = value.view().downcast::<DynTensorValueType>()?;
     let len = readable::<T>(&tensor)?;
     let data = tensor.data_ptr().cast::<T>();
@@ -34,32 +34,32 @@ pub fn numbers_of<T: PrimitiveTensorElementType>(value: &DynValue) -> ort::Resul
     Ok(if data.is_null() { &[] } else { unsafe { std::slice::from_raw_parts(data, len) } })
 }
 
-/// The numbers of a tensor, to be written.
+/// The values of a tensor, to be written.
 ///
 /// # Errors
-/// As [`numbers`].
-pub fn numbers_mut<T: PrimitiveTensorElementType>(tensor: &mut DynTensor) -> ort::Result<&mut [T]> {
+/// As [`values`].
+pub fn values_mut<T: PrimitiveTensorElementType>(tensor: &mut DynTensor) -> ort::Result<&mut [T]> {
     let len = readable::<T>(tensor)?;
     let data = tensor.data_ptr_mut().cast::<T>();
     // SAFETY: as above, and the exclusive reference is the only one.
     Ok(if data.is_null() { &mut [] } else { unsafe { std::slice::from_raw_parts_mut(data, len) } })
 }
 
-/// Fills a new tensor, whose memory may hold anything, with zeros.
+/// Fills a new tensor, whose memory is uninitialised, with zeros.
 ///
 /// # Errors
-/// As [`numbers`].
+/// As [`values`].
 pub fn clear<T: PrimitiveTensorElementType>(tensor: &mut DynTensor) -> ort::Result<()> {
     let len = readable::<T>(tensor)?;
     let data: *mut c_void = tensor.data_ptr_mut();
     if !data.is_null() {
-        // SAFETY: as above; zero bytes are a number of each of these types.
+        // SAFETY: as above; zero bytes are a valid value of each of these types.
         unsafe { data.cast::<T>().write_bytes(0, len) };
     }
     Ok(())
 }
 
-/// How many numbers a tensor has, when they are of this type and the host can read them.
+/// How many values a tensor has, if they are of this type and the host can read them.
 fn readable<T: PrimitiveTensorElementType>(tensor: &DynTensor) -> ort::Result<usize> {
     let (wanted, kind) = (T::into_tensor_element_type(), *tensor.data_type());
     if wanted != kind {

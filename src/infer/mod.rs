@@ -82,8 +82,6 @@ pub type Fork = Arc<dyn Fn() -> Result<Box<dyn Session>, InferError> + Send + Sy
 
 /// Something that can run models.
 pub trait Backend: Send + Sync {
-    fn kind(&self) -> BackendKind;
-
     /// Checks that it works on this machine. Returns its name and version, for example `ONNX Runtime 1.24.4`.
     fn probe(&self) -> Result<String, InferError>;
 

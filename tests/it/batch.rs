@@ -1,4 +1,4 @@
-//! Several frames in one run, by real models on real runtimes: each frame must get what it gets alone.
+//! Several frames in one run, with real models and runtimes: each frame must get the output that it gets in a run of one.
 
 use std::path::Path;
 
@@ -126,7 +126,7 @@ fn a_fixed_batch_on_openvino() {
     fixed(true, BackendChoice::Openvino, Some(&library));
 }
 
-/// Runtimes that gain nothing from a batch.
+/// For runtimes that gain nothing from a batch.
 fn frame_by_frame(choice: BackendChoice, library: Option<&Path>) {
     let Some(model) = test_data("families/yolov5n_coco_dynamic.onnx") else { return };
     let mut spec = ModelSpec::open(&model, Some(Size::new(160, 128))).unwrap();
@@ -147,9 +147,9 @@ fn an_open_batch_on_openvino_runs_frame_by_frame() {
     frame_by_frame(BackendChoice::Openvino, Some(&library));
 }
 
-/// What a GPU's sessions do with memory, done in the host's: the numbers stay the same, bit by bit.
+/// Bound tensors as on a GPU, but in the host's memory: outputs are equal, bit by bit.
 #[test]
-fn tensors_bound_as_on_a_gpu_change_nothing() {
+fn bound_tensors_give_the_same_outputs() {
     let (Some(library), Some(model)) = (ort_library(), test_data("families/yolov5n_coco_dynamic.onnx")) else { return };
     let Some(half) = test_data("models/yolov5n_coco_640_fp16.onnx") else { return };
     let backend = || OrtBackend::new(OrtProvider::Cpu, Some(&library), 1).unwrap();

@@ -1,4 +1,4 @@
-//! One suite over all backends that this machine has: what a session promises, it keeps on each of them.
+//! The promises of `Session`, checked on every backend that this machine has.
 
 use std::path::Path;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use crate::common::{ocelli, skip, test_data};
 use crate::openvino::openvino_library;
 use crate::runtime::{model_config, ort_library};
 
-/// Models that are there: the tests' own, the shipped one, and one of each family of the test data.
+/// The available models: the tests' own, the shipped one, and one of each family of the test data.
 fn models() -> Vec<ModelSpec> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut paths = vec![root.join("tests/data/marker.onnx"), root.join("models/yolov5s-efficientnetv2")];
@@ -22,7 +22,7 @@ fn models() -> Vec<ModelSpec> {
     }
     let opened = paths.iter().filter_map(|path| match ModelSpec::open(path, None) {
         Ok(spec) => Some(spec),
-        // A family that is not known yet is another test's business.
+        // An unknown family is checked by other tests.
         Err(error) => {
             skip(&format!("{}: {error}", path.display()));
             None
@@ -31,22 +31,22 @@ fn models() -> Vec<ModelSpec> {
     opened.collect()
 }
 
-fn keeps_its_promises(choice: BackendChoice, kind: BackendKind, library: Option<&Path>) {
+fn check_backend(choice: BackendChoice, kind: BackendKind, library: Option<&Path>) {
     let models = models();
     assert!(models.len() >= 2, "{} models", models.len());
     for spec in &models {
-        keeps_them_with(spec, &model_config(choice, library), kind, "");
+        check_with(spec, &model_config(choice, library), kind, "");
     }
 }
 
-/// `how`: what is special about it, to be printed.
-fn keeps_them_with(spec: &ModelSpec, config: &ModelConfig, kind: BackendKind, how: &str) {
+/// `how`: what is special about this run, to be printed.
+fn check_with(spec: &ModelSpec, config: &ModelConfig, kind: BackendKind, how: &str) {
     let (mut session, info) = load(spec, config).unwrap();
     assert_eq!(info.kind, kind);
     if let Err(broken) = check_session(session.as_mut(), spec) {
         panic!("{kind}{how} with {}: {broken}", spec.path.display());
     }
-    // What a run that was recorded gives must be of the frame that it is given.
+    // A recorded run must use the frame of the current call.
     let outputs = [0.0, 0.8].map(|value| {
         let mut frame = vec![0.0; spec.input.frame_len()];
         let plane = frame.len() / 3;
@@ -56,7 +56,7 @@ fn keeps_them_with(spec: &ModelSpec, config: &ModelConfig, kind: BackendKind, ho
         output
     });
     assert!(outputs[0] != outputs[1], "{kind}{how} with {}: black and red give the same", spec.path.display());
-    // For people: nothing is asserted of it.
+    // For information only.
     let frame = spec.input.empty_frame();
     let mut times = [(); 7].map(|()| {
         let start = Instant::now();
@@ -79,45 +79,45 @@ fn agrees(backend: &str, library: &Path) {
 }
 
 #[test]
-fn tract_keeps_its_promises() {
-    keeps_its_promises(BackendChoice::Tract, BackendKind::Tract, None);
+fn tract_conforms() {
+    check_backend(BackendChoice::Tract, BackendKind::Tract, None);
 }
 
 #[test]
-fn onnx_runtime_keeps_its_promises() {
+fn onnx_runtime_conforms() {
     let Some(library) = ort_library() else { return };
-    keeps_its_promises(BackendChoice::Cpu, BackendKind::Cpu, Some(&library));
+    check_backend(BackendChoice::Cpu, BackendKind::Cpu, Some(&library));
     agrees("cpu", &library);
 }
 
 #[test]
-fn openvino_keeps_its_promises() {
+fn openvino_conforms() {
     let Some(library) = openvino_library() else { return };
-    keeps_its_promises(BackendChoice::Openvino, BackendKind::Openvino, Some(&library));
+    check_backend(BackendChoice::Openvino, BackendKind::Openvino, Some(&library));
 }
 
 #[test]
-fn gpus_keep_their_promises() {
+fn gpus_conform() {
     if std::env::var_os("REQUIRE_GPU").is_none() {
         skip("CUDA and TensorRT are not tried; REQUIRE_GPU=1 does");
         return;
     }
     let library = ort_library().expect("REQUIRE_GPU is set, but there is no ONNX Runtime library");
-    keeps_its_promises(BackendChoice::Cuda, BackendKind::Cuda, Some(&library));
+    check_backend(BackendChoice::Cuda, BackendKind::Cuda, Some(&library));
     for spec in models() {
         let config = model_config(BackendChoice::Tensorrt, Some(&library));
         build_engine(spec.into(), &config, BackendKind::Tensorrt, &|_| {}).unwrap();
     }
-    keeps_its_promises(BackendChoice::Tensorrt, BackendKind::Tensorrt, Some(&library));
+    check_backend(BackendChoice::Tensorrt, BackendKind::Tensorrt, Some(&library));
     agrees("cuda", &library);
     agrees("tensorrt", &library);
     let shipped = ModelSpec::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models/yolov5s-efficientnetv2"), None);
     let shipped = shipped.unwrap();
     let mut config = model_config(BackendChoice::Cuda, Some(&library));
     config.cuda.cuda_graph = true;
-    keeps_them_with(&shipped, &config, BackendKind::Cuda, " with cuda_graph");
+    check_with(&shipped, &config, BackendKind::Cuda, " with cuda_graph");
     let mut config = model_config(BackendChoice::Tensorrt, Some(&library));
     config.tensorrt.cuda_graph = true;
     build_engine(shipped.clone().into(), &config, BackendKind::Tensorrt, &|_| {}).unwrap();
-    keeps_them_with(&shipped, &config, BackendKind::Tensorrt, " with cuda_graph");
+    check_with(&shipped, &config, BackendKind::Tensorrt, " with cuda_graph");
 }

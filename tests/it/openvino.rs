@@ -1,4 +1,5 @@
-//! OpenVINO, good and bad: by its name and as a rung of `auto`, a clear message where it is broken, and nobody dies of it.
+//! OpenVINO, good and bad: named and under `auto`; a broken library gives a clear message, and only the probing child
+//! crashes.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -12,7 +13,7 @@ use ocelli::types::{BackendInfo, BackendKind};
 use crate::runtime::{Restarts, break_code, compile, fetched, marker, model_config, other_library, write};
 
 /// A library that works: the one of the environment, else the one that `tests/fetch-openvino.sh` puts into the cache;
-/// `None`, said loudly, when it cannot be had. `REQUIRE_OPENVINO=1` turns that into a failure.
+/// `None`, reported as skipped, when it cannot be had. `REQUIRE_OPENVINO=1` turns that into a failure.
 pub fn openvino_library() -> Option<PathBuf> {
     static LIBRARY: OnceLock<Option<PathBuf>> = OnceLock::new();
     let library = LIBRARY.get_or_init(|| {
@@ -36,7 +37,7 @@ fn auto(library: &Path, precision: Precision) -> ModelConfig {
     config
 }
 
-/// `library` must not work, with a message that has `words` and the path; `auto` must run the next rung and repeat it.
+/// `library` must be refused with a message that has `words` and the path; `auto` must run the next backend and repeat it.
 fn refuses(library: &Path, words: &str) {
     set_prober(env!("CARGO_BIN_EXE_ocelli").into());
     let spec = marker();
@@ -44,14 +45,14 @@ fn refuses(library: &Path, words: &str) {
     let text = error.to_string();
     assert!(matches!(error, InferError::Library { .. }), "{error:?}");
     for words in [words, "cannot be used as OpenVINO", &*library.to_string_lossy(), "2025.1"] {
-        assert!(text.contains(words), "{text:?} does not speak of {words:?}");
+        assert!(text.contains(words), "{text:?} does not contain {words:?}");
     }
     let (_, info) = load(&spec, &auto(library, Precision::Bf16)).unwrap();
     assert!(matches!(info.kind, BackendKind::Cpu | BackendKind::Tract), "{}", info.kind);
     assert_eq!(info.fallbacks.first(), Some(&format!("openvino: {text}")));
 }
 
-/// Links to all libraries of the folder of `library`, but to none whose name begins with `without`.
+/// Links to all libraries of the folder of `library` except those whose names begin with `without`.
 fn linked(library: &Path, without: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(library.parent().unwrap()).unwrap() {
@@ -68,7 +69,7 @@ fn name(library: &Path) -> &str {
 }
 
 #[test]
-fn what_is_no_library_is_refused_in_plain_words() {
+fn files_that_are_no_library_are_refused_with_a_clear_message() {
     let dir = tempfile::tempdir().unwrap();
     refuses(Path::new("/nowhere/libopenvino_c.so"), "no such file");
     refuses(&write(&dir, "empty.so", b""), "truncated");
@@ -104,7 +105,7 @@ fn a_library_whose_parts_are_missing_or_cut_names_them() {
 }
 
 #[test]
-fn a_library_whose_code_is_damaged_kills_only_the_child() {
+fn a_library_with_damaged_code_crashes_only_the_child() {
     let Some(library) = openvino_library() else { return };
     let mut bytes = std::fs::read(&library).unwrap();
     break_code(&mut bytes);
@@ -113,7 +114,7 @@ fn a_library_whose_code_is_damaged_kills_only_the_child() {
 }
 
 #[test]
-fn a_library_that_is_too_old_or_hollow_or_dies_is_refused() {
+fn a_library_that_is_too_old_or_incomplete_or_crashes_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let old = r#"
         struct version { const char *build, *description; };
@@ -124,12 +125,12 @@ fn a_library_that_is_too_old_or_hollow_or_dies_is_refused() {
     refuses(&library, "2024.6.0, which is too old");
     refuses(&compile(&dir, "hollow", &old.replace("2024.6.0", "2026.1.0")).unwrap(), "not OpenVINO");
     refuses(&compile(&dir, "odd", &old.replace("2024.6.0-17404-abc", "custom")).unwrap(), "not OpenVINO");
-    let dies = "__attribute__((constructor)) static void die(void) { *(volatile int *)8 = 1; }";
-    refuses(&compile(&dir, "dies", dies).unwrap(), "crashed with SIGSEGV");
+    let crashes = "__attribute__((constructor)) static void die(void) { *(volatile int *)8 = 1; }";
+    refuses(&compile(&dir, "crashes", crashes).unwrap(), "crashed with SIGSEGV");
 }
 
 #[test]
-fn a_good_library_runs_by_its_name_and_says_what_it_computes_in() {
+fn a_good_library_runs_when_named_and_reports_its_precision() {
     let Some(library) = openvino_library() else { return };
     let version = probe(&OPENVINO, &library).unwrap();
     let (_, info) = load(&marker(), &model_config(BackendChoice::Openvino, Some(&library))).unwrap();
@@ -140,14 +141,14 @@ fn a_good_library_runs_by_its_name_and_says_what_it_computes_in() {
 
 /// In f32 it is no faster than ONNX Runtime and takes more memory.
 #[test]
-fn auto_goes_past_it_in_f32_without_a_word() {
+fn auto_leaves_it_out_in_f32_without_a_message() {
     let Some(library) = openvino_library() else { return };
     let (_, info) = load(&marker(), &auto(&library, Precision::F32)).unwrap();
     assert_ne!(info.kind, BackendKind::Openvino);
     assert!(!info.fallbacks.iter().any(|line| line.starts_with("openvino")), "{:?}", info.fallbacks);
 }
 
-/// The runtime itself would take f32 and say nothing.
+/// The runtime itself would take f32 silently.
 #[test]
 fn a_precision_that_the_processor_lacks_is_an_error() {
     let Some(library) = openvino_library() else { return };
@@ -167,9 +168,9 @@ fn a_precision_that_the_processor_lacks_is_an_error() {
     }
 }
 
-/// What moves boxes is compared on the model's own pictures before it serves, in a child that does this.
+/// A backend whose boxes may differ is compared on the model's own pictures before it serves, in a child that does this.
 #[test]
-fn a_session_whose_boxes_are_others_is_refused() {
+fn a_session_with_different_boxes_is_refused() {
     let Some(library) = openvino_library() else { return };
     let config = ModelConfig { file: Some(marker().path), ..model_config(BackendChoice::Openvino, Some(&library)) };
     let request = BuildRequest { backend: BackendKind::Openvino, config };
@@ -185,41 +186,41 @@ fn a_session_whose_boxes_are_others_is_refused() {
 }
 
 #[test]
-fn a_restart_asks_no_child_until_a_part_is_another() {
+fn a_restart_starts_no_probe_until_a_part_is_replaced() {
     let Some(library) = openvino_library() else { return };
     let dir = linked(&library, "libopenvino_c.");
     std::fs::copy(&library, dir.path().join("libopenvino_c.so")).unwrap();
     let restarts = Restarts::new(dir, "openvino");
     assert!(restarts.start() && restarts.start());
-    assert_eq!(restarts.probes(), 1, "the second start trusts the first one's verdict");
+    assert_eq!(restarts.probes(), 1, "the second start uses the stored probe result");
 
-    // `doctor` wants to know how things are now, and what it finds is kept for the service.
+    // `doctor` always probes, and stores the result for the service.
     let config = restarts.dir.path().join("ocelli.yaml");
     std::fs::write(&config, "model: {backend: openvino}\ncameras: {one: rtsp://127.0.0.1:9/}\n").unwrap();
     let doctor = || {
         let output = restarts.command().args(["doctor", "--json", "--config"]).arg(&config).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
-    let said = doctor();
-    assert!(said.contains("`backend: openvino` gives openvino (OpenVINO "), "{said}");
+    let report = doctor();
+    assert!(report.contains("`backend: openvino` gives openvino (OpenVINO "), "{report}");
     assert_eq!(restarts.probes(), 2);
     assert!(restarts.start());
     assert_eq!(restarts.probes(), 2);
 
-    // The same library, but the plugin's first call is its end: only a child may find that out.
+    // The same library, but the plugin crashes at its first call: only a child may find that out.
     let plugin = restarts.dir.path().join("libopenvino_intel_cpu_plugin.so");
     let mut bytes = std::fs::read(&plugin).unwrap();
     break_code(&mut bytes);
     std::fs::remove_file(&plugin).unwrap();
     std::fs::write(&plugin, &bytes).unwrap();
     assert!(!restarts.start() && !restarts.start());
-    assert_eq!(restarts.probes(), 4, "a bad verdict is not kept");
+    assert_eq!(restarts.probes(), 4, "a bad probe result is not stored");
     assert!(doctor().contains("crashed with SIG"));
 }
 
-/// What `doctor` says `auto` gives is what `auto` gives.
+/// The backend that `doctor` reports for `auto` is the one that `auto` takes.
 #[test]
-fn doctor_sees_whether_the_processor_computes_in_what_is_asked_for() {
+fn doctor_reports_whether_the_processor_supports_the_precision() {
     let Some(library) = openvino_library() else { return };
     let computes = openvino_computes(&library, Precision::Bf16);
     let loads = load(&marker(), &{

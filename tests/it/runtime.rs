@@ -1,4 +1,5 @@
-//! ONNX Runtime libraries, good and bad: a bad one is a clear message, `auto` goes on with tract, and nobody dies.
+//! ONNX Runtime libraries, good and bad: a bad one gives a clear message, `auto` falls back to tract, and only the probing
+//! child crashes.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,8 +15,8 @@ use crate::common::ocelli;
 /// The version that is fetched when the environment names no library.
 const VERSION: &str = "1.24.4";
 
-/// A library that works: `ORT_DYLIB_PATH`, else the one that `tests/fetch-ort.sh` puts into the cache; `None`, said
-/// loudly, when it cannot be had. `REQUIRE_ORT=1` turns that into a failure.
+/// A library that works: `ORT_DYLIB_PATH`, else the one that `tests/fetch-ort.sh` puts into the cache; `None`, reported
+/// as skipped, when it cannot be had. `REQUIRE_ORT=1` turns that into a failure.
 pub fn ort_library() -> Option<PathBuf> {
     static LIBRARY: OnceLock<Option<PathBuf>> = OnceLock::new();
     let library = LIBRARY.get_or_init(|| {
@@ -32,7 +33,7 @@ pub fn ort_library() -> Option<PathBuf> {
     library.clone()
 }
 
-/// What a script of `tests/` puts into `folder` of the cache; `None` when it cannot.
+/// What a script of `tests/` puts into `folder` of the cache; `None` if it fails.
 pub fn fetched(script: &str, folder: &str, args: &[&str]) -> Option<PathBuf> {
     let cache = match (std::env::var_os("OCELLI_CACHE"), std::env::var_os("HOME")) {
         (Some(cache), _) => PathBuf::from(cache),
@@ -62,14 +63,14 @@ pub fn marker() -> ModelSpec {
     ModelSpec::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/marker.onnx"), None).unwrap()
 }
 
-/// `library` must not work, with a message that has `words` and the path; `auto` must run tract and repeat the message.
+/// `library` must be refused with a message that has `words` and the path; `auto` must run tract and repeat the message.
 fn refuses(library: &Path, words: &str) {
     set_prober(env!("CARGO_BIN_EXE_ocelli").into());
     let spec = marker();
     let error = load(&spec, &model_config(BackendChoice::Cpu, Some(library))).err().expect("it must not load");
     let text = error.to_string();
     assert!(matches!(error, InferError::Library { .. }), "{error:?}");
-    assert!(text.contains(words), "{text:?} does not speak of {words:?}");
+    assert!(text.contains(words), "{text:?} does not contain {words:?}");
     assert!(text.contains(&*library.to_string_lossy()), "{text:?} does not name the file");
     assert!(text.contains("1.17"), "{text:?} does not say which version is needed");
 
@@ -93,7 +94,7 @@ pub fn other_library() -> PathBuf {
 }
 
 #[test]
-fn what_is_no_library_is_refused_in_plain_words() {
+fn files_that_are_no_library_are_refused_with_a_clear_message() {
     let dir = tempfile::tempdir().unwrap();
     refuses(Path::new("/nowhere/libonnxruntime.so"), "no such file");
     refuses(dir.path(), "folder");
@@ -107,7 +108,7 @@ fn what_is_no_library_is_refused_in_plain_words() {
 #[test]
 fn a_truncated_library_or_one_for_another_machine_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    // The real thing where there is one: only a library of that size shows what the loader does with its tail.
+    // The real library if there is one: only a library of that size shows what the loader does with its end.
     let whole = std::fs::read(ort_library().unwrap_or_else(other_library)).unwrap();
     for percent in [10, 50, 90, 99] {
         let cut = &whole[..whole.len() * percent / 100];
@@ -118,7 +119,7 @@ fn a_truncated_library_or_one_for_another_machine_is_refused() {
     refuses(&write(&dir, "other.so", &other), "built for");
 }
 
-/// Makes the executable segment all zeros: the first call into it is the end of the process that makes it.
+/// Fills the executable segment with zeros: the first call into it crashes.
 pub fn break_code(bytes: &mut [u8]) {
     let number = |at: usize, length: usize| {
         bytes[at..at + length].iter().rev().fold(0_usize, |sum, byte| sum << 8 | usize::from(*byte))
@@ -132,7 +133,7 @@ pub fn break_code(bytes: &mut [u8]) {
 }
 
 #[test]
-fn a_library_whose_code_is_damaged_kills_only_the_child() {
+fn a_library_with_damaged_code_crashes_only_the_child() {
     let Some(library) = ort_library() else { return };
     let mut bytes = std::fs::read(library).unwrap();
     break_code(&mut bytes);
@@ -140,7 +141,7 @@ fn a_library_whose_code_is_damaged_kills_only_the_child() {
     refuses(&write(&dir, "damaged.so", &bytes), "crashed with SIG");
 }
 
-/// Compiles a library; `None`, said loudly, without a C compiler.
+/// Compiles a library; `None`, reported as skipped, without a C compiler.
 pub fn compile(dir: &tempfile::TempDir, name: &str, code: &str) -> Option<PathBuf> {
     let source = write(dir, &format!("{name}.c"), code.as_bytes());
     let library = dir.path().join(format!("{name}.so"));
@@ -155,7 +156,7 @@ pub fn compile(dir: &tempfile::TempDir, name: &str, code: &str) -> Option<PathBu
 }
 
 #[test]
-fn a_library_that_is_too_old_or_dies_in_its_constructor_is_refused() {
+fn a_library_that_is_too_old_or_crashes_in_its_constructor_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let old = r#"
         static const char *version(void) { return "1.2.0"; }
@@ -165,8 +166,8 @@ fn a_library_that_is_too_old_or_dies_in_its_constructor_is_refused() {
     "#;
     let Some(library) = compile(&dir, "old", old) else { return };
     refuses(&library, "1.2.0, which is too old");
-    let dies = "__attribute__((constructor)) static void die(void) { *(volatile int *)8 = 1; }";
-    refuses(&compile(&dir, "dies", dies).unwrap(), "crashed with SIGSEGV");
+    let crashes = "__attribute__((constructor)) static void die(void) { *(volatile int *)8 = 1; }";
+    refuses(&compile(&dir, "crashes", crashes).unwrap(), "crashed with SIGSEGV");
     // It claims to be new enough, but has no functions.
     refuses(&compile(&dir, "hollow", &old.replace("1.2.0", "1.24.0")).unwrap(), "gave no report");
     let missing = "extern int not_there; int *OrtGetApiBase(void) { return &not_there; }";
@@ -197,7 +198,7 @@ fn a_good_library_is_taken_by_auto_and_a_gpu_that_is_not_there_is_an_error() {
     assert_eq!(info.kind, BackendKind::Cpu);
     assert!(info.version.starts_with("ONNX Runtime 1."), "{}", info.version);
     if Path::new("/dev/nvidiactl").exists() {
-        crate::common::skip("this box has a GPU; what a box without one says is not tried");
+        crate::common::skip("this machine has a GPU; the error without one is not tested");
         return;
     }
     assert!(info.fallbacks.is_empty(), "{:?}", info.fallbacks);
@@ -207,7 +208,7 @@ fn a_good_library_is_taken_by_auto_and_a_gpu_that_is_not_there_is_an_error() {
     }
 }
 
-/// A folder with a library, a cache, and a prober that counts the children that it is asked for.
+/// A folder with a library, a cache, and a prober that counts its calls.
 pub struct Restarts {
     pub dir: tempfile::TempDir,
     backend: &'static str,
@@ -239,7 +240,7 @@ impl Restarts {
     pub fn start(&self) -> bool {
         let marker = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/marker.onnx");
         let output = self.command().args(["models", "show", "--backend", self.backend]).arg(marker).output().unwrap();
-        assert!(output.status.code().is_some(), "it died: {output:?}");
+        assert!(output.status.code().is_some(), "it crashed: {output:?}");
         output.status.success()
     }
 
@@ -250,15 +251,15 @@ impl Restarts {
 }
 
 #[test]
-fn a_restart_asks_no_child_until_the_library_is_another() {
+fn a_restart_starts_no_probe_until_the_library_is_replaced() {
     let Some(library) = ort_library() else { return };
     let dir = tempfile::tempdir().unwrap();
     std::fs::copy(&library, dir.path().join("lib.so")).unwrap();
     let restarts = Restarts::new(dir, "cpu");
     assert!(restarts.start() && restarts.start());
-    assert_eq!(restarts.probes(), 1, "the second start trusts the first one's verdict");
+    assert_eq!(restarts.probes(), 1, "the second start uses the stored probe result");
 
-    // `doctor` wants to know how things are now.
+    // `doctor` always probes.
     let before = restarts.probes();
     let _ = restarts.command().args(["doctor", "--json"]).output().unwrap();
     assert!(restarts.probes() > before);
@@ -266,7 +267,7 @@ fn a_restart_asks_no_child_until_the_library_is_another() {
     assert!(restarts.start());
     assert_eq!(restarts.probes(), before);
 
-    // Another file of the same size whose first call is its end: only a child may find that out.
+    // Another file of the same size that crashes at its first call: only a child may find that out.
     let mut bytes = std::fs::read(&library).unwrap();
     let size = bytes.len();
     break_code(&mut bytes);
@@ -274,5 +275,5 @@ fn a_restart_asks_no_child_until_the_library_is_another() {
     std::fs::rename(restarts.dir.path().join("new.so"), restarts.dir.path().join("lib.so")).unwrap();
     assert_eq!(std::fs::metadata(restarts.dir.path().join("lib.so")).unwrap().len(), size as u64);
     assert!(!restarts.start() && !restarts.start());
-    assert_eq!(restarts.probes(), before + 2, "a bad verdict is not kept");
+    assert_eq!(restarts.probes(), before + 2, "a bad probe result is not stored");
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::common::{Guard, Lines, free_port, ocelli, signal, wait_exit};
 use crate::e2e::write_clip;
-use crate::engine_build::{Pretence, clip, health, until};
+use crate::engine_build::{Fake, clip, health, until};
 use crate::service::Mosquitto;
 
 /// `TimeoutStopSec` of the systemd unit: after that the process is killed.
@@ -32,7 +32,7 @@ fn exit_code(child: &mut Child, log: &Lines) -> i32 {
 
 #[test]
 fn a_stop_while_a_model_loads_is_orderly_and_not_counted_as_a_crash() {
-    let Some(pretence) = Pretence::new("load-wait") else { return };
+    let Some(pretence) = Fake::new("load-wait") else { return };
     let state = pretence.path("state");
     // Two starts in a row that end by a crash leave a backend out.
     for round in 0..3 {
@@ -56,7 +56,7 @@ fn a_stop_while_a_model_loads_is_orderly_and_not_counted_as_a_crash() {
 
 #[test]
 fn a_second_signal_ends_a_stop_that_waits_for_an_inference() {
-    let Some(pretence) = Pretence::new("ok") else { return };
+    let Some(pretence) = Fake::new("ok") else { return };
     let port = free_port();
     let (mut service, log) = spawn(&mut pretence.run_with(port, "auto", &clip()));
     until("service", || state_is(port, "serving"));
@@ -70,7 +70,7 @@ fn a_second_signal_ends_a_stop_that_waits_for_an_inference() {
 
 #[test]
 fn the_goodbye_reaches_the_broker_while_an_inference_hangs() {
-    let (Some(pretence), Some(broker)) = (Pretence::new("ok"), Mosquitto::start()) else { return };
+    let (Some(pretence), Some(broker)) = (Fake::new("ok"), Mosquitto::start()) else { return };
     let port = free_port();
     let mut command = pretence.run_with(port, "auto", &clip());
     let (mut service, log) =
@@ -151,7 +151,7 @@ fn stuck_viewer(port: u16) -> TcpStream {
 
 #[test]
 fn the_service_is_ready_only_after_a_built_engine_has_run() {
-    let Some(pretence) = Pretence::new("wait") else { return };
+    let Some(pretence) = Fake::new("wait") else { return };
     let socket = pretence.path("notify");
     let manager = UnixDatagram::bind(&socket).unwrap();
     manager.set_read_timeout(Some(Duration::from_secs(60))).unwrap();

@@ -43,7 +43,7 @@ pub fn build_engine(
         return Ok(Built::Nothing);
     }
     let (cache, key) = factory.engine(kind)?;
-    cache.forgive(&key)?;
+    cache.reset(&key)?;
     let Some(builder) = factory.builder(kind)? else { return Ok(Built::Before(factory.cached(kind)?)) };
     builder.build(phase, &AtomicBool::new(false))?;
     Ok(Built::New(factory.cached(kind)?))

@@ -1,17 +1,16 @@
-//! What every session promises, as checks that run on any of them: the real ones on a device, and the fakes of the tests.
+//! Checks of the promises of `Session`, for sessions of any backend.
 
 use crate::infer::{InferError, Session};
 use crate::model::{Input, ModelSpec};
 
-/// Checks a session of `spec` against the promises of [`Session`]: each output once and whole, finite numbers, the same
-/// for the same input, an input of the wrong length refused without harm, and forks that do the same. Gives the first
-/// promise that is broken, as a sentence.
+/// Checks a session of `spec`: each output is complete, finite, handed out once and the same for the same input, an input
+/// of the wrong length is refused without harm, and forks give the same.
 ///
 /// # Errors
-/// The sentence.
+/// The first promise that is broken, as a sentence.
 pub fn check_session(session: &mut dyn Session, spec: &ModelSpec) -> Result<(), String> {
     let grey = spec.input.empty_frame();
-    // No two rows and no two columns alike, all within the range of pixels.
+    // All rows and columns differ, and all values are within the range of pixels.
     let pattern: Vec<f32> = (0..grey.len()).map(|n| (n * 7919 % 251) as f32 / spec.input.scale).collect();
     let first = outputs(session, spec, &pattern)?;
     let other = outputs(session, spec, &grey)?;
@@ -29,7 +28,7 @@ pub fn check_session(session: &mut dyn Session, spec: &ModelSpec) -> Result<(), 
     same(&outputs(session, spec, &grey)?, &other, "after a fork the output is another")
 }
 
-/// One run, with what is promised of each.
+/// One run, with the checks of each run.
 fn outputs(session: &mut dyn Session, spec: &ModelSpec, input: &[f32]) -> Result<Vec<Vec<f32>>, String> {
     let mut calls = 0;
     let mut taken = Vec::new();
@@ -57,7 +56,7 @@ fn outputs(session: &mut dyn Session, spec: &ModelSpec, input: &[f32]) -> Result
     Ok(taken)
 }
 
-/// GPUs add in an order of their own: a ten-thousandth of the largest value is the same.
+/// Compares outputs. GPUs add in varying order, so a ten-thousandth of the largest value is allowed.
 fn same(got: &[Vec<f32>], expected: &[Vec<f32>], otherwise: &str) -> Result<(), String> {
     for (got, expected) in got.iter().zip(expected) {
         let largest = expected.iter().fold(1.0_f32, |largest, value| largest.max(value.abs()));
@@ -75,21 +74,21 @@ mod tests {
     use super::*;
     use crate::infer::backend::fake::{FakeSession, Fault, Script, spec};
 
-    fn verdict(fault: Option<Fault>) -> Result<(), String> {
+    fn checked(fault: Option<Fault>) -> Result<(), String> {
         let script = Script::open();
         script.fault(fault);
         check_session(&mut FakeSession::new(&script), &spec())
     }
 
     #[test]
-    fn a_good_session_passes_and_each_fault_is_seen() {
-        assert_eq!(verdict(None), Ok(()));
+    fn a_good_session_passes_and_each_fault_is_found() {
+        assert_eq!(checked(None), Ok(()));
         for (fault, words) in [
             (Fault::Error("CUDA failure 2: out of memory"), "does not run"),
             (Fault::Output(f32::NAN), "NaN"),
             (Fault::Shape, "does not run"),
         ] {
-            let why = verdict(Some(fault.clone())).unwrap_err();
+            let why = checked(Some(fault.clone())).unwrap_err();
             assert!(why.contains(words), "{fault:?}: {why}");
         }
     }

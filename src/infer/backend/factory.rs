@@ -207,7 +207,7 @@ impl Factory {
         if backend(kind).needs_engine
             && let Ok((cache, key)) = self.engine(kind)
             && cache.record(&key).rejected > 0
-            && let Err(error) = cache.forgive(&key)
+            && let Err(error) = cache.reset(&key)
         {
             tracing::warn!("{error}");
         }

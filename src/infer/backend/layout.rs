@@ -10,20 +10,19 @@ use crate::infer::{InferError, Session};
 use crate::model::{Input, ModelSpec};
 use crate::types::{BackendKind, Division};
 
-/// Longest warm-up after which it is worth measuring: a service must not start late because of it.
+/// After a longer warm-up nothing is measured, so that a service does not start late.
 const TOO_SLOW: Duration = Duration::from_secs(1);
-/// Time that one way is tried for, about.
+/// How long one layout is measured, about.
 const BUDGET: Duration = Duration::from_millis(300);
-/// One session must be faster by this factor: side by side, a slow frame holds up no other, and one live camera costs one
-/// thread.
+/// One session must be faster by this factor: with sessions side by side a slow frame delays no other, and one camera
+/// uses one thread only.
 const WORTH: f64 = 1.1;
 
-/// Whether a model whose warm-up took `warm_up` is measured.
 fn is_worth_measuring(warm_up: Duration) -> bool {
     warm_up < TOO_SLOW
 }
 
-/// Runs `sessions` side by side, in whole batches, and gives the time per frame.
+/// Runs `sessions` side by side, in whole batches, and returns the time per frame.
 fn measure(
     spec: &ModelSpec,
     kind: BackendKind,
@@ -47,10 +46,10 @@ fn measure(
                     let run = AssertUnwindSafe(|| session.run(&frames, &mut |_, _| {}));
                     catch_unwind(run).unwrap_or_else(|_| Err(panicked()))
                 };
-                // The first run of a session takes its memory.
+                // The first run of a session allocates its memory.
                 let first = run();
                 let _ = ready.send(());
-                // Nobody says so when another thread could not be started.
+                // An error here means that another thread could not be started.
                 if start.recv().is_err() {
                     return first;
                 }
@@ -75,11 +74,11 @@ fn measure(
     })
 }
 
-/// The ways to divide the cores, best first, and the one session that uses them all.
+/// The session layouts, best first, and the one session that uses all cores.
 pub(in crate::infer) type Measured = (Vec<Division>, Box<dyn Session>);
 
-/// Tries both: `sessions` of one thread each, the first of them loaded already, and the one of as many threads that
-/// `together` loads. `None` where that would take too long.
+/// Measures both layouts: `sessions` of one thread each, the first of them loaded already, and one with as many threads,
+/// which `together` loads. `None` if that would take too long.
 pub(in crate::infer) fn try_both(
     spec: &ModelSpec,
     loaded: &mut Loaded,
@@ -104,7 +103,7 @@ pub(in crate::infer) fn try_both(
     Ok(Some((choose(side_by_side, together), one)))
 }
 
-/// Puts the better way first.
+/// Puts the better layout first.
 fn choose(side_by_side: Division, together: Division) -> Vec<Division> {
     match (side_by_side.per_frame, together.per_frame) {
         (Some(apart), Some(one)) if one.as_secs_f64() * WORTH < apart.as_secs_f64() => vec![together, side_by_side],
@@ -130,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn all_sessions_run_and_an_error_is_told() {
+    fn all_sessions_run_and_errors_are_returned() {
         let script = Script::open();
         let mut fakes = [(); 3].map(|()| FakeSession::new(&script));
         let mut sessions = fakes.each_mut().map(|session| session as &mut dyn Session);

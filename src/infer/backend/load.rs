@@ -186,14 +186,11 @@ mod tests {
     fn a_backend_that_loads_but_does_not_run_is_not_taken() {
         struct Panics;
         impl Backend for Panics {
-            fn kind(&self) -> BackendKind {
-                Cpu
-            }
             fn probe(&self) -> Result<String, InferError> {
                 Ok("panics".into())
             }
             fn load(&self, _: &ModelSpec) -> Result<Box<dyn Session>, InferError> {
-                panic!("told to panic")
+                panic!("scripted panic")
             }
         }
         for panics in [false, true] {

@@ -9,8 +9,6 @@ mod conformance;
 mod convert;
 pub(in crate::infer) mod descriptor;
 pub(in crate::infer) mod factory;
-#[cfg(test)]
-pub(in crate::infer) mod fake;
 mod layout;
 pub(in crate::infer) mod load;
 pub(in crate::infer) mod onnxruntime;
@@ -20,3 +18,7 @@ mod tiny;
 pub(in crate::infer) mod tract;
 
 pub use conformance::check_session;
+
+#[cfg(test)]
+#[path = "tests/fake.rs"]
+pub(in crate::infer) mod fake;

@@ -1,11 +1,9 @@
 //! The cache of GPU engines: a folder per engine, named by a hash of everything that the engine depends on.
 //!
 //! An engine is code that the GPU's runtime loads. So the folder belongs to this user alone, each file is compared with
-//! the manifest before anybody loads it, and what does not fit is moved aside (`<key>.rejected-<n>`), never loaded.
+//! the manifest before it is loaded, and an engine that does not match is moved aside (`<key>.rejected-<n>`).
 
 pub(in crate::infer) mod atomic;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -16,37 +14,24 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// Failed builds of one engine, or rejected results, that are enough to leave it.
+/// After this many failed builds or rejected engines, an engine is not built again.
 const ENOUGH: u32 = 2;
-/// Half-made folders older than this are left-overs.
+/// Folders of unfinished builds are removed after this time.
 const STALE: Duration = Duration::from_secs(24 * 3600);
 const MANIFEST: &str = "manifest.json";
 
-/// Why the cache cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CacheError {
-    /// There is no place for it.
     #[error("no folder for GPU engines: neither CACHE_DIRECTORY nor HOME is set; set model.cache")]
     NoFolder,
-    /// Somebody else could put engines into it.
+    /// Another user could put engines into it.
     #[error("{} is not used for GPU engines: {reason}; make it this user's own (chmod 700), or set model.cache", path.display())]
-    Foreign {
-        /// The folder.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The file system refused.
+    Foreign { path: PathBuf, reason: String },
     #[error("GPU engines cannot be kept in {}: {reason}", path.display())]
-    Io {
-        /// Which file or folder.
-        path: PathBuf,
-        /// The system's own words.
-        reason: String,
-    },
+    Io { path: PathBuf, reason: String },
 }
 
-/// Everything that an engine depends on. Two that differ in anything are two engines.
+/// Everything that an engine depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EngineKey {
     /// SHA-256 of the `.onnx` file.
@@ -57,13 +42,12 @@ pub struct EngineKey {
     pub shape: String,
     /// The provider's other options, as JSON.
     pub options: String,
-    /// SHA-256 of the calibration table, when there is one.
+    /// SHA-256 of the calibration table.
     pub calibration: Option<String>,
-    /// ONNX Runtime's version.
+    /// Version of ONNX Runtime.
     pub runtime: String,
-    /// Libraries of TensorRT, cuDNN and CUDA with their versions.
+    /// File names of TensorRT, cuDNN and CUDA with their versions.
     pub libraries: Vec<String>,
-    /// Name of the GPU.
     pub gpu: String,
 }
 
@@ -84,21 +68,21 @@ struct Manifest {
     files: BTreeMap<String, (u64, String)>,
 }
 
-/// How the builds of one engine went.
+/// The outcomes of the builds of one engine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuildRecord {
-    /// Builds that failed or died since the last one that worked, or that was asked for.
+    /// Builds that failed since the last one that worked or that a user requested.
     pub failed: u32,
-    /// Engines that were built and then did not fit.
+    /// Engines that were built and then did not match.
     pub rejected: u32,
-    /// The last reason.
+    /// Of the last failure or rejection.
     pub reason: Option<String>,
-    /// Seconds that the last build took which worked.
+    /// Duration of the last build that worked.
     pub seconds: Option<u64>,
 }
 
 impl BuildRecord {
-    /// Why the engine is not built again on its own.
+    /// Why the engine is not built again unless a user requests it.
     pub fn refusal(&self) -> Option<String> {
         let reason = self.reason.as_deref().unwrap_or("no reason is known");
         if self.failed >= ENOUGH {
@@ -108,18 +92,15 @@ impl BuildRecord {
     }
 }
 
-/// What the cache has for a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lookup {
-    /// The folder of an engine that fits its manifest.
+    /// The folder of an engine that matches its manifest.
     Ready(PathBuf),
-    /// Nothing.
     Absent,
-    /// There was something, but it did not fit and was moved aside.
+    /// The engine did not match its manifest and was moved aside.
     Rejected(String),
 }
 
-/// The cache in one folder.
 #[derive(Debug, Clone)]
 pub struct EngineCache {
     folder: PathBuf,
@@ -127,10 +108,10 @@ pub struct EngineCache {
 }
 
 impl EngineCache {
-    /// Opens the cache in `folder` (made when it is not there) of `quota` bytes at most.
+    /// Opens the cache in `folder`, which is made if it is missing. `quota`: bytes at most.
     ///
     /// # Errors
-    /// [`CacheError::Foreign`] when anybody else may write there, [`CacheError::Io`].
+    /// [`CacheError::Foreign`] if another user may write there, [`CacheError::Io`].
     pub fn open(folder: &Path, quota: u64) -> Result<Self, CacheError> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(io(folder))?;
         check_owner(folder).map_err(|reason| CacheError::Foreign { path: folder.to_owned(), reason })?;
@@ -140,7 +121,7 @@ impl EngineCache {
     /// The engine of `key`, compared with its manifest file by file.
     ///
     /// # Errors
-    /// [`CacheError::Io`] when what does not fit cannot be moved aside.
+    /// [`CacheError::Io`] if a rejected engine cannot be moved aside.
     pub fn lookup(&self, key: &EngineKey) -> Result<Lookup, CacheError> {
         let folder = self.entry(key);
         if std::fs::symlink_metadata(&folder).is_err() {
@@ -161,7 +142,7 @@ impl EngineCache {
         }
     }
 
-    /// Moves the engine of `key` aside, because of `reason`, and counts it.
+    /// Moves the engine of `key` aside because of `reason`, and counts that.
     ///
     /// # Errors
     /// [`CacheError::Io`].
@@ -190,7 +171,7 @@ impl EngineCache {
         Ok(folder)
     }
 
-    /// Makes what a build wrote into `built` the engine of `key`: at once and whole, or not at all.
+    /// Makes the files in `built` the engine of `key`, as a whole: after a power cut it is there or it is not.
     ///
     /// # Errors
     /// [`CacheError::Io`].
@@ -201,6 +182,7 @@ impl EngineCache {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(io(&path))?;
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             files.insert(name, digest(&path).map_err(io(&path))?);
+            std::fs::File::open(&path).and_then(|file| file.sync_all()).map_err(io(&path))?;
         }
         let manifest = Manifest { v: 1, key: key.clone(), build_seconds: took.as_secs_f64(), files };
         write_json(&built.join(MANIFEST), &manifest)?;
@@ -212,6 +194,7 @@ impl EngineCache {
                 return Err(io(&folder)(error));
             }
         }
+        atomic::sync_folder(&self.folder).map_err(io(&self.folder))?;
         let mut record = self.record(key);
         (record.failed, record.seconds) = (0, Some(took.as_secs()));
         self.set_record(key, &record)?;
@@ -219,13 +202,13 @@ impl EngineCache {
         Ok(folder)
     }
 
-    /// How the builds of `key` went.
+    /// The outcomes of the builds of `key`.
     pub fn record(&self, key: &EngineKey) -> BuildRecord {
         let text = atomic::read(&self.folder.join(format!("{}.json", key.hash())));
         text.ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
     }
 
-    /// A build failed or died.
+    /// Counts a failed build.
     ///
     /// # Errors
     /// [`CacheError::Io`].
@@ -236,16 +219,16 @@ impl EngineCache {
         self.set_record(key, &record)
     }
 
-    /// Somebody asks for a build: what went wrong before does not count any more.
+    /// Resets the counters: a user requests a build, or the engine works.
     ///
     /// # Errors
     /// [`CacheError::Io`].
-    pub fn forgive(&self, key: &EngineKey) -> Result<(), CacheError> {
+    pub fn reset(&self, key: &EngineKey) -> Result<(), CacheError> {
         let seconds = self.record(key).seconds;
         self.set_record(key, &BuildRecord { seconds, ..BuildRecord::default() })
     }
 
-    /// Removes what dead builds left behind: those of a process id, or those that are a day old.
+    /// Removes the folders of crashed builds: those of a process id, and those that are a day old.
     pub fn sweep(&self, of_process: Option<u32>) {
         let ending = of_process.map(|id| format!("-{id}"));
         for (path, name) in self.entries() {
@@ -269,7 +252,7 @@ impl EngineCache {
         entries.map(|entry| (entry.path(), entry.file_name().to_string_lossy().into_owned())).collect()
     }
 
-    /// Removes engines until the quota holds: rejected ones first, then those not used for longest, never `kept`.
+    /// Removes engines until the quota holds: rejected ones first, then the least recently used, never `kept`.
     fn shrink(&self, kept: &Path) {
         let mut engines: Vec<(bool, SystemTime, u64, PathBuf)> = self
             .entries()
@@ -326,7 +309,7 @@ fn verify(folder: &Path, key: &EngineKey) -> Result<Manifest, String> {
     Ok(manifest)
 }
 
-/// A file or folder of this user that nobody else can write, and no link to somewhere else.
+/// Checks that a file or folder belongs to this user, that no other user can write it, and that it is no link.
 pub(in crate::infer) fn check_owner(path: &Path) -> Result<(), String> {
     let meta = std::fs::symlink_metadata(path).map_err(|error| error.to_string())?;
     let me = std::fs::metadata("/proc/self").map_err(|error| error.to_string())?.uid();
@@ -377,3 +360,6 @@ fn io(path: &Path) -> impl Fn(std::io::Error) -> CacheError {
     let path = path.to_owned();
     move |error| CacheError::Io { path: path.clone(), reason: error.to_string() }
 }
+
+#[cfg(test)]
+mod tests;

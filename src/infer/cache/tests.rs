@@ -1,4 +1,4 @@
-//! What the cache of GPU engines gives out, and what it does not.
+//! Tests of the cache of GPU engines.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::type_complexity)]
 
 use std::os::unix::fs::PermissionsExt;
@@ -35,7 +35,7 @@ fn mode(path: &Path, mode: u32) {
 }
 
 #[test]
-fn what_was_built_is_given_out_and_nothing_else_is() {
+fn only_an_engine_with_the_same_key_is_found() {
     let dir = tempfile::tempdir().unwrap();
     let cache = cache(&dir);
     assert_eq!(cache.lookup(&key("a")).unwrap(), Lookup::Absent);
@@ -82,13 +82,13 @@ fn what_does_not_fit_is_moved_aside_and_built_once_more() {
             assert!(dir.path().join(format!("engines/{}.rejected-{}", key("a").hash(), round - 1)).exists());
         }
         assert!(cache.record(&key("a")).refusal().unwrap().contains("did not fit 2 times"));
-        cache.forgive(&key("a")).unwrap();
+        cache.reset(&key("a")).unwrap();
         assert_eq!(cache.record(&key("a")).refusal(), None);
     }
 }
 
 #[test]
-fn an_engine_of_another_name_or_a_link_is_not_taken() {
+fn a_renamed_engine_or_a_link_is_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let cache = cache(&dir);
     let good = build(&cache, &key("a"), 10);
@@ -116,7 +116,7 @@ fn a_folder_that_others_can_write_is_refused() {
 }
 
 #[test]
-fn two_failures_are_enough_until_somebody_asks() {
+fn after_two_failures_an_engine_is_not_built_until_a_user_requests_it() {
     let dir = tempfile::tempdir().unwrap();
     let cache = cache(&dir);
     cache.failed(&key("a"), "it crashed with SIGSEGV").unwrap();
@@ -129,7 +129,7 @@ fn two_failures_are_enough_until_somebody_asks() {
 }
 
 #[test]
-fn the_quota_takes_rejected_engines_first_then_those_unused_for_longest() {
+fn the_quota_removes_rejected_engines_first_then_the_least_recently_used() {
     let dir = tempfile::tempdir().unwrap();
     let cache = EngineCache::open(dir.path(), 27_000).unwrap();
     let used = |folder: &Path, seconds: u64| {
@@ -153,7 +153,7 @@ fn the_quota_takes_rejected_engines_first_then_those_unused_for_longest() {
 }
 
 #[test]
-fn what_dead_builds_leave_behind_is_swept() {
+fn folders_of_crashed_builds_are_removed() {
     let dir = tempfile::tempdir().unwrap();
     let cache = EngineCache::open(dir.path(), 1 << 20).unwrap();
     let mine = cache.begin(&key("a")).unwrap();

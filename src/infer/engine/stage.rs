@@ -84,10 +84,6 @@ impl Builder for FakeBuild {
 struct Fake(BackendKind, Arc<Script>);
 
 impl Backend for Fake {
-    fn kind(&self) -> BackendKind {
-        self.0
-    }
-
     fn probe(&self) -> Result<String, InferError> {
         Ok(format!("fake {}", self.0))
     }

@@ -2,20 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-/// Any of these means that the box has an NVIDIA GPU and its driver.
+/// Any of these means that the machine has an NVIDIA GPU and its driver.
 pub const NVIDIA_DEVICES: [&str; 5] =
     ["/dev/nvidiactl", "/dev/nvidia0", "/dev/nvmap", "/dev/nvhost-gpu", "/dev/nvhost-ctrl-gpu"];
-/// Libraries whose version an engine depends on.
+/// Libraries on whose versions an engine depends.
 const LIBRARIES: [&str; 4] = ["libnvinfer.so.", "libnvinfer_plugin.so.", "libcudnn.so.", "libcudart.so."];
-/// Where they may be, besides `LD_LIBRARY_PATH` and the folder of ONNX Runtime.
-const PLACES: [&str; 4] = ["/usr/local/cuda/lib64", "/usr/local/lib", "/usr/lib64", "/usr/lib"];
+/// Folders that are searched, besides `LD_LIBRARY_PATH` and the folder of ONNX Runtime.
+const FOLDERS: [&str; 4] = ["/usr/local/cuda/lib64", "/usr/local/lib", "/usr/lib64", "/usr/lib"];
 
-/// Whether the box has an NVIDIA GPU and its driver.
 pub(in crate::infer) fn present() -> bool {
     NVIDIA_DEVICES.iter().any(|device| Path::new(device).exists())
 }
 
-/// The GPUs' names: what the driver says, and on a Jetson the chip's name. Empty when nothing says anything.
+/// The names of the GPUs, from the driver, and on a Jetson the name of the chip. Empty if neither is known.
 pub(in crate::infer) fn name() -> String {
     let mut names = Vec::new();
     for entry in std::fs::read_dir("/proc/driver/nvidia/gpus").into_iter().flatten().flatten() {
@@ -30,7 +29,7 @@ pub(in crate::infer) fn name() -> String {
     names.join(", ")
 }
 
-/// `Model: …` of the driver's page about a GPU.
+/// The value of `Model:` in the driver's page about a GPU.
 fn model_of(text: &str) -> Option<String> {
     text.lines().find_map(|line| line.strip_prefix("Model:")).map(|model| model.trim().to_owned())
 }
@@ -43,13 +42,13 @@ fn chip_of(text: &str) -> Option<String> {
 
 /// NVIDIA's libraries by their full file names (`libnvinfer.so.10.3.0`), sorted; those beside `runtime` too.
 pub(in crate::infer) fn libraries(runtime: &Path) -> Vec<String> {
-    let mut places: Vec<PathBuf> = std::env::var_os("LD_LIBRARY_PATH")
+    let mut folders: Vec<PathBuf> = std::env::var_os("LD_LIBRARY_PATH")
         .map(|paths| std::env::split_paths(&paths).filter(|path| path.is_absolute()).collect())
         .unwrap_or_default();
-    places.extend(runtime.parent().map(Path::to_owned));
-    places.extend(PLACES.iter().map(PathBuf::from));
-    places.push(format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH).into());
-    let mut found: Vec<String> = places.iter().flat_map(|place| libraries_in(place)).collect();
+    folders.extend(runtime.parent().map(Path::to_owned));
+    folders.extend(FOLDERS.iter().map(PathBuf::from));
+    folders.push(format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH).into());
+    let mut found: Vec<String> = folders.iter().flat_map(|folder| libraries_in(folder)).collect();
     found.sort();
     found.dedup();
     found
@@ -59,7 +58,7 @@ fn libraries_in(folder: &Path) -> Vec<String> {
     let named = |path: &Path| {
         let name = path.file_name()?.to_str()?;
         LIBRARIES.iter().any(|library| name.starts_with(library)).then_some(())?;
-        // The short name is a link to the one with the whole version.
+        // The short name is a link to the file with the full version.
         path.canonicalize().ok()?.file_name()?.to_str().map(str::to_owned)
     };
     std::fs::read_dir(folder).into_iter().flatten().flatten().filter_map(|entry| named(&entry.path())).collect()
@@ -71,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn libraries_are_known_by_their_whole_version() {
+    fn libraries_are_listed_with_their_full_version() {
         let dir = tempfile::tempdir().unwrap();
         for name in ["libnvinfer.so.10.3.0", "libcudart.so.12.6.68", "libnvinfer.so", "libother.so.1"] {
             std::fs::write(dir.path().join(name), b"").unwrap();

@@ -1,9 +1,8 @@
-//! Runs of ONNX Runtime on a GPU with everything in its place: frames go into page-locked memory, which the GPU fetches
-//! without a detour, and its outputs come back to such memory.
+//! Bound tensors for sessions on a GPU: frames and outputs are in page-locked memory, which the GPU reads and writes
+//! directly.
 //!
-//! With a CUDA graph that is not only faster but needed: a replay reads and writes the addresses of the run that was
-//! recorded, and does not look at what it is given. So the graph's input and outputs stay on the GPU for good, and are
-//! copied to and fro around each run.
+//! A CUDA graph needs them: a replay reads and writes the addresses of the recorded run and ignores its arguments. So the
+//! graph's input and outputs stay on the GPU, and are copied before and after each run.
 
 use half::f16;
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
@@ -22,22 +21,21 @@ pub(in crate::infer) struct Places {
     /// The device's own memory.
     far: AllocationDevice<'static>,
     device: i32,
-    /// The number that the host's memory goes by.
+    /// The device index of the host's memory.
     near_device: i32,
     /// Addresses must not change from run to run.
     fixed: bool,
-    /// There is no way round it.
+    /// A session that cannot be bound is an error.
     pub(in crate::infer) strict: bool,
 }
 
 impl Places {
-    /// An NVIDIA GPU.
     pub(in crate::infer) fn cuda(device: u32, fixed: bool) -> Self {
         let (near, far) = (AllocationDevice::CUDA_PINNED, AllocationDevice::CUDA);
         Self { near, far, device: device as i32, near_device: device as i32, fixed, strict: fixed }
     }
 
-    /// All in one memory, to try without a GPU what a GPU does.
+    /// Everything in the host's memory, to test without a GPU.
     pub(in crate::infer) fn host(fixed: bool) -> Self {
         Self { near: AllocationDevice::CPU, far: AllocationDevice::CPU, device: 0, near_device: 0, fixed, strict: true }
     }
@@ -63,11 +61,11 @@ pub(in crate::infer) struct Binding {
     input: Bound,
     /// Frames that the input has room for.
     parts: usize,
-    /// With fixed addresses: the outputs, in the decoder's order.
+    /// With fixed addresses: the outputs, in the order of the specification.
     outputs: Vec<Bound>,
     near: Allocator,
     far: Option<Allocator>,
-    /// Dropped last: it may be what keeps the session, and with it the memory of all above.
+    /// Dropped last: it may keep the session alive, and with it the memory of the fields above.
     io: IoBinding,
 }
 
@@ -75,12 +73,12 @@ impl Binding {
     /// Binds the tensors of `spec` to its session.
     ///
     /// # Errors
-    /// Those of the runtime, and of outputs whose size changes where `places` are fixed.
+    /// Those of the runtime, and outputs whose size changes if `places` are fixed.
     pub(in crate::infer) fn new(session: &Session, spec: &ModelSpec, places: Places) -> ort::Result<Self> {
         let mut places = places;
         let near = places.near(MemoryType::CPUInput).and_then(|info| Allocator::new(session, info));
         let near = near.or_else(|error| {
-            // Older runtimes have page-locked memory under the number 0 only, whichever GPU it is for.
+            // Older runtimes offer page-locked memory under index 0 only, whichever GPU it is for.
             places.near_device = 0;
             let info = places.near(MemoryType::CPUInput)?;
             Allocator::new(session, info).map_err(|_| error)
@@ -110,12 +108,11 @@ impl Binding {
         Ok(Self { places, io, near, far, input, parts, outputs })
     }
 
-    /// There is no way round it.
     pub(in crate::infer) fn is_strict(&self) -> bool {
         self.places.strict
     }
 
-    /// Frames that the next run of `frames` frames will have: with fixed addresses always the whole batch.
+    /// The batch size of a run of `frames` frames: with fixed addresses always the whole batch.
     pub(in crate::infer) fn parts(&self, spec: &InputSpec, frames: usize) -> usize {
         if spec.batch.open && !self.places.fixed { frames } else { spec.batch.size }
     }
@@ -130,7 +127,7 @@ impl Binding {
         let spec = &model.input;
         let parts = self.parts(spec, frames.len());
         if parts != self.parts {
-            // The arena keeps what was there before, so this costs little.
+            // The arena keeps the old memory for reuse, so this is cheap.
             self.input = zeros(&self.near, self.far.as_ref(), spec.elem, &shape(spec, parts))?;
             self.parts = parts;
         }
@@ -141,11 +138,11 @@ impl Binding {
         }
         match &mut self.input.far {
             Some(far) => self.input.near.copy_into(far)?,
-            // Binding is what copies it to the device.
+            // Binding copies it to the device.
             None => {
                 self.io.bind_input(&spec.name, &self.input.near)?;
                 for output in &model.output.tensors {
-                    // Anew each time: it would be written to where the last one lies, whose shape may be another.
+                    // In each run, because the shape of the last output may differ.
                     self.io.bind_output_to_device(&output.name, &self.places.near(MemoryType::CPUOutput)?)?;
                 }
             }
@@ -166,35 +163,34 @@ impl Binding {
 
 /// The output tensors of a run.
 pub(in crate::infer) enum Outputs<'a> {
-    /// The runtime made them.
     Given(SessionOutputs<'a>),
-    /// In the decoder's order.
+    /// In the order of the model's specification.
     Kept(&'a [Bound]),
 }
 
 impl Outputs<'_> {
-    /// An output of single floats: the `at`th of the decoder, called `name`.
+    /// The values of an f32 output: the `at`th of the specification, called `name`.
     pub(in crate::infer) fn floats(&self, at: usize, name: &str) -> ort::Result<&[f32]> {
-        self.numbers(at, name)
+        self.values(at, name)
     }
 
-    /// An output of other numbers, as floats.
+    /// The values of another output, as f32.
     pub(in crate::infer) fn widen(&self, at: usize, name: &str, elem: Elem, out: &mut Vec<f32>) -> ort::Result<()> {
         match elem {
-            Elem::Float32 => f32::widen(self.numbers(at, name)?, out),
-            Elem::Float16 => f16::widen(self.numbers(at, name)?, out),
-            Elem::Uint8 => u8::widen(self.numbers(at, name)?, out),
-            Elem::Int32 => i32::widen(self.numbers(at, name)?, out),
-            Elem::Int64 => i64::widen(self.numbers(at, name)?, out),
+            Elem::Float32 => f32::widen(self.values(at, name)?, out),
+            Elem::Float16 => f16::widen(self.values(at, name)?, out),
+            Elem::Uint8 => u8::widen(self.values(at, name)?, out),
+            Elem::Int32 => i32::widen(self.values(at, name)?, out),
+            Elem::Int64 => i64::widen(self.values(at, name)?, out),
         }
         Ok(())
     }
 
-    fn numbers<T: PrimitiveTensorElementType>(&self, at: usize, name: &str) -> ort::Result<&[T]> {
+    fn values<T: PrimitiveTensorElementType>(&self, at: usize, name: &str) -> ort::Result<&[T]> {
         let missing = || ort::Error::new(format!("there is no output {name:?}"));
         match self {
-            Self::Given(outputs) => tensor::numbers_of(outputs.get(name).ok_or_else(missing)?),
-            Self::Kept(kept) => tensor::numbers(&kept.get(at).ok_or_else(missing)?.near),
+            Self::Given(outputs) => tensor::values_of(outputs.get(name).ok_or_else(missing)?),
+            Self::Kept(kept) => tensor::values(&kept.get(at).ok_or_else(missing)?.near),
         }
     }
 }
@@ -203,7 +199,7 @@ fn shape(spec: &InputSpec, parts: usize) -> Vec<i64> {
     spec.shape(parts).iter().map(|n| *n as i64).collect()
 }
 
-/// The shape of an output for `parts` frames, as the runtime knows it.
+/// The shape of an output for `parts` frames, from the runtime.
 fn shape_of(session: &Session, output: &TensorSpec, parts: usize) -> ort::Result<Vec<i64>> {
     let name = &output.name;
     let outlet = session.outputs().iter().find(|outlet| outlet.name() == name.as_str());
@@ -220,7 +216,7 @@ fn shape_of(session: &Session, output: &TensorSpec, parts: usize) -> ort::Result
     Ok(shape)
 }
 
-/// A tensor of zeros on the host, and one on the device where that is asked for.
+/// A tensor of zeros on the host, and one on the device if `far` is given.
 fn zeros(near: &Allocator, far: Option<&Allocator>, elem: Elem, shape: &[i64]) -> ort::Result<Bound> {
     let kind = match elem {
         Elem::Float32 => TensorElementType::Float32,
@@ -230,7 +226,7 @@ fn zeros(near: &Allocator, far: Option<&Allocator>, elem: Elem, shape: &[i64]) -
         Elem::Int64 => TensorElementType::Int64,
     };
     let mut near = DynTensor::new(near, kind, shape)?;
-    // The places of frames that a batch has not are read too.
+    // A batch that is not full is read as a whole.
     match elem {
         Elem::Float32 => tensor::clear::<f32>(&mut near)?,
         Elem::Float16 => tensor::clear::<f16>(&mut near)?,
@@ -241,12 +237,12 @@ fn zeros(near: &Allocator, far: Option<&Allocator>, elem: Elem, shape: &[i64]) -
     Ok(Bound { near, far })
 }
 
-/// Brings the frames of a run side by side.
+/// Copies the frames of a run side by side.
 fn write<T: Element + PrimitiveTensorElementType>(
     spec: &InputSpec,
     frames: &[Input<'_>],
     tensor: &mut DynTensor,
 ) -> ort::Result<()> {
-    side_by_side(spec, frames, tensor::numbers_mut::<T>(tensor)?);
+    side_by_side(spec, frames, tensor::values_mut::<T>(tensor)?);
     Ok(())
 }

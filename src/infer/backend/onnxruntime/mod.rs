@@ -203,10 +203,6 @@ impl OrtBackend {
 }
 
 impl Backend for OrtBackend {
-    fn kind(&self) -> BackendKind {
-        self.provider.kind()
-    }
-
     fn probe(&self) -> Result<String, InferError> {
         environment(&self.library)?;
         Ok(format!("ONNX Runtime {}", self.version))

@@ -98,7 +98,7 @@ pub(in crate::infer) fn try_library(library: &Path, provider: Option<OrtProvider
         Some(Ok(nodes)) if !nodes.contains_key(provider.name()) => {
             Err("it registers, but the CPU ran the model in its place".into())
         }
-        // Without a profile nobody knows; a session that serves finds out as much.
+        // Without a profile the placement is unknown.
         _ => Ok(version),
     }
 }

@@ -1,4 +1,4 @@
-//! The configuration's words as the options of ONNX Runtime's providers.
+//! Options of ONNX Runtime's execution providers from the configuration.
 
 use ort::ep::{self, ArenaExtendStrategy};
 
@@ -8,8 +8,8 @@ use crate::model::ModelSpec;
 
 const MB: usize = 1_000_000;
 
-/// CUDA as asked for. Only what differs from the provider's own default is set, because an option that an old provider does
-/// not know is an error there.
+/// CUDA as configured. Only values that differ from the provider's default are set, because an old provider refuses
+/// options that it does not know.
 pub(in crate::infer) fn cuda(options: &OrtOptions) -> ep::CUDA {
     let config = &options.cuda;
     let mut cuda = ep::CUDA::default().with_device_id(options.device as i32);
@@ -33,7 +33,7 @@ pub(in crate::infer) fn cuda(options: &OrtOptions) -> ep::CUDA {
     cuda
 }
 
-/// TensorRT as asked for, with its engine in the folder that the cache gave.
+/// TensorRT as configured, with its engine in the folder from the cache.
 pub(in crate::infer) fn tensorrt(options: &OrtOptions, spec: Option<&ModelSpec>) -> ep::TensorRT {
     let config = &options.tensorrt;
     let mut tensorrt = ep::TensorRT::default().with_device_id(options.device as i32);
@@ -61,7 +61,7 @@ pub(in crate::infer) fn tensorrt(options: &OrtOptions, spec: Option<&ModelSpec>)
     if let Some(folder) = &options.engine {
         tensorrt = tensorrt.with_engine_cache(true).with_engine_cache_path(folder.display());
         if config.timing_cache {
-            // Beside the engines, because builds of other models and options gain from it too.
+            // Beside the engines, because builds of other models and options use it too.
             let timing = folder.with_file_name(".timing");
             tensorrt = tensorrt.with_timing_cache(true).with_timing_cache_path(timing.display());
         }
@@ -73,25 +73,25 @@ pub(in crate::infer) fn tensorrt(options: &OrtOptions, spec: Option<&ModelSpec>)
     tensorrt
 }
 
-/// The smallest, the usual and the largest input, as TensorRT's options say it: `images:1x3x640x640`. Height and width
-/// never change; the batch goes from one frame to what is configured, where the model leaves it open. `fixed`: whole batches
-/// run, as a CUDA graph needs it.
+/// The smallest, the usual and the largest input in the syntax of TensorRT's options: `images:1x3x640x640`. Height and
+/// width are fixed; an open batch goes from one frame to the configured size. `fixed`: whole batches run, as a CUDA graph
+/// needs it.
 fn shapes(spec: &ModelSpec, profile: Option<BatchProfile>, fixed: bool) -> [String; 3] {
     let batch = spec.input.batch;
     let size = batch.size as u32;
     let profile = profile.filter(|_| batch.open);
-    // A lone frame may come, unless whole batches run.
+    // A single frame may come, unless whole batches run.
     let least = match (batch.open, fixed) {
         (true, false) => 1,
         (true, true) => profile.map_or(size, |profile| profile.min).min(size),
         (false, _) => size,
     };
     let usual = profile.and_then(|profile| profile.opt);
-    // What Ocelli hands in must fit, whatever the profile says.
+    // The batches that Ocelli runs must fit, whatever the profile is.
     let most = profile.and_then(|profile| profile.max).unwrap_or(size).max(usual.unwrap_or(size)).max(least).max(size);
     [least, usual.unwrap_or(most), most].map(|frames| {
         let shape = spec.input.shape(frames as usize).map(|n| n.to_string());
-        // The profile is to name all inputs that are open; the second one never changes.
+        // The profile must name all dynamic inputs; the second one never changes.
         let second = spec.input.size_input.as_ref().map(|name| format!(",{name}:1x2")).unwrap_or_default();
         format!("{}:{}{second}", spec.input.name, shape.join("x"))
     })

@@ -143,10 +143,6 @@ fn other_precision(core: &Core, compiled: &CompiledModel, asked: Precision) -> R
 }
 
 impl Backend for OpenvinoBackend {
-    fn kind(&self) -> BackendKind {
-        BackendKind::Openvino
-    }
-
     fn probe(&self) -> Result<String, InferError> {
         let name = self.core()?.get_property(&DeviceType::CPU, &PropertyKey::DeviceFullName);
         let name = name.map_err(|error| OPENVINO.unusable(&self.library, words(&error)))?;

@@ -39,10 +39,6 @@ fn load_error(spec: &ModelSpec, error: &TractError) -> InferError {
 }
 
 impl Backend for TractBackend {
-    fn kind(&self) -> BackendKind {
-        BackendKind::Tract
-    }
-
     fn probe(&self) -> Result<String, InferError> {
         Ok(format!("tract {VERSION}"))
     }

@@ -1,4 +1,4 @@
-//! A backend for tests: runs when it is told to.
+//! A backend for tests that runs, hangs and fails as a script says.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -17,9 +17,9 @@ pub(in crate::infer) const PANIC: f32 = -2.0;
 /// What goes wrong in each inference.
 #[derive(Debug, Clone)]
 pub(in crate::infer) enum Fault {
-    /// The runtime says this.
+    /// An error of the runtime with this text.
     Error(&'static str),
-    /// All numbers of the output are this one.
+    /// All values of the output are this one.
     Output(f32),
     /// The output has not the declared shape.
     Shape,
@@ -187,14 +187,10 @@ impl Session for FakeSession {
     }
 }
 
-/// A backend whose load gives what it was told.
+/// A backend whose sessions return this output.
 pub(in crate::infer) struct FakeBackend(pub(in crate::infer) BackendKind, pub(in crate::infer) Vec<f32>);
 
 impl Backend for FakeBackend {
-    fn kind(&self) -> BackendKind {
-        self.0
-    }
-
     fn probe(&self) -> Result<String, InferError> {
         Ok(format!("fake {}", self.0))
     }
