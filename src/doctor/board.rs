@@ -2,42 +2,33 @@
 
 use super::Root;
 
-/// The board and its system.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Board {
     /// `NVIDIA Jetson Orin Nano Developer Kit`, or a PC's product name.
     pub model: Option<String>,
-    /// `aarch64`, `x86_64`.
     pub arch: String,
-    /// Processors.
     pub cpus: usize,
-    /// `Ubuntu 22.04.5 LTS`.
     pub os: Option<String>,
-    /// Kernel release.
     pub kernel: Option<String>,
-    /// Packages are Debian's: Debian, Ubuntu and what comes from them.
+    /// Debian, Ubuntu or a derivative: packages are installed with apt-get.
     pub debian: bool,
-    /// Runs in a container: what the host does is not visible.
+    /// Runs in a container, where the host's settings are not visible.
     pub container: bool,
-    /// NVIDIA Jetson.
     pub jetson: Option<Jetson>,
 }
 
-/// What makes a Jetson.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Jetson {
-    /// Release of NVIDIA's Linux, `36.4.3`.
+    /// Version of NVIDIA's Linux for Tegra, `36.4.3`.
     pub l4t: Option<String>,
-    /// Release of the JetPack, `6.2`, or `6` when only its Linux is known.
+    /// `6.2`, or `6` when only the version of Linux for Tegra is known.
     pub jetpack: Option<String>,
     /// `Orin`, `Xavier`, `Thor`.
     pub chip: Option<String>,
-    /// The module has no chip that encodes video.
     pub no_encoder: bool,
 }
 
 impl Jetson {
-    /// The first number of the release of NVIDIA's Linux.
     pub fn l4t_major(&self) -> Option<u32> {
         self.l4t.as_deref()?.split('.').next()?.parse().ok()
     }
@@ -92,7 +83,7 @@ fn jetson(root: &Root, model: Option<&str>) -> Option<Jetson> {
     let named = format!("{} {spec}", model.unwrap_or_default()).to_lowercase().replace('-', " ");
     Some(Jetson {
         chip: boot_value(&boot, "TEGRA_CHIPID").and_then(chip).map(str::to_owned),
-        // An NX module in a Nano's carrier board goes by the carrier's name, but not by its module's number.
+        // An NX module on a Nano's carrier board has the carrier's name, but its own module number.
         no_encoder: nano_module(spec).unwrap_or_else(|| named.contains("orin nano")),
         l4t,
         jetpack,
@@ -108,7 +99,7 @@ fn l4t_release(text: &str) -> Option<String> {
     (numeric(major) && numeric(minor)).then(|| format!("{major}.{minor}"))
 }
 
-/// The JetPack by the first number of its Linux.
+/// The JetPack of a major version of Linux for Tegra.
 fn jetpack_of(major: u32) -> Option<&'static str> {
     match major {
         32 => Some("4"),
@@ -119,7 +110,7 @@ fn jetpack_of(major: u32) -> Option<&'static str> {
     }
 }
 
-/// The version of an installed package, out of dpkg's list.
+/// The version of an installed package in dpkg's status file.
 fn installed(status: &str, package: &str) -> Option<String> {
     let header = format!("Package: {package}");
     let stanza = status.split("\n\n").find(|stanza| stanza.lines().any(|line| line == header))?;
@@ -175,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nano_is_told_from_an_nx_by_its_module() {
+    fn the_module_number_distinguishes_an_orin_nano_from_an_nx() {
         assert_eq!(nano_module("3767-300-0005-T.1-1-1-jetson-orin-nano-devkit-"), Some(true));
         assert_eq!(nano_module("3767-300-0000-A.1-1-1-jetson-orin-nano-devkit-"), Some(false));
         assert_eq!(nano_module("jetson-orin-nano-devkit"), None);

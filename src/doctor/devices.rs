@@ -4,8 +4,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use super::Root;
 
-/// Nodes that GPUs, video decoders and encoders are used through: a name in `/dev`, `*` for any rest, `/` for one more
-/// level of folders.
+/// Nodes of GPUs, video decoders and encoders: names below `/dev`; `*` stands for any rest.
 const NODES: [&str; 12] = [
     "nvmap",
     "nvhost-*",
@@ -20,39 +19,30 @@ const NODES: [&str; 12] = [
     "v4l2-nv*",
     "v4l-subdev*",
 ];
-/// More nodes than any box has.
+/// Bound on the number of nodes; no machine has that many.
 const MOST: usize = 256;
 
-/// Who runs Ocelli.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct User {
-    /// Its name, else its number.
+    /// The user name, else `user` and the id.
     pub name: String,
-    /// User id.
     pub uid: u32,
-    /// Group ids.
     pub gids: Vec<u32>,
 }
 
-/// One device node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
-    /// `/dev/nvmap`.
     pub path: String,
-    /// Its group: id, and name if it has one.
     pub gid: u32,
-    /// Name of the group.
     pub group: Option<String>,
-    /// Owner.
     pub uid: u32,
-    /// Permission bits.
     pub mode: u32,
-    /// The driver's name in `/proc/devices`, `nvhost`; `None` when it has none of its own.
+    /// The driver's name in `/proc/devices`, for example `nvhost`.
     pub driver: Option<String>,
 }
 
 impl Node {
-    /// True when `user` may read and write.
+    /// Whether `user` may read and write it.
     pub fn open_to(&self, user: &User) -> bool {
         let bits = match () {
             () if user.uid == 0 => return true,
@@ -64,12 +54,9 @@ impl Node {
     }
 }
 
-/// Nodes and user.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Devices {
-    /// Who will open them.
     pub user: User,
-    /// What there is.
     pub nodes: Vec<Node>,
 }
 
@@ -78,7 +65,6 @@ pub(super) fn devices(root: &Root) -> Devices {
     Devices { user: user(root), nodes: nodes(root, &groups) }
 }
 
-/// Name, number and members of each group.
 type Group = (String, u32, Vec<String>);
 
 fn groups(text: &str) -> Vec<Group> {
@@ -91,7 +77,7 @@ fn groups(text: &str) -> Vec<Group> {
         .collect()
 }
 
-/// The user of this process; but root asks on behalf of the service's user `ocelli`, if there is one.
+/// The user of this process. For root: the service's user `ocelli`, if it exists.
 fn user(root: &Root) -> User {
     let status = root.text("/proc/self/status").unwrap_or_default();
     let ids = |name: &str| -> Vec<u32> {
@@ -123,21 +109,23 @@ fn user(root: &Root) -> User {
     User { name: name.map_or_else(|| format!("user {uid}"), |(name, ..)| name), uid, gids }
 }
 
-/// Where the service's unit is, most important last.
+/// The drop-in that `--write-device-dropin` writes.
+pub const DROPIN: &str = "/etc/systemd/system/ocelli.service.d/devices.conf";
+
+/// Places of the service's unit, the most important last.
 const UNITS: [&str; 3] = [
     "/usr/lib/systemd/system/ocelli.service",
     "/lib/systemd/system/ocelli.service",
     "/etc/systemd/system/ocelli.service",
 ];
 
-/// True when the service is installed.
 pub(super) fn has_unit(root: &Root) -> bool {
     UNITS.iter().any(|unit| root.exists(unit))
 }
 
-/// Groups that the unit and its drop-in give the service besides its user's own.
+/// Groups that the unit and its drop-in add to those of the service's user.
 fn supplementary(root: &Root) -> Vec<String> {
-    let texts: Vec<String> = UNITS.iter().chain([&super::DROPIN]).filter_map(|file| root.text(file)).collect();
+    let texts: Vec<String> = UNITS.iter().chain([&DROPIN]).filter_map(|file| root.text(file)).collect();
     let lines = texts.iter().flat_map(|text| text.lines()).filter_map(|line| line.strip_prefix("SupplementaryGroups="));
     lines.flat_map(str::split_whitespace).map(str::to_owned).collect()
 }
@@ -147,7 +135,7 @@ fn nodes(root: &Root, groups: &[Group]) -> Vec<Node> {
     let mut nodes = Vec::new();
     for path in NODES.iter().flat_map(|pattern| expand(root, "/dev", pattern)) {
         let Ok(meta) = std::fs::metadata(root.at(&path)) else { continue };
-        // A fixture cannot hold devices: plain files stand for them.
+        // In a test's tree, plain files stand for devices.
         let device = meta.file_type().is_char_device();
         if !device && (root.is_real() || meta.is_dir()) {
             continue;
@@ -171,7 +159,7 @@ fn expand(root: &Root, folder: &str, pattern: &str) -> Vec<String> {
     }
 }
 
-/// The name of a character device's driver by its major number.
+/// The driver of a character device with this major number.
 fn driver(devices: &str, major: u32) -> Option<String> {
     let characters = devices.split("Block devices").next()?;
     characters.lines().find_map(|line| {
@@ -189,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn rights_are_judged_as_the_kernel_does() {
+    fn access_is_checked_as_the_kernel_does() {
         let user = |uid, gids: &[u32]| User { name: "u".into(), uid, gids: gids.into() };
         assert!(node(0o660).open_to(&user(1000, &[44])));
         assert!(!node(0o660).open_to(&user(1000, &[1000])));

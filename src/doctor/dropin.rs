@@ -1,24 +1,22 @@
-//! The drop-in that opens this box's devices to the service. Which nodes there are differs from JetPack to JetPack, so
-//! no unit file can name them.
+//! The systemd drop-in that allows the service this machine's devices. The nodes differ between versions of JetPack, so no unit
+//! file can name them.
 
 use std::collections::BTreeSet;
+use std::fs::Permissions;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::board::Board;
 use super::devices::Devices;
 
-/// Where systemd looks for it.
-pub const DROPIN: &str = "/etc/systemd/system/ocelli.service.d/devices.conf";
-
-/// Drivers whose every node is for GPU or video, now and after a restart with more of them. Others (`misc`) have nodes
-/// for all kinds of things: theirs are allowed one by one.
+/// Drivers whose nodes are all for GPU or video: they are allowed as a whole. Nodes of other drivers (`misc`) are allowed one by
+/// one.
 const DRIVERS: [&str; 4] = ["video4linux", "drm", "media", "nvmap"];
 
-/// Beginnings of the names of NVIDIA's drivers.
+/// Prefixes of the names of NVIDIA's drivers.
 const FAMILIES: [&str; 4] = ["nvidia", "nvhost", "nvgpu", "host1x"];
 
-/// The text of the drop-in.
 pub(super) fn dropin(board: &Board, devices: &Devices) -> String {
     let named: BTreeSet<&str> = devices.nodes.iter().filter_map(|node| whole_driver(node.driver.as_deref()?)).collect();
     let mut text = String::from("# Written by `ocelli doctor --write-device-dropin` for this box");
@@ -39,7 +37,7 @@ pub(super) fn dropin(board: &Board, devices: &Devices) -> String {
         text += &format!("DeviceAllow=char-{driver} rw\n");
     }
     for node in devices.nodes.iter().filter(|node| node.driver.as_deref().and_then(whole_driver).is_none()) {
-        // A name that the unit's syntax would read otherwise is no device of ours.
+        // Any other character could change the meaning of the unit's line.
         if node.path.chars().all(|c| c.is_ascii_alphanumeric() || "/-_.".contains(c)) {
             text += &format!("DeviceAllow={} rw\n", node.path);
         }
@@ -47,7 +45,7 @@ pub(super) fn dropin(board: &Board, devices: &Devices) -> String {
     text
 }
 
-/// True when the drop-in that is there allows what this one would; only what systemd reads counts.
+/// Whether the drop-in `there` allows all that `text` does; comments do not count.
 pub(super) fn current(text: &str, there: &str) -> bool {
     let settings = |text: &str| -> BTreeSet<String> {
         text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')).map(str::to_owned).collect()
@@ -61,8 +59,8 @@ fn whole_driver(name: &str) -> Option<&str> {
     (plain && ours).then_some(name)
 }
 
-/// Groups that open a node that not everybody may use. A group that does not exist would keep the unit from starting, so
-/// only names of this system are taken; never root's.
+/// Groups that may use a node which others may not; never root's. Only groups of this system: an unknown one would keep the unit
+/// from starting.
 fn groups(devices: &Devices) -> Vec<String> {
     let opening = |node: &&super::devices::Node| node.mode & 6 != 6 && node.mode >> 3 & 6 == 6 && node.gid != 0;
     let names: BTreeSet<String> = devices.nodes.iter().filter(opening).filter_map(|node| node.group.clone()).collect();
@@ -73,24 +71,15 @@ fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// Writes `text` to `path` in one step: a reader sees the old file or the new one. Makes the folder if need be.
-///
-/// # Errors
-/// The system's own.
+/// Writes `text` to `path` atomically; creates the folder if needed.
 pub fn write(path: &Path, text: &str) -> std::io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
-    let name = path.file_name().ok_or_else(|| std::io::Error::other("the path has no file name"))?;
-    let part = folder.join(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
-    let written = std::fs::File::create(&part).and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    });
-    let outcome = written.and_then(|()| std::fs::rename(&part, path));
-    if outcome.is_err() {
-        let _ = std::fs::remove_file(&part);
-    }
-    outcome
+    let mut part = tempfile::Builder::new().permissions(Permissions::from_mode(0o644)).tempfile_in(folder)?;
+    part.write_all(text.as_bytes())?;
+    part.as_file().sync_all()?;
+    part.persist(path).map_err(|error| error.error)?;
+    Ok(())
 }
 
 #[cfg(test)]

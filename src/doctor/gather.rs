@@ -1,4 +1,4 @@
-//! Looks at everything, slow things at the same time.
+//! Collects all facts; slow checks run at the same time.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -14,36 +14,33 @@ use crate::config::{BackendChoice, ModelConfig};
 use crate::model::ModelSpec;
 use crate::sink::mqtt;
 
-/// Files of the system: a hanging network disk is all that could make them slow.
+/// Files of the system; only a network disk that does not answer makes them slow.
 const FILES: Duration = Duration::from_secs(5);
 /// Opening a model file, its checksum included.
 const MODEL: Duration = Duration::from_secs(20);
-/// ONNX Runtime, and its providers one after the other.
-pub(super) const RUNTIME: Duration = Duration::from_secs(90);
-/// A GStreamer that builds its registry.
+/// GStreamer, whose first start builds its registry of plugins.
 const MEDIA: Duration = Duration::from_secs(45);
-/// The broker; its own limit is shorter.
+/// The broker; the probe's own timeout is shorter.
 const BROKER: Duration = Duration::from_secs(12);
 
-/// What to look at.
+/// What to examine.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
-    /// The tree of files; libraries that are opened, GStreamer and the network are always this machine's own.
+    /// The file tree. Libraries that are loaded, GStreamer and the network are always this machine's.
     pub root: Root,
-    /// The configuration.
     pub scope: Scope,
-    /// Arguments that make a child process read the same configuration.
+    /// Arguments with which a child process reads the same configuration.
     pub arguments: Vec<OsString>,
 }
 
-/// Looks at the box. Never hangs and never fails: what cannot be seen is a fact as well.
+/// Never hangs and never fails: a check that times out is a fact too.
 pub fn gather(request: &Request) -> Facts {
     let (root, scope) = (request.root.clone(), request.scope.clone());
     let gpu = runtime::gpu(&root);
     let model_config = scope.config.as_ref().map(|config| config.model.clone());
     let asked = model_config.clone().unwrap_or_default();
     let ask_gpu = !gpu.is_empty() || matches!(scope.backend(), BackendChoice::Cuda | BackendChoice::Tensorrt);
-    let runtime = Task::start("runtime", RUNTIME, move || runtime::runtime(&asked, ask_gpu));
+    let runtime = Task::start("runtime", runtime::TIMEOUT, move || runtime::runtime(&asked, ask_gpu));
     let media = Task::start("media", MEDIA, media::media);
     let broker = broker(&scope);
     let used = scope.config.as_ref().map(|config| config.used_models().into_values().cloned().collect());
@@ -54,7 +51,6 @@ pub fn gather(request: &Request) -> Facts {
         move || libraries::libraries(&root)
     });
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(|folder| credentials(Path::new(&folder)));
-    // Ports, as all of the network, are this machine's.
     let ports = ports(&Root::default(), &scope);
     let cameras = network::cameras(&scope, &request.arguments);
     let (board, devices) = (board::board(&root), devices::devices(&root));
@@ -69,7 +65,7 @@ pub fn gather(request: &Request) -> Facts {
         gpu,
         libraries: libraries.wait(),
         model: model.wait().and_then(|outcome| outcome),
-        broker: broker.map(AskedBroker::wait),
+        broker: broker.map(BrokerProbe::wait),
         runtime: runtime.wait(),
         media: media.wait().and_then(|outcome| outcome),
         credentials,
@@ -85,27 +81,27 @@ fn allowed(root: &Root, board: &Board, devices: &Devices) -> Option<bool> {
     asked.then(|| dropin::current(&dropin::dropin(board, devices), &there))
 }
 
-/// A broker that is being asked.
-struct AskedBroker {
+/// A broker that is being probed.
+struct BrokerProbe {
     address: String,
     tls: bool,
     task: Option<Task<Limited<()>>>,
 }
 
-impl AskedBroker {
+impl BrokerProbe {
     fn wait(self) -> Broker {
-        let outcome = self.task.map(|task| task.wait().unwrap_or_else(|late| Err(format!("gave {late}"))));
+        let outcome = self.task.map(|task| task.wait().unwrap_or_else(Err));
         Broker { address: self.address, tls: self.tls, outcome }
     }
 }
 
-fn broker(scope: &Scope) -> Option<AskedBroker> {
+fn broker(scope: &Scope) -> Option<BrokerProbe> {
     let config = scope.config.as_ref()?;
     let mqtt = config.mqtt.clone()?;
     let (node, address, tls) = (config.node.clone(), format!("{}:{}", mqtt.url.host, mqtt.url.port), mqtt.url.tls);
     let asked = !scope.lacks(mqtt.password.as_ref());
     let task = asked.then(|| Task::start("broker", BROKER, move || mqtt::probe(&mqtt, &node)));
-    Some(AskedBroker { address, tls, task })
+    Some(BrokerProbe { address, tls, task })
 }
 
 /// Opens the models as the service does.
@@ -124,7 +120,7 @@ fn model(config: &ModelConfig) -> Limited<String> {
     Ok(format!("{name}, {input}, {classes} classes ({})", spec.path.display()))
 }
 
-/// Folders that systemd gave, and those that the configuration names.
+/// Folders that systemd provides, and those that the configuration names.
 fn folders(scope: &Scope) -> Vec<(impl FnOnce(String) -> Folder, Task<Folder>)> {
     let given = |variable: &str| {
         let value = std::env::var(variable).unwrap_or_default();
@@ -145,8 +141,8 @@ fn folders(scope: &Scope) -> Vec<(impl FnOnce(String) -> Folder, Task<Folder>)> 
         .map(|(purpose, path)| {
             let asked = path.clone();
             let task = Task::start(purpose, FILES, move || system::folder(purpose, &asked));
-            let hung = move |late| Folder { purpose: purpose.into(), path, free: None, trouble: Some(late) };
-            (hung, task)
+            let timed_out = move |late| Folder { purpose: purpose.into(), path, free: None, trouble: Some(late) };
+            (timed_out, task)
         })
         .collect()
 }

@@ -1,27 +1,24 @@
-//! NVIDIA's libraries: where they lie, which version, whole or not. Nothing is opened.
+//! NVIDIA's libraries: path, version, and whether the file is intact. None is loaded.
 
 use std::path::PathBuf;
 
 use super::Root;
 use crate::infer;
 
-/// One library.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Library {
-    /// Where it was found, links resolved.
     pub path: PathBuf,
-    /// From the file's name, `10.3.0`.
+    /// From the file name, `10.3.0`.
     pub version: Option<String>,
-    /// Why it cannot work; `None`: its header is in order.
+    /// Why it cannot be loaded.
     pub trouble: Option<String>,
 }
 
-/// NVIDIA's libraries, as far as they are there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Libraries {
-    /// The driver's half of CUDA, `libcuda.so.1`.
+    /// `libcuda.so.1`.
     pub driver: Option<Library>,
-    /// The CUDA runtime, `libcudart.so`.
+    /// `libcudart.so`.
     pub cuda: Option<Library>,
     /// `libcudnn.so`.
     pub cudnn: Option<Library>,
@@ -40,7 +37,7 @@ pub(super) fn libraries(root: &Root) -> Libraries {
     }
 }
 
-/// Where NVIDIA's packages, and people, put them.
+/// Where NVIDIA's packages and administrators put them.
 fn folders(root: &Root) -> Vec<String> {
     let arch = std::env::consts::ARCH;
     let mut folders: Vec<String> = match (root.is_real(), std::env::var("LD_LIBRARY_PATH")) {

@@ -1,4 +1,4 @@
-//! GStreamer: looked at by a child process, because opening a vendor's decoder may crash or hang the one that does it.
+//! GStreamer, examined by a child process: opening a vendor's decoder may crash or hang.
 
 use std::time::Duration;
 
@@ -11,35 +11,29 @@ use crate::sink::encoder::{self, EncoderPlan};
 use crate::sink::rtsp;
 use crate::source::{self, ElementPlan, SourcePlan};
 
-/// The first look builds the registry of all plugins, which takes a small box its time.
-const PATIENCE: Duration = Duration::from_secs(40);
+/// The first start builds the registry of all plugins, which is slow on a small machine.
+const TIMEOUT: Duration = Duration::from_secs(40);
 
-/// A plugin whose file is there, but which GStreamer could not load.
+/// A plugin that GStreamer could not load.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Broken {
-    /// Its file.
     pub file: String,
 }
 
-/// What GStreamer has on this box.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Media {
     /// `1.22.0`.
     pub version: String,
-    /// What cameras and files need.
+    /// Elements that cameras and files need.
     pub source: SourcePlan,
     /// Encoders, best first.
     pub encoders: Vec<EncoderPlan>,
-    /// What annotated streams need besides the encoder.
+    /// Elements that annotated streams need besides the encoder.
     pub output: Vec<ElementPlan>,
-    /// Plugins that do not load.
     pub broken: Vec<Broken>,
 }
 
-/// Looks at GStreamer in this process: what the child does (`ocelli probe-media`).
-///
-/// # Errors
-/// When GStreamer does not start, in words.
+/// Examines GStreamer in this process: what the child (`ocelli probe-media`) does.
 pub fn look() -> Result<Media, String> {
     let source = source::plan().map_err(|error| error.to_string())?;
     let encoders = encoder::plan().map_err(|error| error.to_string())?;
@@ -59,13 +53,12 @@ pub fn look() -> Result<Media, String> {
     })
 }
 
-/// Asks a child.
 pub(super) fn media() -> Limited<Media> {
-    let answer = infer::ask(&["probe-media".as_ref()], PATIENCE).map_err(|error| error.to_string())?;
+    let answer = infer::ask(&["probe-media".as_ref()], TIMEOUT).map_err(|error| error.to_string())?;
     if let Some(signal) = answer.crash() {
-        return Err(format!("looking at its plugins crashed with {signal}"));
+        return Err(format!("its plugins crashed the process that examined them ({signal})"));
     }
     answer
         .report::<Limited<Media>>()
-        .unwrap_or_else(|| Err(format!("the process that looked ended with {}", answer.status)))
+        .unwrap_or_else(|| Err(format!("the process that examined it ended with {}", answer.status)))
 }

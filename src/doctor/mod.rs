@@ -1,11 +1,10 @@
-//! What is on this box, and whether it is what the configuration needs: facts are gathered, then judged.
+//! What is on this machine, and whether it is what the configuration needs: facts are collected, then assessed.
 //!
-//! Belongs here: looking, and sentences about what was seen with the fix for each. Does not belong here: knowing what
-//! the other rooms need; they say it (`infer::survey`, `source::plan`, `sink::encoder::plan`, …) by the very code that
-//! `ocelli run` goes through.
+//! This room examines the machine and words the findings, each with a fix. What other rooms need, they report themselves
+//! (`infer::survey`, `source::plan`, `sink::encoder::plan`, …) by the code that `ocelli run` uses.
 //!
-//! Judging (`judge`) is pure: facts in, checks out. Gathering never hangs and never dies of what it looks at: what may
-//! crash is looked at by a child process, what may hang by a thread that is left behind when its time is over.
+//! `judge` is pure: facts in, checks out. Collecting never hangs or crashes: what may crash is examined by a child process, what may
+//! hang by a thread that is left behind after a timeout.
 
 mod board;
 mod check;
@@ -26,7 +25,8 @@ mod tests;
 mod text;
 
 pub use check::{Check, Counts, Report, Section, Status};
-pub use dropin::{DROPIN, write as write_dropin};
+pub use devices::DROPIN;
+pub use dropin::write as write_dropin;
 pub use facts::{CameraFacts, Facts, Scope};
 pub use gather::{Request, gather};
 pub use judge::judge;
@@ -34,12 +34,12 @@ pub use media::look as look_at_media;
 pub use root::Root;
 pub use text::render;
 
-/// Looks at the box and judges what was seen. Takes as long as the slowest thing that is asked, about a minute at most.
+/// Takes as long as the slowest check, about a minute at most.
 pub fn examine(request: &Request) -> Report {
     Report::new(judge(&gather(request)))
 }
 
-/// The text of the systemd drop-in that opens this box's devices to the service.
+/// The text of the systemd drop-in that allows the service this machine's devices.
 pub fn dropin(root: &Root) -> String {
     dropin::dropin(&board::board(root), &devices::devices(root))
 }

@@ -1,4 +1,4 @@
-//! What the configuration names on the network: cameras, broker, ports.
+//! Cameras and ports of the configuration.
 
 use std::ffi::OsString;
 use std::io::ErrorKind;
@@ -7,18 +7,18 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use super::Root;
-use super::facts::{Asked, CameraFacts, Port, Scope};
+use super::facts::{CameraFacts, Port, Probed, Scope};
 use super::limit::{Limited, Task};
 use crate::config::{CameraConfig, SourceConfig};
 use crate::infer;
 use crate::source::CameraProbe;
 
-/// A silent camera is given 15 s for its first picture; then frames are counted.
+/// A camera has 15 s for its first picture; then frames are counted.
 const CAMERA: Duration = Duration::from_secs(30);
-/// Cameras asked at the same time: each is a process that decodes video.
+/// Cameras probed at the same time: each probe is a process that decodes video.
 const AT_ONCE: usize = 4;
 
-/// Binds and lets go; says who holds the port when it is taken.
+/// Binds and releases the port; finds the process that holds it when it is taken.
 pub(super) fn port(root: &Root, server: &str, address: SocketAddr) -> Port {
     let outcome = TcpListener::bind(address).map(drop);
     let holder = match &outcome {
@@ -49,7 +49,7 @@ fn holder(root: &Root, port: u16) -> Option<(String, u32)> {
     if let Some(id) = processes.iter().find(holds) {
         return Some((name(*id)?, *id));
     }
-    // The files of other users' processes are hidden, but not their names: an Ocelli of the socket's user is the service.
+    // The open files of other users' processes are hidden, but not their names: an `ocelli` of the socket's user is the service.
     let service = |id: &&u32| {
         let owner = std::fs::metadata(root.at(&format!("/proc/{id}"))).map(|meta| meta.uid());
         name(**id).as_deref() == Some("ocelli") && owner.is_ok_and(|owner| sockets.iter().any(|(_, uid)| *uid == owner))
@@ -75,13 +75,13 @@ fn listening(table: &str, port: u16) -> Vec<(String, u32)> {
         .collect()
 }
 
-/// Asks every enabled camera for a picture, each in a child process that reads the same configuration (a password on a
-/// command line would be visible to all).
+/// Probes every enabled camera in a child process that reads the same configuration: a password on the command line would be
+/// visible to all users.
 pub(super) fn cameras(scope: &Scope, arguments: &[OsString]) -> Vec<CameraFacts> {
     let Some(config) = &scope.config else { return Vec::new() };
     let mut seen = Vec::new();
     for group in config.cameras.chunks(AT_ONCE) {
-        let tasks: Vec<_> = group.iter().map(|camera| ask(scope, camera, arguments)).collect();
+        let tasks: Vec<_> = group.iter().map(|camera| probe(scope, camera, arguments)).collect();
         for (camera, task) in group.iter().zip(tasks) {
             let source = match &camera.source {
                 SourceConfig::Rtsp { url, .. } => url.clone(),
@@ -90,7 +90,7 @@ pub(super) fn cameras(scope: &Scope, arguments: &[OsString]) -> Vec<CameraFacts>
                 SourceConfig::File { path, .. } => path.display().to_string(),
             };
             let outcome = match task {
-                Ok(task) => Asked::Yes(task.wait().and_then(|outcome| outcome)),
+                Ok(task) => Probed::Yes(task.wait().and_then(|outcome| outcome)),
                 Err(why_not) => why_not,
             };
             let live = camera.source.is_live();
@@ -100,15 +100,15 @@ pub(super) fn cameras(scope: &Scope, arguments: &[OsString]) -> Vec<CameraFacts>
     seen
 }
 
-/// Starts to ask, or says why not.
-fn ask(scope: &Scope, camera: &CameraConfig, arguments: &[OsString]) -> Result<Task<Limited<CameraProbe>>, Asked> {
+/// Starts the probe of a camera; the error is why there is none.
+fn probe(scope: &Scope, camera: &CameraConfig, arguments: &[OsString]) -> Result<Task<Limited<CameraProbe>>, Probed> {
     if !camera.enabled {
-        return Err(Asked::Off);
+        return Err(Probed::Off);
     }
     if let SourceConfig::Rtsp { password, .. } = &camera.source
         && scope.lacks(password.as_ref())
     {
-        return Err(Asked::NoSecret);
+        return Err(Probed::NoSecret);
     }
     let mut call: Vec<OsString> = vec!["probe-media".into(), "--camera".into(), camera.name.to_string().into()];
     call.extend_from_slice(arguments);
@@ -119,10 +119,10 @@ fn look(call: &[OsString]) -> Limited<CameraProbe> {
     let call: Vec<&std::ffi::OsStr> = call.iter().map(OsString::as_os_str).collect();
     let answer = infer::ask(&call, CAMERA).map_err(|error| error.to_string())?;
     if let Some(signal) = answer.crash() {
-        return Err(format!("looking at it crashed with {signal}"));
+        return Err(format!("the process that probed it crashed ({signal})"));
     }
     let report = answer.report::<Limited<CameraProbe>>();
-    report.unwrap_or_else(|| Err(format!("the process that looked at it ended with {}", answer.status)))
+    report.unwrap_or_else(|| Err(format!("the process that probed it ended with {}", answer.status)))
 }
 
 #[cfg(test)]
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_taken_port_names_who_holds_it() {
+    fn a_taken_port_names_the_process_that_holds_it() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let taken = port(&Root::default(), "rtsp", address);

@@ -5,50 +5,45 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Root;
 
-/// A folder's trouble that depends on who looks.
+/// The one problem of a folder that depends on the user.
 pub(super) const FORBIDDEN: &str = "this user may not write there";
 
-/// Main memory, in KiB.
+/// Main memory, KiB.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// All of it.
     pub total: u64,
-    /// What a program can still have.
     pub available: u64,
 }
 
 /// A Jetson's power mode, and signs of too little power.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Power {
-    /// The number that `nvpmodel -m` takes, and its name.
+    /// Number (for `nvpmodel -m`) and name.
     pub mode: Option<(u32, String)>,
-    /// How often the module was slowed down because it drew too much current, since boot.
+    /// Over-current events since boot, each of which slows the module down.
     pub throttled: Option<u64>,
     /// Hottest sensor: millidegrees Celsius and its name.
     pub hottest: Option<(i64, String)>,
 }
 
-/// The clock, and who keeps it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Clock {
     /// Seconds since 1970.
     pub now: u64,
-    /// `systemd-timesyncd`, `chrony`, `ntpd`.
+    /// The service that sets it: `systemd-timesyncd`, `chrony`, `ntpd`.
     pub keeper: Option<String>,
-    /// The keeper has set the clock; `None`: it does not say.
+    /// Whether that service has set the clock; `None`: unknown.
     pub synchronised: Option<bool>,
 }
 
-/// A folder that Ocelli writes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Folder {
     /// `state`, `cache`, `jsonl`.
     pub purpose: String,
-    /// Where.
     pub path: PathBuf,
     /// Bytes free for an ordinary user.
     pub free: Option<u64>,
-    /// Why nothing can be written; `None`: it can.
+    /// Why nothing can be written.
     pub trouble: Option<String>,
 }
 
@@ -96,7 +91,7 @@ fn hottest(root: &Root) -> Option<(i64, String)> {
     let read = zones.iter().filter(|zone| zone.starts_with("thermal_zone")).filter_map(|zone| {
         let at = |name: &str| root.text(&format!("/sys/class/thermal/{zone}/{name}"));
         let degrees: i64 = at("temp")?.parse().ok()?;
-        // Sensors of parts that are switched off report nonsense.
+        // Sensors of parts without power report nonsense.
         (degrees > 0 && degrees < 200_000).then(|| (degrees, at("type").unwrap_or_else(|| zone.clone())))
     });
     read.max()
@@ -117,11 +112,11 @@ pub(super) fn clock(root: &Root, now: SystemTime) -> Clock {
     Clock { now, keeper: keeper.map(str::to_owned), synchronised }
 }
 
-/// Writes a small file into the folder and removes it: only that shows a full or read-only disk.
+/// Writes a small file into the folder and removes it: only that reveals a full or read-only disk.
 pub(super) fn folder(purpose: &str, path: &Path) -> Folder {
-    let trial = path.join(format!(".ocelli-doctor-{}", std::process::id()));
-    let outcome = write(&trial);
-    let _ = std::fs::remove_file(&trial);
+    let file = path.join(format!(".ocelli-doctor-{}", std::process::id()));
+    let outcome = write(&file);
+    let _ = std::fs::remove_file(&file);
     let trouble = outcome.err().map(|error| match error.kind() {
         std::io::ErrorKind::NotFound => "does not exist".to_owned(),
         std::io::ErrorKind::StorageFull => "the disk is full".to_owned(),
@@ -136,7 +131,7 @@ pub(super) fn folder(purpose: &str, path: &Path) -> Folder {
 
 fn write(path: &Path) -> std::io::Result<()> {
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).open(path)?;
-    // More than the file system keeps beside the name, so that it has to find a block.
+    // Too large to be stored inline, so that the file system must allocate a block.
     std::io::Write::write_all(&mut file, &[0; 8192])?;
     file.sync_all()
 }
@@ -147,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn folders_are_tried_and_left_clean() {
+    fn a_writable_folder_is_left_as_it_was() {
         let dir = tempfile::tempdir().unwrap();
         let good = folder("state", dir.path());
         assert!(good.trouble.is_none() && good.free.unwrap() > 0, "{good:?}");

@@ -5,12 +5,12 @@ mod orin_nano;
 
 use std::path::{Path, PathBuf};
 
-use super::facts::Asked;
+use super::facts::Probed;
 use super::media::Broken;
-use super::runtime::Runtime;
+use super::runtime::{Runtime, Search};
 use super::*;
 use crate::config::BackendChoice;
-use crate::infer::{LibrarySource, ProviderReport};
+use crate::infer::ProviderReport;
 use crate::types::BackendKind;
 use orin_nano::*;
 
@@ -61,7 +61,7 @@ fn a_colour_is_never_the_only_sign_and_every_finding_has_its_fix() {
 #[test]
 fn no_secret_is_shown_whatever_a_library_says() {
     let mut facts = orin_nano();
-    facts.cameras[0].outcome = Asked::Yes(Err("could not open rtsp://admin:hunter2@10.0.0.5/stream1".into()));
+    facts.cameras[0].outcome = Probed::Yes(Err("could not open rtsp://admin:hunter2@10.0.0.5/stream1".into()));
     facts.broker.as_mut().unwrap().outcome = Some(Err("mqtts://ocelli:hunter2@broker.lan: no".into()));
     let report = Report::new(judge(&facts));
     assert!(!serde_json::to_string(&report).unwrap().contains("hunter2"));
@@ -69,7 +69,7 @@ fn no_secret_is_shown_whatever_a_library_says() {
 }
 
 #[test]
-fn boards_are_told_apart() {
+fn boards_are_distinguished() {
     let (_dir, root) = fixture(&ORIN_NANO);
     let jetson = board::board(&root).jetson.unwrap();
     assert_eq!((jetson.jetpack.as_deref(), jetson.l4t.as_deref()), (Some("6.2"), Some("36.4.3")));
@@ -86,7 +86,7 @@ fn boards_are_told_apart() {
 }
 
 #[test]
-fn an_old_jetpack_and_one_that_cannot_be_seen_are_told() {
+fn an_old_and_an_invisible_jetpack_are_reported() {
     let mut facts = orin_nano();
     let jetson = facts.board.jetson.as_mut().unwrap();
     jetson.l4t = Some("32.7.4".into());
@@ -98,7 +98,7 @@ fn an_old_jetpack_and_one_that_cannot_be_seen_are_told() {
 }
 
 #[test]
-fn a_folder_of_the_service_that_somebody_else_may_not_write_to_is_no_failure() {
+fn a_service_folder_that_another_user_may_not_write_to_is_no_failure() {
     let mut facts = orin_nano();
     facts.folders[0].trouble = Some(system::FORBIDDEN.into());
     assert_eq!(of(&judge(&facts), "folder.state").status, Status::Failed, "the service itself");
@@ -125,7 +125,7 @@ fn a_wrong_clock_is_a_warning_and_with_tls_a_failure() {
 }
 
 #[test]
-fn auto_takes_the_first_rung_that_ran_and_a_named_backend_is_strict() {
+fn auto_takes_the_first_backend_that_runs_and_a_named_one_is_strict() {
     let mut facts = orin_nano();
     let line = |facts: &Facts| {
         let checks = judge(facts);
@@ -151,7 +151,7 @@ fn auto_takes_the_first_rung_that_ran_and_a_named_backend_is_strict() {
 }
 
 #[test]
-fn a_provider_says_which_products_it_needs() {
+fn a_provider_names_the_products_that_it_needs() {
     let mut facts = orin_nano();
     let missing = ["libcublasLt.so.12", "libcurand.so.10", "libcudnn.so.9", "libcudnn_ops.so.9"];
     facts.runtime = Ok(runtime(vec![provider(BackendKind::Cuda, Some("cuda: raw"), &missing)]));
@@ -173,7 +173,7 @@ fn a_provider_says_which_products_it_needs() {
 fn without_any_library_auto_gives_tract_and_cpu_fails() {
     let mut facts = orin_nano();
     facts.gpu.clear();
-    let none = Runtime { tried: Vec::new(), source: LibrarySource::Usual, ..runtime(Vec::new()) };
+    let none = Runtime { onnxruntime: Search::default(), ..runtime(Vec::new()) };
     facts.runtime = Ok(none);
     let checks = judge(&facts);
     assert_eq!(of(&checks, "onnxruntime").status, Status::Warning);
@@ -187,14 +187,14 @@ fn without_any_library_auto_gives_tract_and_cpu_fails() {
 }
 
 #[test]
-fn openvino_is_spoken_of_where_it_is_or_is_asked_for() {
+fn openvino_is_reported_where_it_is_installed_or_configured() {
     let mut facts = orin_nano();
     facts.gpu.clear();
     facts.runtime = Ok(runtime(vec![provider(BackendKind::Cpu, None, &[])]));
     assert!(judge(&facts).iter().all(|check| check.id != "openvino"));
-    let with = |facts: &mut Facts, verdict: Result<&str, &str>| {
-        let tried = vec![("/opt/ov/libopenvino_c.so".into(), verdict.map(str::to_owned).map_err(str::to_owned))];
-        facts.runtime.as_mut().unwrap().openvino.tried = tried;
+    let with = |facts: &mut Facts, outcome: Result<&str, &str>| {
+        let tried = vec![("/opt/ov/libopenvino_c.so".into(), outcome.map(str::to_owned).map_err(str::to_owned))];
+        facts.runtime.as_mut().unwrap().openvino.search.tried = tried;
     };
     with(&mut facts, Ok("2026.4.1"));
     let checks = judge(&facts);
@@ -214,17 +214,17 @@ fn openvino_is_spoken_of_where_it_is_or_is_asked_for() {
     facts.scope.config.as_mut().unwrap().model.backend = BackendChoice::Openvino;
     let checks = judge(&facts);
     assert_eq!((of(&checks, "openvino").status, of(&checks, "backend").status), (Status::Failed, Status::Failed));
-    facts.runtime.as_mut().unwrap().openvino.tried.clear();
+    facts.runtime.as_mut().unwrap().openvino.search.tried.clear();
     assert!(of(&judge(&facts), "openvino").detail.contains("no library found"));
 
-    facts.runtime.as_mut().unwrap().openvino.silent = Some("no answer within 75 s".into());
+    facts.runtime.as_mut().unwrap().openvino.unknown = Some("no answer within 75 s".into());
     let checks = judge(&facts);
     assert_eq!(of(&checks, "openvino").status, Status::Failed);
-    assert_eq!(of(&checks, "openvino").detail, "it could not be looked at: no answer within 75 s");
+    assert_eq!(of(&checks, "openvino").detail, "it cannot be checked: no answer within 75 s");
     facts.scope.config.as_mut().unwrap().model.backend = BackendChoice::Auto;
     let checks = judge(&facts);
     assert_eq!(of(&checks, "openvino").status, Status::Warning);
-    assert!(of(&checks, "backend").detail.contains("because openvino could not be looked at"));
+    assert!(of(&checks, "backend").detail.contains("because openvino cannot be checked"));
 }
 
 #[test]
@@ -252,7 +252,7 @@ fn what_is_not_used_does_not_fail() {
 }
 
 #[test]
-fn a_plugin_that_does_not_load_is_told_from_one_that_is_not_there() {
+fn a_plugin_that_does_not_load_differs_from_one_that_is_not_installed() {
     let mut facts = orin_nano();
     let mut media = media();
     media.encoders[1].trouble = Some("x264enc: not installed".into());
@@ -295,7 +295,7 @@ fn groups_of_the_drop_in_count_for_the_service() {
 }
 
 #[test]
-fn nvidias_libraries_are_found_with_version_and_verdict() {
+fn nvidias_libraries_are_found_with_version_and_outcome() {
     let (dir, root) = fixture(&[("usr/local/cuda-12.6/lib64/libcudart.so.12", "x")]);
     let whole = std::fs::read(std::env::current_exe().unwrap()).unwrap();
     let folder: PathBuf = dir.path().join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH));

@@ -1,10 +1,10 @@
-//! The report for people.
+//! The report as text.
 
 use super::{Report, Section, Status};
 
-/// Columns before the sentence begins, besides the longest name: two spaces, the sign, a space; two spaces.
+/// Columns before the text, besides the name: two spaces, the sign, a space; two spaces after the name.
 const MARGIN: usize = 6;
-/// Narrower than this nothing can be laid out.
+/// Least width.
 const NARROW: usize = 40;
 
 /// Lays the report out in lines of `width` characters at most; `colour`: with ANSI colours.

@@ -1,8 +1,8 @@
-//! What the configuration names: secrets, broker, ports, cameras.
+//! Secrets, broker, ports and cameras of the configuration.
 
 use super::listed;
 use crate::doctor::check::{Check, Section, Status};
-use crate::doctor::facts::{Asked, Broker, CameraFacts, Credentials, Facts, Port};
+use crate::doctor::facts::{Broker, CameraFacts, Credentials, Facts, Port, Probed};
 
 fn check(id: impl Into<String>, status: Status, detail: impl Into<String>) -> Check {
     Check::new(Section::Configuration, id, status, detail)
@@ -22,11 +22,11 @@ fn configuration(facts: &Facts) -> Check {
     let scope = &facts.scope;
     if let Some(errors) = &scope.errors {
         return id(Status::Failed, errors.clone())
-            .fix("ocelli config check shows the lines; broker, ports and cameras were not looked at");
+            .fix("ocelli config check shows the lines; broker, ports and cameras were not checked");
     }
     let Some(config) = &scope.config else {
         let detail =
-            "none: looked for ./ocelli.yaml and /etc/ocelli/ocelli.yaml; broker, ports and cameras are not looked at";
+            "none: looked for ./ocelli.yaml and /etc/ocelli/ocelli.yaml; broker, ports and cameras are not checked";
         return id(Status::Skipped, detail.into());
     };
     let files: Vec<String> = scope.files.iter().map(|file| file.display().to_string()).collect();
@@ -35,10 +35,10 @@ fn configuration(facts: &Facts) -> Check {
         count => format!("{count} cameras"),
     };
     let detail = format!("{} ({cameras})", if files.is_empty() { "no file".to_owned() } else { files.join(" + ") });
-    // By hand, the secrets that systemd gives the service are not at hand: no fault of the box.
+    // systemd gives secrets only to the service, so a missing one is no fault of the machine.
     if let Some(first) = scope.secrets.first() {
         let names: Vec<String> = scope.secrets.iter().map(|name| format!("${{{name}}}")).collect();
-        return id(Status::Warning, format!("{detail}: {} is not at hand, so what needs it is not asked", listed(&names))).fix(format!(
+        return id(Status::Warning, format!("{detail}: {} is not available, so what needs it is not checked", listed(&names))).fix(format!(
             "as the service sees it: sudo systemd-run -qP -p LoadCredential={first}:FILE ocelli doctor -c {}; or set the environment variable",
             files.first().map_or("FILE", String::as_str)
         ));
@@ -56,7 +56,6 @@ fn credentials(credentials: &Credentials) -> Check {
     match &credentials.names {
         Some(names) if names.is_empty() => check("credentials", Status::Warning, format!("{folder} is empty"))
             .fix("name them in the unit: LoadCredential=NAME:FILE"),
-        // Names only.
         Some(names) => check("credentials", Status::Ok, format!("{} from systemd", names.join(", "))),
         None => check("credentials", Status::Failed, format!("{folder} cannot be read"))
             .fix("CREDENTIALS_DIRECTORY is systemd's: unset it, or start Ocelli through its unit"),
@@ -66,12 +65,13 @@ fn credentials(credentials: &Credentials) -> Check {
 fn broker(broker: &Broker) -> Check {
     let id = |status, detail: String| check("broker", status, detail).named("MQTT broker");
     match &broker.outcome {
-        None => id(Status::Skipped, format!("{}: its password is not at hand", broker.address)),
-        Some(Ok(())) => {
-            id(Status::Ok, format!("{} let us in{}", broker.address, if broker.tls { ", over TLS" } else { "" }))
-        }
+        None => id(Status::Skipped, format!("{}: its password is not available", broker.address)),
+        Some(Ok(())) => id(
+            Status::Ok,
+            format!("{} accepted the connection{}", broker.address, if broker.tls { ", over TLS" } else { "" }),
+        ),
         Some(Err(reason)) => {
-            // The sentences of the MQTT sink say after a semicolon, or from `check` on, what to do.
+            // Errors of the MQTT sink name the fix after a semicolon or from `check` on.
             let (what, fix) = match (reason.split_once("; "), reason.split_once(": check ")) {
                 (_, Some((what, fix))) => (what, format!("check {fix}")),
                 (Some((what, fix)), None) => (what, fix.to_owned()),
@@ -110,9 +110,9 @@ fn camera(camera: &CameraFacts) -> Check {
         check(format!("camera.{}", camera.name), status, detail).named(format!("{kind} {}", camera.name))
     };
     match &camera.outcome {
-        Asked::Off => id(Status::Skipped, format!("{}: switched off in the configuration", camera.source)),
-        Asked::NoSecret => id(Status::Skipped, format!("{}: its password is not at hand", camera.source)),
-        Asked::Yes(Ok(seen)) => {
+        Probed::Off => id(Status::Skipped, format!("{}: switched off in the configuration", camera.source)),
+        Probed::NoSecret => id(Status::Skipped, format!("{}: its password is not available", camera.source)),
+        Probed::Yes(Ok(seen)) => {
             let mut words = vec![format!("{}×{}", seen.width, seen.height)];
             words.extend(seen.codec.clone());
             words.extend(seen.fps.map(|fps| format!("{} frames/s", (fps * 10.0).round() / 10.0)));
@@ -120,21 +120,21 @@ fn camera(camera: &CameraFacts) -> Check {
             words.push(format!("first picture after {:.1} s", seen.first_frame_s));
             id(Status::Ok, words.join(", "))
         }
-        Asked::Yes(Err(reason)) => {
-            let what = said(camera, reason);
+        Probed::Yes(Err(reason)) => {
+            let what = short(camera, reason);
             id(Status::Failed, format!("{}: {what}", camera.source)).fix(camera_fix(camera, reason))
         }
     }
 }
 
-/// The reason without what the line or the fix says already.
-fn said<'a>(camera: &CameraFacts, reason: &'a str) -> &'a str {
+/// The reason without what the line or the fix repeats.
+fn short<'a>(camera: &CameraFacts, reason: &'a str) -> &'a str {
     if reason.contains("(404)") {
         return "the camera has no stream of this name (404)";
     }
     let what = reason.split_once(": check ").map_or(reason, |(what, _)| what);
     let what = what.strip_prefix(&format!("cannot play {}: ", camera.source)).unwrap_or(what);
-    // GStreamer's own words for every failed connection.
+    // GStreamer prefixes every failed connection with this.
     what.strip_prefix("Could not open resource for reading and writing: ").unwrap_or(what)
 }
 
@@ -144,16 +144,16 @@ fn camera_fix(camera: &CameraFacts, reason: &str) -> String {
         return format!("ls -l {}; is it a video that `ocelli detect` plays?", camera.source);
     }
     if has(&["401"]) {
-        return "set `username` and `password` to those of the camera's own page; many cameras have users for RTSP apart".into();
+        return "set `username` and `password` to those of the camera's web page; many cameras have separate users for RTSP".into();
     }
     if has(&["404", "Not found", "not found"]) {
-        return "the camera is there, but not this path: its manual or its ONVIF page names the RTSP address".into();
+        return "the camera answers, but has no such path: its manual or its ONVIF page names the RTSP address".into();
     }
     if has(&["is not installed"]) {
-        return "see the lines about video".into();
+        return "see the section Video".into();
     }
     if has(&["no frame"]) {
-        return "is the stream switched on in the camera? With `transport: udp`, does a firewall keep its packets away? Try `transport: tcp`".into();
+        return "is the stream switched on in the camera? With `transport: udp`, does a firewall block its packets? Try `transport: tcp`".into();
     }
-    "is the camera switched on, in this network, and RTSP enabled in it? ping its address; `ocelli detect URL` tries again".into()
+    "is the camera switched on and in this network, and is RTSP enabled? ping its address; `ocelli detect URL` tries again".into()
 }

@@ -1,13 +1,11 @@
-//! The model, and what would run it.
-
-use std::path::PathBuf;
+//! The model, and the backends that can run it.
 
 use super::listed;
 use crate::config::BackendChoice;
 use crate::doctor::check::{Check, Section, Status};
 use crate::doctor::facts::Facts;
 use crate::doctor::libraries::Library;
-use crate::doctor::runtime::{Openvino, Runtime};
+use crate::doctor::runtime::{Openvino, Runtime, Search};
 use crate::infer::{self, Device, LibrarySource, Machine, ONNX_RUNTIME, OPENVINO, ProviderReport};
 use crate::types::BackendKind;
 
@@ -27,9 +25,9 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
             checks.push(backend(facts, runtime));
         }
         Err(late) => checks.push(
-            check("onnxruntime", status(facts, BackendKind::Cpu), format!("its library gave {late}"))
+            check("onnxruntime", status(facts, BackendKind::Cpu), format!("its library cannot be checked: {late}"))
                 .named("ONNX Runtime")
-                .fix("ocelli probe-runtime LIBRARY tries one by hand; is the disk that it lies on reachable?"),
+                .fix("`ocelli probe-runtime LIBRARY` checks one library; is its disk reachable?"),
         ),
     }
     checks
@@ -39,16 +37,16 @@ fn model(facts: &Facts) -> Check {
     match &facts.model {
         Ok(detail) => check("model", Status::Ok, detail.clone()),
         Err(reason) => check("model", Status::Failed, reason.clone())
-            .fix("set `model.file` to an .onnx file or a model folder; `ocelli models verify` looks at it closely"),
+            .fix("set `model.file` to an .onnx file or a model folder; `ocelli models verify` checks it thoroughly"),
     }
 }
 
-/// The backend is asked for by name, so that nothing may take its place.
+/// Whether the configuration names this backend, so that no other may replace it.
 fn named(facts: &Facts, kind: BackendKind) -> bool {
     infer::backend(kind).choice == facts.scope.backend()
 }
 
-/// How bad it is when `kind` does not run.
+/// The status when `kind` does not run.
 fn status(facts: &Facts, kind: BackendKind) -> Status {
     if named(facts, kind) { Status::Failed } else { Status::Warning }
 }
@@ -63,7 +61,7 @@ fn nvidia(facts: &Facts) -> Vec<Check> {
         return vec![match wants_gpu(facts) {
             true => id(Status::Failed, "no device of an NVIDIA GPU here, but the configuration asks for one")
                 .fix("install NVIDIA's driver (nvidia-smi, or on a Jetson tegrastats, must see the GPU), or set `model.backend: auto`"),
-            false => id(Status::Skipped, "no NVIDIA GPU: CUDA, cuDNN and TensorRT are not looked for"),
+            false => id(Status::Skipped, "no NVIDIA GPU: CUDA, cuDNN and TensorRT are not checked"),
         }];
     }
     let nodes = facts.gpu.join(", ");
@@ -75,7 +73,7 @@ fn nvidia(facts: &Facts) -> Vec<Check> {
         }
         Err(late) => {
             checks.push(
-                check("cuda", Status::Warning, format!("looking for its libraries gave {late}"))
+                check("cuda", Status::Warning, format!("its libraries cannot be listed: {late}"))
                     .named("CUDA")
                     .fix("is a network disk mounted below /usr or in LD_LIBRARY_PATH?"),
             );
@@ -96,7 +94,7 @@ fn nvidia(facts: &Facts) -> Vec<Check> {
     checks
 }
 
-/// The driver has two halves: device nodes from the kernel's, and a library.
+/// The driver consists of device nodes and a library.
 fn driver(facts: &Facts, library: Option<&Library>, nodes: &str) -> Check {
     let id = |status, detail: String| check("gpu", status, detail).named("GPU");
     let worst = if wants_gpu(facts) { Status::Failed } else { Status::Warning };
@@ -129,85 +127,67 @@ fn vendor(facts: &Facts, id: &str, name: &str, kind: BackendKind, library: Optio
     check.named(name)
 }
 
-fn library(facts: &Facts, runtime: &Runtime) -> Check {
-    let id = |status, detail: String| check("onnxruntime", status, detail).named("ONNX Runtime");
-    let by = match runtime.source {
-        LibrarySource::Config => ", named by model.ort_library",
-        LibrarySource::Environment => ", named by ORT_DYLIB_PATH",
-        LibrarySource::Usual => "",
+/// `named` has the key and the variables that name a library.
+fn describe(search: &Search, named: [&str; 2]) -> Result<String, String> {
+    let by = match search.source {
+        LibrarySource::Config => format!(", named by {}", named[0]),
+        LibrarySource::Environment => format!(", named by {}", named[1]),
+        LibrarySource::Usual => String::new(),
     };
-    let broken = broken(&runtime.tried);
-    if let Some((path, version)) = runtime.library() {
-        let detail = format!("{version} ({}{by})", path.display());
-        return match broken.is_empty() {
-            true => id(Status::Ok, detail),
-            false => id(Status::Warning, format!("{detail}; passed over: {}", broken.join("; ")))
-                .fix("remove the libraries that do not work, or name the right one in `model.ort_library`"),
-        };
-    }
-    let choice = facts.scope.backend();
-    let without = matches!(choice, BackendChoice::Tract | BackendChoice::Openvino);
-    let install = format!(
-        "install ONNX Runtime {} or newer for {} and name its libonnxruntime.so in `model.ort_library`",
-        ONNX_RUNTIME.oldest, facts.board.arch
-    );
-    match broken.is_empty() {
-        true if without => id(Status::Skipped, format!("none, and `backend: {}` needs none", word(choice))),
-        true => id(any(facts), "no library found in the usual places".into()).fix(install),
-        false => id(any(facts), format!("{}{by}", broken.join("; "))).fix(install),
+    match (search.library(), search.broken()) {
+        (Some((path, version)), _) => Ok(format!("{version} ({}{by})", path.display())),
+        (None, broken) if broken.is_empty() => Err("no library found in the usual places".into()),
+        (None, broken) => Err(format!("{}{by}", broken.join("; "))),
     }
 }
 
-fn broken(tried: &[(PathBuf, Result<String, String>)]) -> Vec<String> {
-    tried
-        .iter()
-        .filter_map(|(path, verdict)| Some(format!("{}: {}", path.display(), verdict.as_ref().err()?)))
-        .collect()
+fn library(facts: &Facts, runtime: &Runtime) -> Check {
+    let id = |status, detail: String| check("onnxruntime", status, detail).named("ONNX Runtime");
+    let search = &runtime.onnxruntime;
+    let choice = facts.scope.backend();
+    match describe(search, ["model.ort_library", "ORT_DYLIB_PATH"]) {
+        Ok(detail) if search.broken().is_empty() => id(Status::Ok, detail),
+        Ok(detail) => id(Status::Warning, format!("{detail}; passed over: {}", search.broken().join("; ")))
+            .fix("remove the libraries that do not work, or name the right one in `model.ort_library`"),
+        Err(_) if search.tried.is_empty() && matches!(choice, BackendChoice::Tract | BackendChoice::Openvino) => {
+            id(Status::Skipped, format!("none, and `backend: {}` needs none", word(choice)))
+        }
+        Err(detail) => id(any(facts), detail).fix(format!(
+            "install ONNX Runtime {} or newer for {} and name its libonnxruntime.so in `model.ort_library`",
+            ONNX_RUNTIME.oldest, facts.board.arch
+        )),
+    }
 }
 
 fn word(choice: BackendChoice) -> String {
     format!("{choice:?}").to_lowercase()
 }
 
-/// OpenVINO; nothing where nobody would expect it.
+/// `None` where OpenVINO is neither installed nor configured.
 fn openvino(facts: &Facts, runtime: &Runtime) -> Option<Check> {
     let id = |status, detail: String| check("openvino", status, detail).named("OpenVINO");
-    let Openvino { source, tried, refused, silent } = &runtime.openvino;
-    if let Some(why) = silent {
-        return Some(
-            id(status(facts, BackendKind::Openvino), format!("it could not be looked at: {why}"))
-                .fix("run `ocelli doctor` once more; `model.backend: cpu` does without OpenVINO"),
-        );
+    let Openvino { search, refused, unknown } = &runtime.openvino;
+    let failed = status(facts, BackendKind::Openvino);
+    if let Some(why) = unknown {
+        let fix = "run `ocelli doctor` once more; `model.backend: cpu` does without OpenVINO";
+        return Some(id(failed, format!("it cannot be checked: {why}")).fix(fix));
     }
-    let named = named(facts, BackendKind::Openvino);
-    if tried.is_empty() && !named {
+    if search.tried.is_empty() && !named(facts, BackendKind::Openvino) {
         return None;
     }
-    let by = match source {
-        LibrarySource::Config => ", named by model.openvino.library",
-        LibrarySource::Environment => ", named by OPENVINO_INSTALL_DIR or INTEL_OPENVINO_DIR",
-        LibrarySource::Usual => "",
-    };
-    if let Some((path, version)) = runtime.openvino.library() {
-        let detail = format!("{version} ({}{by})", path.display());
-        return Some(match refused {
-            None => id(Status::Ok, detail),
-            Some(reason) => id(status(facts, BackendKind::Openvino), format!("{detail}: {reason}")),
-        });
-    }
-    let detail = match tried.is_empty() {
-        true => "no library found in the usual places".to_owned(),
-        false => format!("{}{by}", broken(tried).join("; ")),
-    };
-    let fix = format!(
-        "install OpenVINO {} or newer for {} and name its libopenvino_c.so in `model.openvino.library`, \
-         its other libraries beside it",
-        OPENVINO.oldest, facts.board.arch
-    );
-    Some(id(status(facts, BackendKind::Openvino), detail).fix(fix))
+    let names = ["model.openvino.library", "OPENVINO_INSTALL_DIR or INTEL_OPENVINO_DIR"];
+    Some(match (describe(search, names), refused) {
+        (Ok(detail), None) => id(Status::Ok, detail),
+        (Ok(detail), Some(reason)) => id(failed, format!("{detail}: {reason}")),
+        (Err(detail), _) => id(failed, detail).fix(format!(
+            "install OpenVINO {} or newer for {} and name its libopenvino_c.so in `model.openvino.library`, \
+             its other libraries beside it",
+            OPENVINO.oldest, facts.board.arch
+        )),
+    })
 }
 
-/// How bad it is when no backend of ONNX Runtime runs.
+/// The status when ONNX Runtime has no working library.
 fn any(facts: &Facts) -> Status {
     match facts.scope.backend() {
         BackendChoice::Auto | BackendChoice::Tract | BackendChoice::Openvino => Status::Warning,
@@ -215,7 +195,7 @@ fn any(facts: &Facts) -> Status {
     }
 }
 
-/// The check of a GPU provider; none where nobody would expect it.
+/// `None` where the GPU provider was not tried.
 fn provider(facts: &Facts, runtime: &Runtime, kind: BackendKind) -> Option<Check> {
     let name = if kind == BackendKind::Cuda { "CUDA provider" } else { "TensorRT provider" };
     let id = |status, detail: String| check(format!("provider.{kind}"), status, detail).named(name);
@@ -252,12 +232,12 @@ fn refusal(facts: &Facts, report: &ProviderReport, error: &str) -> (String, Stri
             count => format!("{first} and {} more are not found", count - 1),
         };
         let fix = format!(
-            "install {needs}, or take an ONNX Runtime that was built for what is here; libraries in a place of their own: \
+            "install {needs}, or use an ONNX Runtime that was built for the installed versions; if the libraries are in a folder of their own, \
              add it to /etc/ld.so.conf.d, then sudo ldconfig"
         );
         return (format!("{file} needs {needs}: {names}"), fix);
     }
-    // ONNX Runtime puts the place in its own source in front of the reason.
+    // ONNX Runtime prefixes the reason with a place in its source code.
     let reason = error.rsplit_once("[ONNXRuntimeError] : ").map_or(error, |(_, reason)| reason);
     let reason = reason.split_once(" : FAIL : ").map_or(reason, |(_, reason)| reason);
     let reason = reason.strip_prefix(&format!("{}: ", report.kind)).unwrap_or(reason);
@@ -265,14 +245,14 @@ fn refusal(facts: &Facts, report: &ProviderReport, error: &str) -> (String, Stri
     (reason.to_owned(), fix.into())
 }
 
-/// NVIDIA's products that libraries belong to, with the version in their names: `CUDA 12`, `cuDNN 9`.
+/// The NVIDIA products of these libraries, with the version in the file name: `CUDA 12`, `cuDNN 9`.
 fn products(libraries: &[String]) -> Vec<String> {
     let of = |library: &String| {
         let (name, version) = library.split_once(".so.")?;
         match name {
             _ if name.starts_with("libcudnn") => Some(format!("cuDNN {version}")),
             _ if name.starts_with("libnvinfer") || name == "libnvonnxparser" => Some(format!("TensorRT {version}")),
-            // These count as CUDA does; others of its libraries count for themselves.
+            // Versioned as CUDA; its other libraries have versions of their own.
             "libcublas" | "libcublasLt" | "libcudart" | "libnvrtc" => Some(format!("CUDA {version}")),
             _ => None,
         }
@@ -283,15 +263,15 @@ fn products(libraries: &[String]) -> Vec<String> {
     products
 }
 
-/// What `backend:` gives here: the first rung of the service's own ladder whose probe went well.
+/// The backend that `backend:` gives here: the first of the service's fallback order whose probe succeeds.
 fn backend(facts: &Facts, runtime: &Runtime) -> Check {
     let choice = facts.scope.backend();
     let asked = word(choice);
-    let openvino = !runtime.openvino.tried.is_empty() || runtime.openvino.silent.is_some();
+    let openvino = !runtime.openvino.search.tried.is_empty() || runtime.openvino.unknown.is_some();
     let order = infer::fallback_order(choice, Machine { gpu: !facts.gpu.is_empty(), openvino });
     let mut passed_over = Vec::new();
     for &kind in &order {
-        match verdict(runtime, kind) {
+        match probed(runtime, kind) {
             Ok(version) => {
                 let detail = format!("`backend: {asked}` gives {kind} ({version})");
                 if passed_over.is_empty() {
@@ -299,10 +279,10 @@ fn backend(facts: &Facts, runtime: &Runtime) -> Check {
                 }
                 let detail = format!("{detail}, because {}", passed_over.join("; "));
                 let slow = !facts.gpu.is_empty() && infer::backend(kind).device == Device::Cpu;
-                // Without a GPU, what is lost is small, and the line of ONNX Runtime has said it.
+                // Without a GPU the loss is small, and the line of ONNX Runtime names it.
                 return match slow {
                     true => check("backend", Status::Warning, format!("{detail}: the GPU is idle")).fix(
-                        "mend what the lines above name; `backend: cuda` makes the service refuse to start without it",
+                        "fix what the lines above name; `backend: cuda` makes the service refuse to start without it",
                     ),
                     false => check("backend", Status::Ok, detail),
                 };
@@ -311,27 +291,28 @@ fn backend(facts: &Facts, runtime: &Runtime) -> Check {
         }
     }
     let reasons = match order.as_slice() {
-        // One that is named: its name has been said.
+        // A named backend: its name is in the sentence already.
         [kind] => passed_over.concat().replacen(&kind.to_string(), "", 1),
         _ => format!(" gives nothing that runs: {}", passed_over.join("; ")),
     };
     check("backend", Status::Failed, format!("`backend: {asked}`{reasons}"))
-        .fix("mend what the lines above name, or set `model.backend: auto`")
+        .fix("fix what the lines above name, or set `model.backend: auto`")
 }
 
-fn verdict(runtime: &Runtime, kind: BackendKind) -> Result<String, String> {
+/// The version of a backend that runs, or why it does not.
+fn probed(runtime: &Runtime, kind: BackendKind) -> Result<String, String> {
     if kind == BackendKind::Tract {
         return runtime.tract.clone().ok_or_else(|| "is not part of this build".into());
     }
     if kind == BackendKind::Openvino {
-        if runtime.openvino.silent.is_some() {
-            return Err("could not be looked at".into());
+        if runtime.openvino.unknown.is_some() {
+            return Err("cannot be checked".into());
         }
-        let usable = runtime.openvino.library().filter(|_| runtime.openvino.refused.is_none());
+        let usable = runtime.openvino.search.library().filter(|_| runtime.openvino.refused.is_none());
         let (_, version) = usable.ok_or("does not run")?;
         return Ok(format!("OpenVINO {version}"));
     }
-    let (_, version) = runtime.library().ok_or("has no ONNX Runtime")?;
+    let (_, version) = runtime.onnxruntime.library().ok_or("has no ONNX Runtime")?;
     match runtime.provider(kind) {
         Some(ProviderReport { error: None, .. }) => Ok(format!("ONNX Runtime {version}")),
         Some(_) => Err("does not run".into()),

@@ -1,4 +1,4 @@
-//! The box itself.
+//! The machine itself.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -10,15 +10,15 @@ use crate::doctor::devices::User;
 use crate::doctor::facts::Facts;
 use crate::doctor::system::{FORBIDDEN, Folder, Memory};
 
-/// The first second of 2024: no box that runs Ocelli is older.
+/// The first second of 2024, before the first release of Ocelli.
 const YEAR_2024: u64 = 1_704_067_200;
-/// Oldest release of NVIDIA's Linux with a GStreamer that is new enough: JetPack 5.
+/// Oldest Linux for Tegra whose GStreamer is new enough: JetPack 5.
 const OLDEST_L4T: u32 = 34;
-/// Less free memory than this is not enough for the model and one camera, KiB.
+/// Least free memory for the model and one camera, KiB.
 const LITTLE_MEMORY: u64 = 300 << 10;
-/// Less free disk than this fills up soon, bytes.
+/// Less free disk space than this is a warning, bytes.
 const LITTLE_DISK: u64 = 200 << 20;
-/// Chips slow themselves down a little above this, millidegrees.
+/// Chips slow down a little above this, millidegrees Celsius.
 const HOT: i64 = 90_000;
 
 fn check(id: impl Into<String>, status: Status, detail: impl Into<String>) -> Check {
@@ -87,7 +87,7 @@ fn power(facts: &Facts) -> Vec<Check> {
                 let detail =
                     format!("{detail}; slowed down {times} times since boot, because it drew too much current");
                 check("power", Status::Warning, detail)
-                    .fix("use a stronger power supply, or a lower mode: sudo nvpmodel -q --verbose lists them")
+                    .fix("use a stronger power supply, or a lower power mode: sudo nvpmodel -q --verbose lists them")
             }
             _ => check("power", Status::Ok, detail),
         });
@@ -95,9 +95,7 @@ fn power(facts: &Facts) -> Vec<Check> {
     if let Some((degrees, sensor)) = &power.hottest {
         let detail = format!("{} °C at most ({sensor})", degrees / 1000);
         checks.push(match *degrees >= HOT {
-            true => {
-                check("temperature", Status::Warning, detail).fix("cool the box: it slows itself down when it is hot")
-            }
+            true => check("temperature", Status::Warning, detail).fix("cool the machine: it slows down when it is hot"),
             false => check("temperature", Status::Ok, detail),
         });
     }
@@ -109,7 +107,7 @@ fn clock(facts: &Facts) -> Check {
     let now = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(clock.now)).to_string();
     let enable = "sudo timedatectl set-ntp true; without internet, name a time server of the site in /etc/systemd/timesyncd.conf";
     if clock.now < YEAR_2024 {
-        // A certificate is not valid yet in the past.
+        // With the clock in the past, no certificate is valid yet.
         let tls = facts.scope.config.as_ref().and_then(|config| config.mqtt.as_ref()).is_some_and(|mqtt| mqtt.url.tls);
         let (status, more) = match tls {
             true => (Status::Failed, ", and TLS refuses every certificate"),
@@ -145,11 +143,11 @@ fn folder(folder: &Folder, user: &User) -> Check {
             _ => named(Status::Ok, format!("{path}{free}")),
         };
     };
-    // The service's folders are its own: that somebody else may not write there says nothing.
+    // The service's folders belong to its user: that another user may not write there is no fault.
     let stranger = user.uid != 0 && user.name != "ocelli" && matches!(folder.purpose.as_str(), "state" | "cache");
     if stranger && trouble == FORBIDDEN {
         return named(Status::Warning, format!("{path}: {} may not write there, the service may", user.name))
-            .fix("sudo ocelli doctor looks at it");
+            .fix("sudo ocelli doctor checks it");
     }
     let fix = match trouble.as_str() {
         "does not exist" => format!("sudo install -d {path}"),
@@ -160,7 +158,7 @@ fn folder(folder: &Folder, user: &User) -> Check {
         FORBIDDEN => format!("give the folder to the user that runs Ocelli: ls -ld {path}"),
         _ => format!("ls -ld {path}; df -h {path}"),
     };
-    // Without its own folders Ocelli cannot keep what it must; the temporary one is only needed for the proof that a GPU works.
+    // The temporary folder is only needed to test a GPU; the others are needed always.
     let status = if folder.purpose == "temporary" { Status::Warning } else { Status::Failed };
     named(status, format!("{path}: {trouble}")).fix(fix)
 }
@@ -200,7 +198,7 @@ fn devices(facts: &Facts) -> Check {
     check("devices", if gpu && needed { Status::Failed } else { Status::Warning }, detail).fix(fix)
 }
 
-/// The unit is closed to all devices but those that it names; a new JetPack brings nodes of new names.
+/// The unit allows only devices that it names; a new JetPack brings new names.
 fn dropin(current: bool) -> Check {
     let named = |status, detail: &str| check("dropin", status, detail).named("service devices");
     match current {

@@ -8,7 +8,7 @@ mod video;
 use super::check::Check;
 use super::facts::Facts;
 
-/// All checks, in the order in which people read them.
+/// All checks, in the order of the report.
 pub fn judge(facts: &Facts) -> Vec<Check> {
     let mut checks = machine::checks(facts);
     checks.extend(inference::checks(facts));
@@ -17,7 +17,7 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
     checks
 }
 
-/// The command that installs `packages`, each once. Names are Debian's; where packages are not, that is said.
+/// The command that installs `packages`, each once. The names are Debian's.
 fn install<'a>(facts: &Facts, packages: impl IntoIterator<Item = &'a str>) -> String {
     let mut names: Vec<&str> = packages.into_iter().collect();
     names.sort_unstable();
@@ -25,7 +25,7 @@ fn install<'a>(facts: &Facts, packages: impl IntoIterator<Item = &'a str>) -> St
     let names = names.join(" ");
     match facts.board.debian {
         true => format!("sudo apt-get install {names}"),
-        false => format!("install what Debian calls {names}"),
+        false => format!("install the equivalents of Debian's packages {names}"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! GStreamer: what decodes, what encodes.
+//! GStreamer: decoders and encoders.
 
 use super::{install, listed};
 use crate::config::{Config, SourceConfig};
@@ -20,8 +20,8 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
         Ok(media) => media,
         Err(reason) => {
             return vec![
-                check("gstreamer", Status::Failed, format!("it cannot be looked at: {reason}")).named("GStreamer").fix(
-                    "rm -rf ~/.cache/gstreamer-1.0, then GST_DEBUG=GST_PLUGIN_LOADING:5 ocelli probe-media shows which plugin it is",
+                check("gstreamer", Status::Failed, format!("it cannot be checked: {reason}")).named("GStreamer").fix(
+                    "rm -rf ~/.cache/gstreamer-1.0, then GST_DEBUG=GST_PLUGIN_LOADING:5 ocelli probe-media shows the plugin",
                 ),
             ];
         }
@@ -30,7 +30,7 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     checks.extend(broken(media));
     let needs = Needs::of(facts.scope.config.as_ref());
     checks.push(elements(facts, media, "input.rtsp", "RTSP input", &media.source.rtsp, needs.cameras));
-    // Where no such camera is configured, its elements are nobody's business: a PC has none of NVIDIA's.
+    // Checked only where such a camera is configured: a PC has none of NVIDIA's elements.
     if needs.usb {
         checks.push(elements(facts, media, "input.usb", "USB input", &media.source.usb, true));
     }
@@ -44,7 +44,7 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     checks
 }
 
-/// What the configuration makes use of. Without one: cameras and annotated streams, as by default.
+/// What the configuration uses. Without one: cameras and annotated streams, as by default.
 struct Needs {
     cameras: bool,
     usb: bool,
@@ -90,11 +90,11 @@ fn broken(media: &Media) -> Option<Check> {
         1 => format!("{first} does not load"),
         count => format!("{count} do not load: {}", files.join(", ")),
     };
-    let fix = format!("ldd {first} shows what it misses; once mended: rm -rf ~/.cache/gstreamer-1.0");
+    let fix = format!("ldd {first} shows what is missing; once fixed: rm -rf ~/.cache/gstreamer-1.0");
     Some(check("plugins", Status::Warning, detail).named("plugins").fix(fix))
 }
 
-/// What is missing of `needed`; how bad that is depends on whether it is `used`.
+/// The elements of `needed` that are missing; a failure if they are `used`.
 fn elements(facts: &Facts, media: &Media, id: &str, name: &str, needed: &[ElementPlan], used: bool) -> Check {
     let missing: Vec<&ElementPlan> = needed.iter().filter(|element| !element.installed).collect();
     if missing.is_empty() {
@@ -110,7 +110,7 @@ fn elements(facts: &Facts, media: &Media, id: &str, name: &str, needed: &[Elemen
         .fix(install(facts, missing.iter().map(|element| element.package.as_str())))
 }
 
-/// `x264enc is not installed`, or that its plugin is there but broken.
+/// `x264enc is not installed`, or that its plugin does not load.
 fn absent(media: &Media, element: &str) -> String {
     let file = format!("libgst{}.so", plugin(element));
     match media.broken.iter().find(|broken| broken.file.ends_with(&file)) {
@@ -119,7 +119,7 @@ fn absent(media: &Media, element: &str) -> String {
     }
 }
 
-/// The plugin that has an element, where the names differ.
+/// The plugin that contains an element.
 fn plugin(element: &str) -> &str {
     match element {
         "x264enc" => "x264",
@@ -151,9 +151,9 @@ fn decoding(facts: &Facts, media: &Media, codec: &CodecPlan, used: bool) -> Chec
     let id = |status, detail: String| {
         check(format!("decode.{short}"), status, detail).named(format!("{} input", codec.codec))
     };
-    // Nearly all cameras can send H.264; which other codec one sends is seen only when it is asked.
+    // Nearly all cameras can send H.264; other codecs are needed only by some.
     let missing = |detail: String, packages: Vec<&str>| match (used, codec.codec == "H.264") {
-        (false, _) => id(Status::Skipped, format!("{detail}; no RTSP camera is switched on")),
+        (false, _) => id(Status::Skipped, format!("{detail}; no RTSP camera is enabled")),
         (true, true) => id(Status::Failed, detail).fix(install(facts, packages)),
         (true, false) => id(Status::Warning, detail).fix(install(facts, packages)),
     };
@@ -164,7 +164,7 @@ fn decoding(facts: &Facts, media: &Media, codec: &CodecPlan, used: bool) -> Chec
     }
     let Some(chosen) = codec.chosen() else {
         let names: Vec<&str> = codec.decoders.iter().map(|decoder| decoder.element.as_str()).collect();
-        // The one in software: what works everywhere.
+        // The software decoder works everywhere.
         let best = codec.decoders.iter().find(|decoder| !decoder.hardware);
         let broken = best.map(|best| absent(media, &best.element)).filter(|text| text.contains("does not load"));
         let more = broken.map(|text| format!(" ({text})")).unwrap_or_default();
@@ -180,7 +180,7 @@ fn decoding(facts: &Facts, media: &Media, codec: &CodecPlan, used: bool) -> Chec
             let reason = jetson.trouble.as_deref().unwrap_or("is not taken");
             let fix = match reason {
                 "is not installed" => install(facts, [jetson.package.as_str()]),
-                _ => "see the line about devices: the decoder is opened through them".to_owned(),
+                _ => "see the line `devices`: the decoder is opened through them".to_owned(),
             };
             id(Status::Warning, format!("{detail}: {} {reason}", jetson.element)).fix(fix)
         }
@@ -197,7 +197,7 @@ fn encoding(facts: &Facts, media: &Media, used: bool) -> Check {
         let detail = format!("no encoder works: {}{more}", tried.join("; "));
         return match used {
             true => {
-                // Whatever encodes, scaling and conversion come before it.
+                // Scaling and conversion come before any encoder.
                 let base = tried.iter().any(|trouble| trouble.contains("needs video"));
                 let packages = [base.then_some("gstreamer1.0-plugins-base"), Some("gstreamer1.0-plugins-ugly")];
                 id(Status::Failed, detail).fix(install(facts, packages.into_iter().flatten()))
@@ -217,7 +217,7 @@ fn encoding(facts: &Facts, media: &Media, used: bool) -> Check {
         media.encoders.iter().find(passed_over).and_then(|encoder| encoder.trouble.clone()).unwrap_or_default();
     let fix = match reason.contains("not installed") {
         true => install(facts, ["nvidia-l4t-gstreamer"]),
-        false => "see the line about devices: the encoder is opened through them".to_owned(),
+        false => "see the line `devices`: the encoder is opened through them".to_owned(),
     };
     id(Status::Warning, format!("{detail}; {reason}")).fix(fix)
 }

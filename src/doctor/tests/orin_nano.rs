@@ -5,9 +5,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use crate::config::Config;
 use crate::doctor::devices::{Devices, Node, User};
-use crate::doctor::facts::{Asked, Broker, Port};
+use crate::doctor::facts::{Broker, Port, Probed};
 use crate::doctor::media::{Broken, Media};
-use crate::doctor::runtime::Runtime;
+use crate::doctor::runtime::{Runtime, Search};
 use crate::doctor::system::Folder;
 use crate::doctor::*;
 use crate::infer::{LibrarySource, ProviderReport};
@@ -119,8 +119,10 @@ pub(super) fn provider(kind: BackendKind, error: Option<&str>, missing: &[&str])
 
 pub(super) fn runtime(providers: Vec<ProviderReport>) -> Runtime {
     Runtime {
-        source: LibrarySource::Config,
-        tried: vec![("/opt/ort/libonnxruntime.so".into(), Ok("1.23.2".into()))],
+        onnxruntime: Search {
+            source: LibrarySource::Config,
+            tried: vec![("/opt/ort/libonnxruntime.so".into(), Ok("1.23.2".into()))],
+        },
         providers,
         openvino: Default::default(),
         tract: Some("tract 0.23.9".into()),
@@ -200,7 +202,7 @@ pub(super) fn orin_nano() -> Facts {
                 name: "gate".into(),
                 source: "rtsp://10.0.0.5/stream1".into(),
                 live: true,
-                outcome: Asked::Yes(Ok(CameraProbe {
+                outcome: Probed::Yes(Ok(CameraProbe {
                     codec: Some("H.264".into()),
                     decoder: Some("nvv4l2decoder".into()),
                     width: 1920,
@@ -209,12 +211,12 @@ pub(super) fn orin_nano() -> Facts {
                     first_frame_s: 1.24,
                 })),
             },
-            CameraFacts { name: "old".into(), source: "rtsp://10.0.0.7/".into(), live: true, outcome: Asked::Off },
+            CameraFacts { name: "old".into(), source: "rtsp://10.0.0.7/".into(), live: true, outcome: Probed::Off },
             CameraFacts {
                 name: "yard".into(),
                 source: "rtsp://10.0.0.6/live".into(),
                 live: true,
-                outcome: Asked::Yes(Err(
+                outcome: Probed::Yes(Err(
                     "the camera refused the credentials (401): check `username` and `password`".into()
                 )),
             },
