@@ -3,9 +3,11 @@
 use std::fmt::Result;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeMetric as _, prometheus_text};
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeGaugeValue, EncodeMetric as _, MetricEncoder, prometheus_text,
+};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::exemplar::Exemplar;
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry as Page;
 
@@ -71,18 +73,28 @@ const ALONE: [(&str, &str); 0] = [];
 struct Metrics<'a>(DescriptorEncoder<'a>);
 
 impl Metrics<'_> {
+    /// One metric with all its series; nothing when there is no series.
+    fn metric<'a, const LABELS: usize, V>(
+        &mut self,
+        (name, help, kind): (&str, &str, MetricType),
+        series: impl IntoIterator<Item = ([(&'a str, &'a str); LABELS], V)>,
+        encode: impl Fn(MetricEncoder<'_>, V) -> Result,
+    ) -> Result {
+        let mut series = series.into_iter().peekable();
+        if series.peek().is_none() {
+            return Ok(());
+        }
+        let mut metric = self.0.encode_descriptor(name, help, None, kind)?;
+        series.try_for_each(|(labels, value)| encode(metric.encode_family(&labels)?, value))
+    }
+
     fn gauge<'a, const LABELS: usize, V: EncodeGaugeValue>(
         &mut self,
         name: &str,
         help: &str,
         series: impl IntoIterator<Item = ([(&'a str, &'a str); LABELS], V)>,
     ) -> Result {
-        let mut series = series.into_iter().peekable();
-        if series.peek().is_none() {
-            return Ok(());
-        }
-        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        series.try_for_each(|(labels, value)| metric.encode_family(&labels)?.encode_gauge(&value))
+        self.metric((name, help, MetricType::Gauge), series, |mut metric, value| metric.encode_gauge(&value))
     }
 
     /// `name` without its `_total`.
@@ -92,13 +104,7 @@ impl Metrics<'_> {
         help: &str,
         series: impl IntoIterator<Item = ([(&'a str, &'a str); LABELS], u64)>,
     ) -> Result {
-        let mut series = series.into_iter().peekable();
-        if series.peek().is_none() {
-            return Ok(());
-        }
-        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
-        const NO_EXEMPLAR: Option<&Exemplar<[(&str, &str); 0], u64>> = None;
-        series.try_for_each(|(labels, value)| metric.encode_family(&labels)?.encode_counter(&value, NO_EXEMPLAR))
+        self.metric((name, help, MetricType::Counter), series, |metric, value| ConstCounter::new(value).encode(metric))
     }
 
     fn histogram<'a, const LABELS: usize>(
@@ -107,12 +113,7 @@ impl Metrics<'_> {
         help: &str,
         series: impl IntoIterator<Item = ([(&'a str, &'a str); LABELS], &'a Histogram)>,
     ) -> Result {
-        let mut series = series.into_iter().peekable();
-        if series.peek().is_none() {
-            return Ok(());
-        }
-        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
-        series.try_for_each(|(labels, histogram)| histogram.encode(metric.encode_family(&labels)?))
+        self.metric((name, help, MetricType::Histogram), series, |metric, histogram| histogram.encode(metric))
     }
 }
 

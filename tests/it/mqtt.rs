@@ -20,10 +20,10 @@ use ocelli::types::{
 
 use crate::common::{Guard, free_port};
 
-/// Longest wait for anything; far more than any of it takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest wait for one event; far more than any needs.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Whether `tools` are installed; says so loudly when not, and fails when `REQUIRE_TOOLS` is set.
+/// Whether `tools` are installed. Prints SKIPPED when not, and fails when `REQUIRE_TOOLS` is set.
 fn have(tools: &[&str]) -> bool {
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/sbin";
     let absent: Vec<_> =
@@ -38,7 +38,7 @@ fn have(tools: &[&str]) -> bool {
     false
 }
 
-/// Runs `test` with the port of a broker that takes everybody; not at all, said loudly, where none is installed.
+/// Runs `test` with the port of a broker without access control; prints SKIPPED where mosquitto is not installed.
 pub fn with_broker(test: impl FnOnce(u16)) {
     if have(&["mosquitto"]) {
         let broker = Broker::open();
@@ -59,14 +59,14 @@ fn run(command: &mut Command) {
 }
 
 fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !condition() {
         assert!(Instant::now() < deadline, "never came: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// A mosquitto of our own.
+/// A mosquitto process with its folder.
 struct Broker {
     port: u16,
     folder: tempfile::TempDir,
@@ -74,11 +74,11 @@ struct Broker {
 }
 
 impl Broker {
-    /// Not started yet; `lines` follow the listener in its configuration, `{}` stands for its folder.
+    /// Not started yet. `lines` follow the listener in its configuration; `{}` is replaced by its folder.
     fn new(lines: &str) -> Self {
         let broker = Self { port: free_port(), folder: tempfile::tempdir().unwrap(), child: None };
         let folder = broker.folder.path().display().to_string();
-        // As root it would change to a user that may not read our folder.
+        // As root, mosquitto would change to a user that cannot read our folder.
         let config = format!("user root\npersistence false\nlistener {} 127.0.0.1\n{lines}\n", broker.port);
         std::fs::write(broker.path("mosquitto.conf"), config.replace("{}", &folder)).unwrap();
         broker
@@ -133,7 +133,7 @@ impl Broker {
         std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
         let id = child.0.id();
         let mut subscriber = Subscriber { early: RefCell::default(), lines, _child: child };
-        // Our own message that comes back is the proof that the subscription stands. What came before it is kept.
+        // Our own message comes back once the subscription is active. Messages before it are kept.
         let mark = format!("test/{id} mark");
         let (topic, payload) = mark.split_once(' ').unwrap();
         run(tool("mosquitto_pub")
@@ -157,16 +157,16 @@ fn stdout(child: &mut Child) -> std::process::ChildStdout {
 }
 
 struct Subscriber {
-    /// Came before the subscription was known to stand.
+    /// Received before the subscription was known to be active.
     early: RefCell<VecDeque<String>>,
     lines: mpsc::Receiver<String>,
     _child: Guard,
 }
 
 impl Subscriber {
-    /// The first line that fits; the lines before it are passed over.
+    /// The first line that `fits` accepts; the lines before it are skipped.
     fn wait(&self, mut fits: impl FnMut(&str) -> bool) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let mut passed = Vec::new();
         loop {
             let early = self.early.borrow_mut().pop_front();
@@ -184,7 +184,7 @@ impl Subscriber {
     }
 }
 
-/// `retain qos topic payload` of what is retained on `topic` now.
+/// `retain qos topic payload` of the message that is retained on `topic`.
 fn retained(broker: &Broker, topic: &str) -> String {
     let subscriber = broker.subscribe(&[]);
     subscriber.wait(|line| line.starts_with("1 ") && line.split(' ').nth(2) == Some(topic))
@@ -200,7 +200,7 @@ fn connected(registry: &Registry) -> bool {
     registry.snapshot().mqtt_connected == Some(true)
 }
 
-/// Waits until the sink says why it has no connection.
+/// Waits until the sink reports why it has no connection.
 fn trouble(registry: &Registry) -> String {
     let mut reason = None;
     eventually("a reason", || {
@@ -243,7 +243,7 @@ fn frame_line(result: &FrameResult) -> String {
 }
 
 #[test]
-fn availability_states_frames_and_stats_arrive_as_written() {
+fn availability_states_frames_and_stats_are_published() {
     if !have(&["mosquitto", "mosquitto_sub"]) {
         return;
     }
@@ -263,14 +263,14 @@ fn availability_states_frames_and_stats_arrive_as_written() {
     assert_eq!(retained(&broker, "ocelli/node1/available"), "1 1 ocelli/node1/available online");
     assert!(retained(&broker, "ocelli/node1/gate/status").contains("online"));
 
-    // What waits at the stop is published before `stopped`, and no last will follows.
+    // The queue is published before `stopped`, and no last will follows.
     status(&sink, "gate", CameraState::Ended);
-    sink.stop(PATIENCE);
+    sink.stop(TIMEOUT);
     subscriber.wait(|line| line.contains(r#"gate/status {"v":1,"state":"ended""#));
     subscriber.wait(|line| line.contains("available"));
     assert_eq!(retained(&broker, "ocelli/node1/available"), "1 1 ocelli/node1/available stopped");
 
-    // An end that is not orderly is told by the broker.
+    // Without a disconnect the broker publishes the last will.
     let (sink, registry) = start(&broker.config());
     subscriber.wait_for("0 1 ocelli/node1/available online");
     drop(sink);
@@ -279,7 +279,7 @@ fn availability_states_frames_and_stats_arrive_as_written() {
 }
 
 #[test]
-fn a_broker_that_is_absent_and_one_that_is_killed_are_found_again() {
+fn the_sink_reconnects_after_an_absent_and_a_killed_broker() {
     if !have(&["mosquitto", "mosquitto_sub"]) {
         return;
     }
@@ -290,7 +290,7 @@ fn a_broker_that_is_absent_and_one_that_is_killed_are_found_again() {
     }
     let reason = trouble(&registry);
     assert!(reason.contains("cannot be reached") && reason.contains("mqtt.url"), "{reason}");
-    // Only the newest of what waits is kept, the rest is counted.
+    // Only the newest messages are queued; the others are counted as dropped.
     for seq in 0..150 {
         sink.result(&result(seq, 1));
     }
@@ -310,11 +310,11 @@ fn a_broker_that_is_absent_and_one_that_is_killed_are_found_again() {
         broker.kill();
         eventually("the loss of the connection", || !connected(&registry));
     }
-    sink.stop(PATIENCE);
+    sink.stop(TIMEOUT);
 }
 
 #[test]
-fn frames_that_waited_for_the_broker_arrive_newest_and_in_order() {
+fn the_newest_queued_frames_arrive_in_order() {
     if !have(&["mosquitto", "mosquitto_sub"]) {
         return;
     }
@@ -327,21 +327,21 @@ fn frames_that_waited_for_the_broker_arrive_newest_and_in_order() {
     broker.start();
     let subscriber = broker.subscribe(&[]);
     eventually("the connection", || connected(&registry));
-    sink.stop(PATIENCE);
+    sink.stop(TIMEOUT);
     let mut seqs = Vec::new();
     loop {
         let line = subscriber.wait(|line| line.contains("/frame ") || line.contains("available stopped"));
         let Some((_, json)) = line.split_once("/frame ") else { break };
         seqs.push(serde_json::from_str::<FrameMessage<'static>>(json).unwrap().seq);
     }
-    // The subscription may have come after the first of them.
+    // The first of them may have been published before the subscription.
     assert!(seqs.windows(2).all(|pair| pair[0] < pair[1]), "{seqs:?}");
     assert!(seqs.iter().all(|seq| *seq >= 20), "{seqs:?}");
     assert_eq!(registry.counter(Count::MqttDropped), 20);
 }
 
 #[test]
-fn a_frozen_broker_stops_nobody_and_is_noticed() {
+fn a_frozen_broker_is_detected_and_blocks_neither_results_nor_the_stop() {
     if !have(&["mosquitto", "mosquitto_sub"]) {
         return;
     }
@@ -350,7 +350,7 @@ fn a_frozen_broker_stops_nobody_and_is_noticed() {
     status(&sink, "gate", CameraState::Online);
     eventually("the connection", || connected(&registry));
     broker.signal("-STOP");
-    // 100 MB: more than sockets hold.
+    // 100 MB: more than the buffers of sockets hold.
     let large = result(0, 100);
     for _ in 0..10_000 {
         sink.result(&large);
@@ -361,7 +361,7 @@ fn a_frozen_broker_stops_nobody_and_is_noticed() {
     eventually("the connection", || connected(&registry));
     assert!(retained(&broker, "ocelli/node1/gate/status").contains("online"));
 
-    // A stop keeps its deadline, whatever the broker does.
+    // A stop keeps its deadline with a frozen broker too.
     broker.signal("-STOP");
     sink.result(&large);
     let (done, stopped) = mpsc::channel();
@@ -369,11 +369,11 @@ fn a_frozen_broker_stops_nobody_and_is_noticed() {
         sink.stop(Duration::from_millis(300));
         done.send(()).unwrap();
     });
-    stopped.recv_timeout(PATIENCE).expect("the stop hangs on a frozen broker");
+    stopped.recv_timeout(TIMEOUT).expect("the stop hangs on a frozen broker");
 }
 
 #[test]
-fn a_message_that_is_too_large_costs_itself_only() {
+fn a_message_that_is_too_large_is_dropped_without_ending_the_connection() {
     if !have(&["mosquitto", "mosquitto_sub"]) {
         return;
     }
@@ -381,7 +381,7 @@ fn a_message_that_is_too_large_costs_itself_only() {
     let subscriber = broker.subscribe(&[]);
     let (sink, registry) = start(&broker.config());
     subscriber.wait_for("0 1 ocelli/node1/available online");
-    // 100 objects are more than the client's own default limit of 10 kB.
+    // 100 objects exceed the client's default limit of 10 kB.
     for result in [result(0, 100), result(1, 20_000), result(2, 1)] {
         sink.result(&result);
     }
@@ -389,14 +389,14 @@ fn a_message_that_is_too_large_costs_itself_only() {
     let next = subscriber.wait(|line| line.contains("/frame "));
     assert!(next.contains(r#""seq":2,"#));
     assert_eq!(registry.counter(Count::MqttOversize), 1);
-    // The connection is still the first one.
-    sink.stop(PATIENCE);
+    // Still the first connection.
+    sink.stop(TIMEOUT);
     let availability = subscriber.wait(|line| line.contains("/available "));
     assert_eq!(availability, "0 1 ocelli/node1/available stopped");
 }
 
 #[test]
-fn a_wrong_password_is_called_that() {
+fn a_wrong_password_is_reported_as_such() {
     if !have(&["mosquitto", "mosquitto_sub", "mosquitto_passwd"]) {
         return;
     }
@@ -430,7 +430,7 @@ fn certificates(folder: &Path) {
 }
 
 #[test]
-fn tls_believes_its_own_ca_and_no_other() {
+fn tls_trusts_the_configured_ca_and_no_other() {
     if !have(&["mosquitto", "mosquitto_sub", "openssl"]) {
         return;
     }
@@ -446,7 +446,7 @@ fn tls_believes_its_own_ca_and_no_other() {
     eventually("the connection", || connected(&registry));
     let subscriber = broker.subscribe(&["--cafile", ca.to_str().unwrap()]);
     subscriber.wait_for("1 1 ocelli/node1/available online");
-    sink.stop(PATIENCE);
+    sink.stop(TIMEOUT);
 
     let other = tempfile::tempdir().unwrap();
     certificates(other.path());

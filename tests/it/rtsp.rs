@@ -1,4 +1,4 @@
-//! A real server with synthetic frames, real clients that decode what it sends.
+//! A real server with synthetic frames, and real clients that decode the stream.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -23,7 +23,7 @@ use ocelli::types::{
     Size,
 };
 
-/// Nothing here takes this long unless it is broken.
+/// Longest wait for one event; far more than any needs.
 const DEADLINE: Duration = Duration::from_secs(20);
 const VGA: Size = Size::new(640, 480);
 
@@ -89,7 +89,7 @@ fn result(meta: &FrameMeta) -> Arc<FrameResult> {
     })
 }
 
-/// A camera at 25 fps whose results come two frames later. Ends with the value.
+/// A camera at 25 fps with results two frames late. Dropping it ends it.
 struct Feed {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
@@ -191,7 +191,7 @@ impl Client {
         self.try_next(DEADLINE).unwrap()
     }
 
-    /// The first picture that `accept`s, and how many came before it.
+    /// The first picture that `accept` accepts, and the number of pictures before it.
     fn find(&self, what: &str, accept: impl Fn(&Picture) -> bool) -> (Picture, usize) {
         let end = Instant::now() + DEADLINE;
         for n in 0.. {
@@ -228,7 +228,7 @@ impl Picture {
         (14..=18).contains(&columns.len()).then(|| columns[columns.len() / 2].saturating_sub(8))
     }
 
-    /// True when the box stands around the square of this very picture, in the colour of its class.
+    /// True when the box is around the square of this picture, in the colour of its class.
     fn has_own_box(&self) -> bool {
         let Some(left) = self.square() else { return false };
         let green = |x: i64, y: u32| (-1..=1).any(|d| self.is((x + d) as u32, y, class_color(0)));
@@ -255,7 +255,7 @@ fn viewers_see_each_frame_with_its_own_box_over_tcp_and_udp() {
             let _feed = Feed::start(server.view("gate").unwrap(), "gate", format, &[(0, VGA)]);
             let client = Client::open(server.addr(), "gate", transport);
             client.find("a box", Picture::has_own_box);
-            // From the first one on every picture has its own.
+            // From the first one on, every picture has its own box.
             let own = (0..40).filter(|_| client.next().has_own_box()).count();
             assert!(own >= 38, "{own} of 40 pictures carry their own box over {transport}");
         }
@@ -300,7 +300,7 @@ fn two_viewers_share_one_encode_and_without_viewers_nothing_is_encoded() {
 }
 
 #[test]
-fn a_camera_that_is_away_shows_a_slate_at_once_and_then_its_frames() {
+fn an_offline_camera_shows_the_no_signal_picture_at_once_and_then_its_frames() {
     let server = start(&["gate"]);
     let begin = Instant::now();
     let answer = request(server.addr(), "DESCRIBE rtsp://127.0.0.1/gate RTSP/1.0\r\nCSeq: 1\r\n\r\n");
@@ -313,15 +313,15 @@ fn a_camera_that_is_away_shows_a_slate_at_once_and_then_its_frames() {
     let client = Client::open(server.addr(), "gate", "tcp");
     let first = client.next();
     assert!(first.is_slate() && first.size == Size::new(1280, 720));
-    // It is repeated: viewers do not time out.
+    // It is repeated, so that viewers do not time out.
     assert!(client.next().is_slate());
     assert!(client.next().is_slate());
 
-    // The camera comes, in another size, while the viewer stays.
+    // The camera comes online, in another size, while the viewer stays connected.
     let feed = Feed::start(view.clone(), "gate", gst_video::VideoFormat::I420, &[(0, VGA)]);
     let (picture, _) = client.find("a box", Picture::has_own_box);
     assert_eq!(picture.size, VGA);
-    // And goes again: the slate is back, in the size of the stream.
+    // The camera goes offline: the picture is shown again, in the size of the stream.
     drop(feed);
     status(&view, "gate", CameraState::Offline);
     let (picture, _) = client.find("a slate", Picture::is_slate);
@@ -338,13 +338,13 @@ fn a_change_of_resolution_reaches_the_viewer_in_the_running_stream() {
     let client = Client::open(server.addr(), "gate", "tcp");
     client.find("the first size", |p| p.size == VGA && p.has_own_box());
     client.find("the second size", |p| p.size == Size::new(800, 600) && p.has_own_box());
-    // Odd sizes are scaled by one pixel: H.264 has even ones only.
+    // Odd sizes are scaled by one pixel: H.264 has even sizes only.
     client.find("the third size", |p| p.size.w.abs_diff(321) <= 1 && p.size.h.abs_diff(241) <= 1);
     server.stop();
 }
 
 #[test]
-fn a_camera_without_detector_flows_without_boxes() {
+fn a_camera_without_detector_is_streamed_without_boxes() {
     let server = start(&["gate"]);
     let view = server.view("gate").unwrap();
     let client = Client::open(server.addr(), "gate", "tcp");
@@ -370,7 +370,7 @@ fn a_camera_without_detector_flows_without_boxes() {
 }
 
 #[test]
-fn each_camera_has_its_mount_and_others_are_not_found() {
+fn each_camera_has_its_mount_and_other_paths_are_not_found() {
     let server = start(&["dock", "gate"]);
     let _gate = Feed::start(server.view("gate").unwrap(), "gate", gst_video::VideoFormat::I420, &[(0, VGA)]);
     let gate = Client::open(server.addr(), "gate", "tcp");
@@ -386,7 +386,7 @@ fn each_camera_has_its_mount_and_others_are_not_found() {
 }
 
 #[test]
-fn a_killed_viewer_leaves_nothing_behind() {
+fn the_session_of_a_killed_viewer_is_removed() {
     let server = start(&["gate"]);
     let view = server.view("gate").unwrap();
     let _feed = Feed::start(view.clone(), "gate", gst_video::VideoFormat::I420, &[(0, VGA)]);
@@ -395,7 +395,7 @@ fn a_killed_viewer_leaves_nothing_behind() {
         viewer.read_some(5_000);
         assert!(view.is_watched());
         assert_eq!(server.sessions(), 1);
-        // No TEARDOWN: the connection just ends.
+        // Without TEARDOWN.
         drop(viewer);
         until("the session ends", || server.sessions() == 0 && server.clients() == 0);
         until("the encoder stops", || !view.is_watched());
@@ -404,7 +404,7 @@ fn a_killed_viewer_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_viewer_who_comes_as_the_last_one_leaves_gets_a_picture() {
+fn a_viewer_that_connects_while_the_last_one_disconnects_gets_a_picture() {
     let server = start(&["gate"]);
     let _feed = Feed::start(server.view("gate").unwrap(), "gate", gst_video::VideoFormat::I420, &[(0, VGA)]);
     for n in 0..15 {
@@ -422,7 +422,7 @@ fn a_viewer_that_never_reads_does_not_stop_the_others() {
     let stuck: Vec<_> = (0..3).map(|_| RawViewer::play(server.addr(), "gate")).collect();
     let client = Client::open(server.addr(), "gate", "tcp");
     client.find("a box", Picture::has_own_box);
-    // More than the sockets' buffers of the stuck viewers hold.
+    // More than the buffers of the stuck viewers' sockets hold.
     for _ in 0..150 {
         assert!(client.next().square().is_some());
     }
@@ -431,7 +431,7 @@ fn a_viewer_that_never_reads_does_not_stop_the_others() {
 }
 
 #[test]
-fn garbage_does_not_hurt_the_server() {
+fn the_server_survives_malformed_requests() {
     let server = start(&["gate"]);
     let addr = server.addr();
     let mut random = 0x2545_f491_4f6c_dd1du64;
@@ -445,7 +445,7 @@ fn garbage_does_not_hurt_the_server() {
             })
             .collect();
         let mut stream = TcpStream::connect(addr).unwrap();
-        // The server may hang up in the middle of it.
+        // The server may close the connection meanwhile.
         let _ = stream.write_all(&bytes);
     }
     let long = "A".repeat(100_000);
@@ -490,7 +490,7 @@ fn stopping_disconnects_viewers_and_frees_the_port() {
     server.stop();
     viewer.read_to_end();
     until("the port is free", || std::net::TcpListener::bind(addr).is_ok());
-    // What still comes from the source is ignored.
+    // Later frames from the source are ignored.
     let sent = feed.sent.load(Ordering::Relaxed);
     until("5 frames more", || feed.sent.load(Ordering::Relaxed) >= sent + 5);
     let config = RtspConfig { listen: addr, bitrate_kbps: 1000, max_delay: Duration::ZERO, ..RtspConfig::default() };
@@ -534,8 +534,8 @@ fn request(addr: SocketAddr, text: &str) -> String {
     read_answer(&mut stream)
 }
 
-/// Headers and body of one answer. Packets of media before it are skipped: a playing stream shares the connection
-/// with the answers, and its first packets may come before the answer to PLAY (RFC 2326, 10.12).
+/// Headers and body of one response. Media packets before it are skipped: a playing stream shares the connection with the
+/// responses, and its first packets may precede the response to PLAY (RFC 2326, 10.12).
 fn read_answer(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     let mut byte = [0];
@@ -558,7 +558,7 @@ fn read_answer(stream: &mut TcpStream) -> String {
     head + &String::from_utf8_lossy(&body)
 }
 
-/// A viewer that speaks RTSP by hand, so that it can misbehave.
+/// A viewer with hand-written RTSP, so that it can misbehave.
 struct RawViewer(TcpStream);
 
 impl RawViewer {
@@ -588,7 +588,7 @@ impl RawViewer {
         self.0.read_exact(&mut vec![0; bytes]).unwrap();
     }
 
-    /// Until the server hangs up.
+    /// Reads until the server closes the connection.
     fn read_to_end(&mut self) {
         let mut buffer = [0; 4096];
         let end = Instant::now() + DEADLINE;
@@ -646,7 +646,7 @@ fn a_video_file_holds_every_frame_at_its_time() {
 }
 
 #[test]
-fn a_video_file_says_what_is_wrong() {
+fn errors_of_a_video_file_name_their_cause() {
     gst::init().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let error = VideoFile::create(&folder.path().join("no/such/folder.mp4"), VGA, 25.0).err().unwrap().to_string();
@@ -657,7 +657,7 @@ fn a_video_file_says_what_is_wrong() {
     file.push(frame("gate", 0, VGA, gst_video::VideoFormat::I420)).unwrap();
     let other = frame("gate", 1, Size::new(320, 240), gst_video::VideoFormat::I420);
     assert!(matches!(file.push(other), Err(VideoFileError::Size { .. })));
-    // Stamps that stand still or go back do not break it.
+    // Time stamps that repeat or go back are accepted.
     file.push(frame("gate", 0, VGA, gst_video::VideoFormat::I420)).unwrap();
     file.finish().unwrap();
     assert_eq!(read_back(&path).len(), 2);
