@@ -131,6 +131,7 @@ pub fn main() -> ExitCode {
     };
     if infer::hung_threads() > 0 || crate::cancel::left_behind() {
         // An ordinary exit frees what the hanging thread still uses, and would crash or hang.
+        infer::remove_profiles();
         let _ = std::io::stdout().flush();
         signal_hook::low_level::exit(code.into());
     }

@@ -21,6 +21,7 @@ pub(in crate::infer) use engine_key::engine_key;
 pub use library::ONNX_RUNTIME;
 pub(in crate::infer) use probe::try_library;
 pub use probe::{ProviderReport, probe_provider};
+pub use profile::remove_profiles;
 
 use crate::config::{CudaConfig, TensorrtConfig};
 use crate::infer::backend::convert::chain;
@@ -172,8 +173,8 @@ impl OrtBackend {
     fn session(&self, spec: &Arc<ModelSpec>, first: bool) -> Result<OrtSession, InferError> {
         let failed = |error: ort::Error| self.not_loaded(spec, &error);
         let builder = self.builder(Some(spec))?;
-        let (mut builder, profile) = if first { Profile::start(builder) } else { (builder, None) };
         let bytes = load_bytes(self.provider.kind(), spec)?;
+        let (mut builder, profile) = if first { Profile::start(builder) } else { (builder, None) };
         let inner = builder.commit_from_memory(&bytes).map_err(failed)?;
         let binding = match self.places() {
             None => None,

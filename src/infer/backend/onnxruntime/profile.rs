@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
-use std::sync::Once;
+use std::path::PathBuf;
+use std::sync::{Mutex, Once, PoisonError};
 
 use ort::session::Session;
 use ort::session::builder::SessionBuilder;
@@ -27,6 +28,16 @@ struct Args {
     provider: Option<String>,
 }
 
+/// Folders of profiles, for an exit that leaves threads behind.
+static FOLDERS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Removes the profiles of sessions that are still being loaded, before the process exits and leaves their threads behind.
+pub fn remove_profiles() {
+    for folder in FOLDERS.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        let _ = std::fs::remove_dir_all(folder);
+    }
+}
+
 /// The profile of a session, in a folder of its own that is removed with it.
 pub(in crate::infer) struct Profile {
     _folder: TempDir,
@@ -41,7 +52,12 @@ impl Profile {
         let made = tempfile::Builder::new().prefix("ocelli-profile-").permissions(private).tempdir();
         let (builder, reason) = match made {
             Ok(folder) => match builder.with_profiling(folder.path().join("profile")) {
-                Ok(builder) => return (builder, Some(Self { _folder: folder })),
+                Ok(builder) => {
+                    let mut folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
+                    folders.retain(|folder| folder.exists());
+                    folders.push(folder.path().to_owned());
+                    return (builder, Some(Self { _folder: folder }));
+                }
                 Err(error) => {
                     let reason = error.to_string();
                     (error.recover(), reason)
