@@ -39,7 +39,7 @@ install /opt/debs/first.deb
 active
 [ "$(systemctl is-enabled ocelli.service)" = enabled ] || fail "the service is not enabled"
 systemctl show -p ActiveState,SubState,Type,User,StatusText,NRestarts,Result ocelli.service
-[ "$(property Type)" != notify ] || [ -n "$(property StatusText)" ] || fail "it says no status"
+[ "$(property Type)" != notify ] || [ -n "$(property StatusText)" ] || fail "it has no status text"
 [ "$(property NRestarts)" = 0 ] || fail "it had to be restarted"
 main=$(property MainPID)
 [ "$(readlink "/proc/$main/exe")" = /usr/bin/ocelli ] || fail "process $main is not ocelli"

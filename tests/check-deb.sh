@@ -15,7 +15,7 @@ loud() { printf '!!! SKIPPED: %s\n' "$*" >&2; }
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
-# Every path that a package must have; one more or less is a change somebody should see here.
+# Every path that a package must have; a change of the list must be made here.
 cat > "$scratch/expected" <<'LIST'
 /etc/ocelli/ocelli.yaml
 /lib/systemd/system/ocelli.service

@@ -10,7 +10,7 @@ whole=$(grep -cE '^\{"v":1,"id":"[0-9A-Z]{26}","camera":"demo",.*"backend":"(tra
 [ "$whole" -ge $((messages - 1)) ] || fail "$((messages - whole)) of $messages messages do not have the documented form"
 with=$(grep -c '"label":"person"' "$out/demo.jsonl" || true)
 if grep -q '"name":"yolov5s-efficientnetv2"' "$out/demo.jsonl" && ! grep -q '^accuracy:' models/yolov5s-efficientnetv2/model.yaml; then
-  echo "!!! SKIPPED: persons in the demo (the shipped model is not trained to the end, and no other was at hand)"
+  echo "!!! SKIPPED: persons in the demo (the shipped model is not trained to the end, and no other is available)"
 elif [ "$with" -lt $((messages / 4)) ]; then
   fail "a person was found in only $with of $messages frames of a clip full of people"
 fi

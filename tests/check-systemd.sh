@@ -93,7 +93,7 @@ check "start returned after the first inference" logged ocelli 'model ready'
 check "active" is ocelli ActiveState active
 check "runs as its own user" is ocelli User ocelli
 check "frames reach a broker whose password is a credential" listen 'ocelli/box/gate/frame'
-check "the status line tells backend and cameras" eventually 15 bash -c 'systemctl show -P StatusText ocelli | grep -q "^tract .*1 of 1 cameras online, [1-9]"'
+check "the status line names backend and cameras" eventually 15 bash -c 'systemctl show -P StatusText ocelli | grep -q "^tract .*1 of 1 cameras online, [1-9]"'
 systemctl show -P StatusText ocelli
 check "journal entries have fields" eventually 5 bash -c 'journalctl --sync; journalctl -u ocelli CAMERA=gate STATE=online -o cat | grep -q fps'
 
@@ -145,7 +145,7 @@ eventually 5 bash -c 'exec 3<> /dev/tcp/127.0.0.1/8080'
 config ocelli "$base\ncameras:\n  gate: $gate"
 systemctl reset-failed ocelli
 systemctl start --no-block ocelli
-check "a port that is taken is told" eventually 10 logged ocelli '127.0.0.1:8080 is in use'
+check "a port that is taken is reported" eventually 10 logged ocelli '127.0.0.1:8080 is in use'
 check "and tried again up to the limit" eventually 90 bash -c 'systemctl is-failed ocelli && [ $(systemctl show -P NRestarts ocelli) = 10 ]'
 kill $taken
 systemctl reset-failed ocelli
@@ -166,7 +166,7 @@ systemctl stop ocelli
 umount /var/lib/ocelli
 drop_in ocelli.service readonly 'StateDirectory=\nEnvironment=STATE_DIRECTORY=/var/lib/elsewhere'
 check "read-only state folder: starts nevertheless" timeout 60 systemctl start ocelli
-check "read-only state folder: health tells" eventually 10 bash -c 'exec 3<> /dev/tcp/127.0.0.1/8080; printf "GET /api/v1/health HTTP/1.0\r\n\r\n" >&3; grep -q "degraded.*/var/lib/elsewhere cannot be used" <&3'
+check "read-only state folder: health reports it" eventually 10 bash -c 'exec 3<> /dev/tcp/127.0.0.1/8080; printf "GET /api/v1/health HTTP/1.0\r\n\r\n" >&3; grep -q "degraded.*/var/lib/elsewhere cannot be used" <&3'
 systemctl stop ocelli
 drop_out ocelli.service readonly
 

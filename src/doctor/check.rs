@@ -65,7 +65,7 @@ pub struct Check {
 }
 
 impl Check {
-    /// A check of `section`. `id` doubles as the name for people until [`Self::named`] says another.
+    /// `id` is also the displayed name unless [`Self::named`] sets one.
     pub(super) fn new(section: Section, id: impl Into<String>, status: Status, detail: impl Into<String>) -> Self {
         let id = id.into();
         Self { name: id.clone(), id, section, status, detail: detail.into(), fix: None }

@@ -74,7 +74,7 @@ fn boards_are_distinguished() {
     let jetson = board::board(&root).jetson.unwrap();
     assert_eq!((jetson.jetpack.as_deref(), jetson.l4t.as_deref()), (Some("6.2"), Some("36.4.3")));
     assert!(jetson.no_encoder);
-    // Without NVIDIA's file its package says it.
+    // Without NVIDIA's file, the version of its package counts.
     let (_dir, root) = fixture(&ORIN_NANO[1..]);
     assert_eq!(board::board(&root).jetson.unwrap().l4t.as_deref(), Some("36.4.3"));
     let nano: Vec<_> = ORIN_NANO.iter().filter(|(path, _)| !path.contains("dpkg")).copied().collect();

@@ -85,6 +85,6 @@ fn every_visible_verb_has_a_manual_page() {
 fn a_folder_that_cannot_be_made_is_named() {
     let run = ocelli().args(["man", "/proc/self/nowhere/man"]).output().unwrap();
     assert_eq!(run.status.code(), Some(1));
-    let told = String::from_utf8_lossy(&run.stderr).into_owned();
-    assert!(told.contains("/proc/self/nowhere/man"), "{told}");
+    let message = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert!(message.contains("/proc/self/nowhere/man"), "{message}");
 }

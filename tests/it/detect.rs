@@ -1,4 +1,4 @@
-//! `ocelli detect` as users call it: what it prints, what it writes, what it says about bad input.
+//! `ocelli detect` as users call it: output on the terminal, files, errors for bad input.
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -176,7 +176,7 @@ fn a_video_gives_a_painted_clip_and_a_line_per_frame() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     let lines = std::fs::read_to_string(folder.path().join("all.jsonl")).unwrap();
     assert_eq!(lines.lines().count(), 75);
-    // `make_clip.py` says where the square is in each frame.
+    // `make_clip.py` defines where the square is in each frame.
     for (n, line) in lines.lines().enumerate() {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
         let (x, y) = (40.0 + 6.0 * n as f64, 60.0 + 2.0 * n as f64);

@@ -1,4 +1,4 @@
-//! `ocelli doctor` on broken boxes: the real binary, and what it says of each.
+//! `ocelli doctor` on broken machines: the report of the real binary.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
@@ -55,7 +55,7 @@ impl Doctor {
         self
     }
 
-    /// `doctor --json`, and its exit code held to what it says.
+    /// `doctor --json`; its exit code must match the report.
     fn report(mut self) -> Report {
         let output = self.command.args(["doctor", "--json"]).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
@@ -104,7 +104,7 @@ fn test_box_is_fine(report: &Report) {
 }
 
 #[test]
-fn a_box_without_configuration_is_looked_at_all_the_same() {
+fn a_machine_without_configuration_is_examined() {
     let report = Doctor::new().report();
     test_box_is_fine(&report);
     report.says("config", "skipped", &["./ocelli.yaml"]);
@@ -129,7 +129,7 @@ fn the_text_has_a_fix_under_every_finding_and_no_colour_in_a_pipe() {
 }
 
 #[test]
-fn a_box_without_plugins_is_told_what_to_install() {
+fn missing_plugins_are_reported_with_the_packages_to_install() {
     let doctor = Doctor::new();
     let (empty, registry) = (doctor.path("none"), doctor.path("registry"));
     std::fs::create_dir(&empty).unwrap();
@@ -180,7 +180,7 @@ fn a_plugin_that_does_not_load_is_named() {
 }
 
 #[test]
-fn a_library_that_is_cut_or_of_another_machine_is_told_and_auto_goes_on() {
+fn a_truncated_or_foreign_library_is_reported_and_auto_falls_back() {
     let whole = std::fs::read(env!("CARGO_BIN_EXE_ocelli")).unwrap();
     let mut other = whole[..whole.len().min(100_000)].to_vec();
     other[18] = if cfg!(target_arch = "x86_64") { 183 } else { 62 };
@@ -200,13 +200,13 @@ fn a_library_that_is_cut_or_of_another_machine_is_told_and_auto_goes_on() {
 }
 
 #[test]
-fn a_good_library_and_its_providers_are_told() {
+fn a_working_library_and_its_providers_are_reported() {
     let Some(library) = crate::runtime::ort_library() else { return };
     let report = Doctor::new().env("ORT_DYLIB_PATH", &library).report();
     report.says("onnxruntime", "ok", &["1.", "ORT_DYLIB_PATH"]);
     report.says("backend", "ok", &["`backend: auto` gives"]);
     if Path::new("/dev/nvidiactl").exists() {
-        crate::common::skip("this box has a GPU; what a box without one says is not tried");
+        crate::common::skip("this machine has a GPU; the report of one without is not checked");
         return;
     }
     report.says("gpu", "skipped", &[]);
@@ -218,7 +218,7 @@ fn a_good_library_and_its_providers_are_told() {
 }
 
 #[test]
-fn a_library_that_hangs_is_told_and_does_not_hang_the_doctor() {
+fn a_library_that_hangs_times_out() {
     let doctor = Doctor::new();
     let code = "#include <unistd.h>\n__attribute__((constructor)) static void hang(void) { for (;;) pause(); }\n";
     let (source, library) = (doctor.file("hang.c", code), doctor.path("libonnxruntime.so"));
@@ -246,7 +246,7 @@ fn shut_box(doctor: &Doctor) -> String {
 }
 
 #[test]
-fn a_device_that_is_shut_names_the_group_that_opens_it() {
+fn a_closed_device_names_the_group_that_opens_it() {
     let doctor = Doctor::new();
     let root = shut_box(&doctor);
     doctor.file("ocelli.yaml", "model: {backend: cuda}\ncameras: {off: {url: 'rtsp://127.0.0.1/', enabled: false}}\n");
@@ -261,7 +261,7 @@ fn a_device_that_is_shut_names_the_group_that_opens_it() {
 }
 
 #[test]
-fn a_full_and_a_read_only_state_folder_are_told_apart() {
+fn a_full_and_a_read_only_state_folder_are_distinguished() {
     for (options, words) in [("size=4k", ["the disk is full", "make room"]), ("ro", ["read-only", "findmnt"])] {
         let state = tempfile::tempdir().unwrap();
         let mount = format!("mount -t tmpfs -o {options} tmpfs {} && exec \"$0\" \"$@\"", state.path().display());
@@ -329,7 +329,7 @@ fn camera(clip: &Path) -> (Guard, String) {
 }
 
 #[test]
-fn cameras_are_asked_for_a_picture() {
+fn cameras_are_probed_for_a_picture() {
     let doctor = Doctor::new();
     let clip = crate::source::small_clip(doctor.folder.path());
     let (_camera, url) = camera(&clip);
@@ -353,7 +353,7 @@ fn cameras_are_asked_for_a_picture() {
 }
 
 #[test]
-fn a_clock_of_1970_is_told() {
+fn a_clock_of_1970_is_reported() {
     if Command::new("faketime").arg("--version").output().is_err() {
         crate::common::skip("faketime is not installed: a wrong clock is tried in the unit tests only");
         return;
@@ -382,7 +382,7 @@ fn the_drop_in_is_written_for_the_nodes_that_exist() {
 }
 
 #[test]
-fn a_reader_that_leaves_is_no_error() {
+fn a_closed_pipe_is_no_error() {
     let mut doctor = Doctor::new();
     let mut child = Guard(doctor.command.arg("doctor").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
     drop(child.0.stdout.take());

@@ -229,7 +229,7 @@ impl Writer {
     }
 }
 
-/// Frames per second as the stream says; 25 where it does not.
+/// Frames per second of the stream; 25 where it is unknown.
 fn frame_rate(frame: &Frame) -> f64 {
     let rate = frame.info().fps();
     let rate = f64::from(rate.numer()) / f64::from(rate.denom().max(1));

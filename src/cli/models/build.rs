@@ -167,7 +167,7 @@ fn here() -> Result<(), Failure> {
     let mut line = String::new();
     std::io::stdin().lock().take(LONGEST).read_line(&mut line)?;
     let request: BuildRequest = serde_json::from_str(&line)?;
-    // Standard input closes when the parent process has ended: nobody waits for this engine then.
+    // Standard input closes when the parent process ends: the engine is not needed then.
     std::thread::Builder::new().name("build-parent".into()).spawn(|| {
         let mut rest = [0; 64];
         while std::io::stdin().lock().read(&mut rest).is_ok_and(|count| count > 0) {}

@@ -38,7 +38,7 @@ fn an_engine_that_lost_the_boxes_does_not_serve() {
     assert_eq!(agrees(&spec, session, info(), &config), Ok(()), "the reference itself");
 }
 
-/// As the command line says it.
+/// The command line of the verb.
 #[derive(clap::Parser)]
 struct Line {
     #[command(flatten)]
@@ -56,16 +56,16 @@ fn pictures_on_which_nothing_is_prove_nothing() {
     let config = config(&args).ok().unwrap();
     assert_eq!(config.openvino.library.as_deref(), Some(Path::new("/nowhere/ov.so")));
     let spec = Arc::new(open_model(&config).unwrap());
-    let mut verdict = compare(&args, &config, &spec, vec![grey]).ok().flatten().unwrap();
-    assert!(verdict.faults.is_empty());
+    let mut comparison = compare(&args, &config, &spec, vec![grey]).ok().flatten().unwrap();
+    assert!(comparison.faults.is_empty());
     let note = "note       nothing was found on these pictures: nothing is proven";
-    assert!(verdict.text(&args).contains(note), "{}", verdict.text(&args));
-    assert_eq!(verdict.json(&args)["note"], NOTHING);
-    verdict.agreement.objects = 1;
-    assert!(!verdict.text(&args).contains("note") && verdict.json(&args)["note"].is_null());
+    assert!(comparison.text(&args).contains(note), "{}", comparison.text(&args));
+    assert_eq!(comparison.json(&args)["note"], NOTHING);
+    comparison.agreement.objects = 1;
+    assert!(!comparison.text(&args).contains("note") && comparison.json(&args)["note"].is_null());
 }
 
-/// What a test's log says.
+/// The log of a test.
 #[derive(Clone, Default)]
 struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
 

@@ -11,7 +11,7 @@ use super::{EDGES, expand, path_end, paths_after, sources};
 /// `infer::backend::ort`, in segments.
 type Module = Vec<String>;
 
-/// Which file uses which, and why: the first path that says so.
+/// The files that each file uses.
 type Graph = BTreeMap<Module, BTreeSet<Module>>;
 
 /// The code of each file of the library, by its module.
