@@ -38,7 +38,7 @@ pub(crate) fn expand(node: &mut Node, section: &'static Section) {
 
 /// Lays `over` on `base`: maps are merged key by key, everything else is replaced. `null` takes a value away.
 ///
-/// A key that stands twice in one map stays there twice: that is reported later.
+/// A duplicate key in one map stays there: it is reported later.
 pub(crate) fn merge(base: Node, over: Node) -> Node {
     match (base, over) {
         (Node { kind: Kind::Map(mut entries), pos }, Node { kind: Kind::Map(over), .. }) => {

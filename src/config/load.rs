@@ -54,7 +54,7 @@ pub fn load_all(files: &[PathBuf], sets: &[String]) -> Result<Loaded, ConfigErro
 }
 
 /// As [`load_all`], but takes any word for each `${NAME}` that is defined nowhere: the form can be checked where the
-/// secrets are not at hand. The configuration is not to be used.
+/// secrets are not available. The configuration is not to be used.
 ///
 /// # Errors
 /// Everything else that is wrong.

@@ -1,4 +1,4 @@
-//! From the tree to typed fields: unknown keys, keys that stand twice, missing keys, wrong values. Every problem is kept.
+//! From the tree to typed fields: unknown, duplicate and missing keys, wrong values. Every problem is kept.
 
 use std::path::Path;
 

@@ -6,7 +6,7 @@
 pub(crate) struct Section {
     /// In messages and as the name of its definition in the schema.
     pub(crate) name: &'static str,
-    /// Where it stands in a file; empty for the file itself.
+    /// Its path in a file; empty for the file itself.
     pub(crate) at: &'static str,
     pub(crate) doc: &'static str,
     /// Keys that a plain text may stand for. Of two, a text with `://` is the first.

@@ -1,4 +1,4 @@
-//! Each test is a text and what is said about it.
+//! Each test is a configuration and the answer to it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod golden;

@@ -1,4 +1,4 @@
-//! Text that nobody means well with.
+//! Hostile text: an answer, never a panic.
 
 use proptest::prelude::*;
 
