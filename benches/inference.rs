@@ -14,8 +14,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ocelli::config::{BackendChoice, ModelConfig};
-use ocelli::infer::{InferError, OrtBackend, OrtProvider, Session, TractBackend, load};
+use ocelli::infer::{InferError, OrtBackend, Session, TractBackend, load};
 use ocelli::model::{Elem, Input, InputTensor, ModelSpec, Prepare, prepare};
+use ocelli::types::BackendKind;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core;
 use tract_onnx::tract_core::internal::{EvalContext, OpState};
@@ -232,7 +233,7 @@ fn bare_tract(spec: &ModelSpec, input: &[f32]) -> Candidate {
 
 /// ONNX Runtime's call on memory that is there already, its output read.
 fn bare_ort(spec: &ModelSpec, input: &[f32]) -> Candidate {
-    let backend = OrtBackend::new(OrtProvider::Cpu, None, 1).unwrap();
+    let backend = OrtBackend::new(BackendKind::Cpu, None, 1).unwrap();
     let mut session = backend.bare(spec).unwrap();
     let (input, shape) = (input.to_vec(), spec.input.shape(1).map(|n| n as i64));
     Candidate::new("bare ORT", move || {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Root;
 use super::limit::Task;
 use crate::config::{ModelConfig, OpenvinoConfig, Precision};
-use crate::infer::{self, InferError, LibrarySource, NVIDIA_DEVICES, OrtProvider, ProviderReport};
+use crate::infer::{self, InferError, LibrarySource, NVIDIA_DEVICES, ProviderReport};
 use crate::types::BackendKind;
 
 /// ONNX Runtime, its providers and OpenVINO together.
@@ -115,14 +115,13 @@ fn answer(task: Task<Openvino>) -> Openvino {
 fn providers(library: &Path, gpu: bool) -> Vec<ProviderReport> {
     let library = library.canonicalize().unwrap_or_else(|_| library.to_owned());
     let beside = |kind: BackendKind| library.with_file_name(format!("libonnxruntime_providers_{kind}.so")).is_file();
-    let accelerated = [(OrtProvider::Tensorrt, BackendKind::Tensorrt), (OrtProvider::Cuda, BackendKind::Cuda)];
-    let asked = accelerated.into_iter().filter(|(_, kind)| gpu || beside(*kind)).map(|(provider, _)| provider);
+    let asked = [BackendKind::Tensorrt, BackendKind::Cuda].into_iter().filter(|kind| gpu || beside(*kind));
     let tasks: Vec<_> = asked
-        .chain([OrtProvider::Cpu])
-        .map(|provider| {
+        .chain([BackendKind::Cpu])
+        .map(|kind| {
             let library = library.clone();
             // The child process has a shorter timeout of its own.
-            Task::start("provider", TIMEOUT, move || infer::probe_provider(&library, provider))
+            Task::start("provider", TIMEOUT, move || infer::probe_provider(&library, kind))
         })
         .collect();
     tasks.into_iter().filter_map(|task| task.wait().ok()).collect()

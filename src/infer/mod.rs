@@ -14,17 +14,14 @@ mod runtime;
 
 pub use backend::build_child::{BuildEvent, BuildRequest};
 pub use backend::build_here::{Built, Proof, build_engine, build_here};
-pub use backend::check_session;
 pub use backend::descriptor::{Descriptor, Device, Machine};
 pub use backend::factory::load;
-pub use backend::onnxruntime::{
-    ONNX_RUNTIME, OrtBackend, OrtProvider, ProviderReport, probe_provider, remove_profiles,
-};
+pub use backend::onnxruntime::{ONNX_RUNTIME, OrtBackend, ProviderReport, probe_provider, remove_profiles};
 pub use backend::openvino::{OPENVINO, OpenvinoBackend, openvino_computes, wants_openvino};
 pub use backend::table::{backend, backends, fallback_order, named_backend, probe_here};
 #[cfg(feature = "tract")]
 pub use backend::tract::TractBackend;
-pub use cache::{BuildRecord, CacheError, EngineCache, EngineKey, Lookup};
+pub use cache::{BuildRecord, CacheError, EngineCache, EngineKey};
 pub use engine::Engine;
 pub use engine::camera_queue::CameraQueue;
 pub use engine::job::Job;

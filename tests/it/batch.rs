@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use ocelli::config::BackendChoice;
-use ocelli::infer::{Backend, InferError, OrtBackend, OrtProvider, Session, load};
+use ocelli::infer::{Backend, InferError, OrtBackend, Session, load};
 use ocelli::model::{Batch, Input, InputTensor, ModelSpec, Prepare, prepare};
-use ocelli::types::Size;
+use ocelli::types::{BackendKind, Size};
 
 use crate::common::test_data;
 use crate::openvino::openvino_library;
@@ -152,7 +152,7 @@ fn an_open_batch_on_openvino_runs_frame_by_frame() {
 fn bound_tensors_give_the_same_outputs() {
     let (Some(library), Some(model)) = (ort_library(), test_data("families/yolov5n_coco_dynamic.onnx")) else { return };
     let Some(half) = test_data("models/yolov5n_coco_640_fp16.onnx") else { return };
-    let backend = || OrtBackend::new(OrtProvider::Cpu, Some(&library), 1).unwrap();
+    let backend = || OrtBackend::new(BackendKind::Cpu, Some(&library), 1).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let mut open = ModelSpec::open(&model, Some(Size::new(160, 128))).unwrap();
     open.set_batch(Some(3)).unwrap();

@@ -1,12 +1,16 @@
 //! The promises of `Session`, checked on every backend that this machine has.
 
+mod check;
+
 use std::path::Path;
 use std::time::Instant;
 
 use ocelli::config::{BackendChoice, ModelConfig};
-use ocelli::infer::{build_engine, check_session, load};
+use ocelli::infer::{build_engine, load};
 use ocelli::model::{Input, ModelSpec};
 use ocelli::types::BackendKind;
+
+use check::check_session;
 
 use crate::common::{ocelli, skip, test_data};
 use crate::openvino::openvino_library;

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use half::f16;
 use ocelli::config::BackendChoice;
-use ocelli::infer::{Backend, InferError, OrtBackend, OrtProvider, load};
+use ocelli::infer::{Backend, InferError, OrtBackend, load};
 use ocelli::model::{Candidate, DecodeParams, Family, Input, ModelSpec, Nms, decode};
-use ocelli::types::{Letterbox, Padding, Size};
+use ocelli::types::{BackendKind, Letterbox, Padding, Size};
 
 use crate::common::skip;
 use crate::openvino::openvino_library;
@@ -144,7 +144,7 @@ fn on_each(spec: &ModelSpec, input: Input<'_>, no_rows: bool, mut look: impl FnM
         run(BackendChoice::Cpu, Some(&library), &mut look);
         // With its tensors bound, as sessions on a GPU are.
         for fixed in [false, true] {
-            let backend = OrtBackend::new(OrtProvider::Cpu, Some(&library), 1).unwrap().bound(fixed);
+            let backend = OrtBackend::new(BackendKind::Cpu, Some(&library), 1).unwrap().bound(fixed);
             let mut session = match backend.load(spec) {
                 Ok(session) => session,
                 Err(error) if fixed && error.to_string().contains("whose size never changes") => continue,

@@ -1,13 +1,12 @@
 //! Building a GPU engine, and trying a backend, in a child process: a build takes minutes and memory, and the runtimes
 //! that do it are known to crash.
 
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::process::ExitStatusExt;
+use std::ffi::OsStr;
+use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdout, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,10 +20,6 @@ use crate::types::BackendKind;
 const BUILD_LIMIT: Duration = Duration::from_secs(2 * 3600);
 /// Longest time in which a backend that needs no engine must load and run.
 const PROOF_LIMIT: Duration = Duration::from_secs(180);
-/// How often the parent looks at the child.
-const POLL: Duration = Duration::from_millis(20);
-/// Longest line of a child that is read.
-const LONGEST_LINE: usize = 64 * 1024;
 
 /// What the child does, as one line of JSON on its standard input.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -102,7 +97,7 @@ pub(in crate::infer) fn prove(request: &BuildRequest, cancel: &AtomicBool) -> Re
 fn run_child(
     request: &BuildRequest,
     limit: Duration,
-    phase: &dyn Fn(&str),
+    report: &dyn Fn(&str),
     cancel: &AtomicBool,
 ) -> (Option<u32>, Result<(), String>) {
     let (mut child, _temporary) = match start_child(request) {
@@ -112,107 +107,41 @@ fn run_child(
     let id = child.id();
     // Open until the end: a child whose standard input is closed has lost its parent, and ends.
     let stdin = child.stdin.take();
-    let reports = Arc::new(Mutex::new(Reports::default()));
-    let reader = child.stdout.take().map(|stdout| {
-        let reports = reports.clone();
-        std::thread::Builder::new().name("infer-build-out".into()).spawn(move || read(stdout, &reports))
-    });
-    let ended = watch(&mut child, limit, &reports, phase, cancel);
-    drop(stdin);
-    if let Some(Ok(reader)) = reader {
-        // It ends with the child, which holds the other end of the pipe.
-        let _ = reader.join();
-    }
-    let reports = std::mem::take(&mut *reports.lock().unwrap_or_else(PoisonError::into_inner));
-    let outcome = ended.and_then(|status| {
-        let during = reports.during();
-        match (reports.end, status.signal().map(child::signal_name)) {
-            (Some(BuildEvent::Failed { error }), _) => Err(error),
-            (Some(BuildEvent::Done { .. }), None) if status.success() => Ok(()),
-            (_, Some(signal)) => Err(format!("the process that did it crashed with {signal}{during}")),
-            _ => Err(format!("the process that did it ended with {status} and gave no report{during}")),
+    let mut during = String::new();
+    let ended = child::wait(child, limit, |output| {
+        if let Some(BuildEvent::Phase { phase, .. }) = child::last_report(output)
+            && phase != during
+        {
+            report(&phase);
+            during = phase;
         }
+        !cancel.load(Ordering::Relaxed)
     });
+    drop(stdin);
+    if !during.is_empty() {
+        during = format!(" ({during})");
+    }
+    let outcome =
+        ended.map_err(|error| format!("it {error}")).and_then(|answer| match (answer.report(), answer.crash()) {
+            (Some(BuildEvent::Failed { error }), _) => Err(error),
+            (Some(BuildEvent::Done { .. }), None) if answer.status.success() => Ok(()),
+            (_, Some(signal)) => Err(format!("the process that did it crashed with {signal}{during}")),
+            _ => Err(format!("the process that did it ended with {} and gave no report{during}", answer.status)),
+        });
     (Some(id), outcome)
 }
 
 fn start_child(request: &BuildRequest) -> Result<(Child, Option<tempfile::TempDir>), String> {
-    let (mut command, temporary) = child::command()?;
     let mut line = serde_json::to_string(request).map_err(|error| error.to_string())?;
     line.push('\n');
-    command.args(["models", "build", "--here"]).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = child::spawn(&mut command)?;
+    let args = ["models", "build", "--here"].map(OsStr::new);
+    let (mut child, temporary) = child::start(&args, Stdio::piped(), Stdio::inherit())?;
     if let Some(stdin) = &mut child.stdin
         && let Err(error) = stdin.write_all(line.as_bytes())
     {
         tracing::debug!("the child does not read its request: {error}");
     }
     Ok((child, temporary))
-}
-
-/// What the child has reported so far.
-#[derive(Default)]
-struct Reports {
-    phase: String,
-    end: Option<BuildEvent>,
-}
-
-impl Reports {
-    fn during(&self) -> String {
-        if self.phase.is_empty() { String::new() } else { format!(" ({})", self.phase) }
-    }
-}
-
-/// Reads the child's lines. A line that is no event was printed by a runtime.
-fn read(stdout: ChildStdout, reports: &Mutex<Reports>) {
-    let mut lines = BufReader::new(stdout);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        let mut part = std::io::Read::take(&mut lines, LONGEST_LINE as u64);
-        match part.read_until(b'\n', &mut line) {
-            Ok(0) | Err(_) => return,
-            Ok(_) => {}
-        }
-        let Ok(event) = serde_json::from_slice::<BuildEvent>(&line) else { continue };
-        let mut reports = reports.lock().unwrap_or_else(PoisonError::into_inner);
-        match event {
-            BuildEvent::Phase { phase, .. } => reports.phase = phase,
-            end => reports.end = Some(end),
-        }
-    }
-}
-
-/// Waits for the child's end.
-fn watch(
-    child: &mut Child,
-    limit: Duration,
-    reports: &Mutex<Reports>,
-    report: &dyn Fn(&str),
-    cancel: &AtomicBool,
-) -> Result<std::process::ExitStatus, String> {
-    let deadline = Instant::now() + limit;
-    let mut reported = String::new();
-    loop {
-        let phase = reports.lock().unwrap_or_else(PoisonError::into_inner).phase.clone();
-        if phase != reported {
-            report(&phase);
-            reported = phase;
-        }
-        let why = match child.try_wait() {
-            Ok(Some(status)) => return Ok(status),
-            Err(error) => return Err(format!("the process that did it was lost ({error})")),
-            Ok(None) if cancel.load(Ordering::Relaxed) => "it was cancelled".to_owned(),
-            Ok(None) if Instant::now() >= deadline => format!("it did not end within {} s", limit.as_secs()),
-            Ok(None) => {
-                std::thread::sleep(POLL);
-                continue;
-            }
-        };
-        let _ = child.kill();
-        let _ = child.wait();
-        return Err(why);
-    }
 }
 
 /// The request for `backend` with the options of `config` and the model at `model`, which must have this checksum.

@@ -10,7 +10,6 @@ use crate::infer::backend::build_child::{BuildEvent, BuildRequest};
 use crate::infer::backend::factory::Factory;
 use crate::infer::backend::load::{Loaded, run_on};
 use crate::infer::backend::table::backend;
-use crate::infer::cache::Lookup;
 use crate::infer::{InferError, Session};
 use crate::model::ModelSpec;
 use crate::types::{BackendInfo, BackendKind};
@@ -79,7 +78,7 @@ pub fn build_here(
         return if backend(kind).moves_boxes.is_some() { proven(loaded) } else { Ok(()) };
     }
     let (cache, key) = factory.engine(kind)?;
-    if let Lookup::Ready(_) = cache.lookup(&key)? {
+    if cache.lookup(&key)?.is_some() {
         // It is there already, for example from another process. Does it work?
         begin("loading the engine and running it");
         factory.run(kind)?;

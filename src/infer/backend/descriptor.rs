@@ -64,8 +64,8 @@ pub struct Descriptor {
     pub(in crate::infer) moves_boxes: Option<fn(&ModelConfig) -> bool>,
     pub(in crate::infer) sessions: Sessions,
     /// Opens the library in this process and runs a tiny model: what the probing child does.
-    pub(in crate::infer) probe_here: fn(&Path, Precision) -> Result<String, String>,
+    pub(in crate::infer) probe_here: fn(BackendKind, &Path, Precision) -> Result<String, String>,
     /// Probes in a child process what the library opens later for this backend.
-    pub(in crate::infer) probe_parts: fn(&Path) -> Result<(), InferError>,
-    pub(in crate::infer) make: fn(Setup<'_>) -> Result<Box<dyn Backend>, InferError>,
+    pub(in crate::infer) probe_parts: fn(BackendKind, &Path) -> Result<(), InferError>,
+    pub(in crate::infer) make: fn(BackendKind, Setup<'_>) -> Result<Box<dyn Backend>, InferError>,
 }

@@ -12,7 +12,7 @@ use crate::infer::backend::load::{Backends, Found, LoadReason, Loaded, load_firs
 use crate::infer::backend::onnxruntime::engine_key;
 use crate::infer::backend::table::{backend, fallback_order};
 use crate::infer::backend::{layout, openvino};
-use crate::infer::cache::{EngineCache, EngineKey, Lookup};
+use crate::infer::cache::{EngineCache, EngineKey};
 use crate::infer::runtime::probe::locate;
 use crate::infer::runtime::{gpu, places};
 use crate::infer::{Backend, CacheError, InferError, Session};
@@ -99,7 +99,7 @@ impl Factory {
         threads: Option<usize>,
     ) -> Result<Box<dyn Backend>, InferError> {
         let threads = threads.unwrap_or_else(|| self.threads());
-        (backend(kind).make)(Setup { config: &self.config, library: self.library(kind)?, threads, engine })
+        (backend(kind).make)(kind, Setup { config: &self.config, library: self.library(kind)?, threads, engine })
     }
 
     /// One thread by default: several sessions on several frames are mostly faster than one session on several threads.
@@ -112,7 +112,7 @@ impl Factory {
         run_on(&self.spec, kind, || {
             let engine = if backend(kind).needs_engine { Some(self.cached(kind)?) } else { None };
             if let Some((library, _)) = self.library(kind)? {
-                (backend(kind).probe_parts)(&library)?;
+                (backend(kind).probe_parts)(kind, &library)?;
             }
             if !self.is_compared(kind) {
                 self.prove(kind)?;
@@ -169,10 +169,7 @@ impl Factory {
     /// The folder of the engine, if it is built.
     pub(in crate::infer) fn cached(&self, kind: BackendKind) -> Result<PathBuf, InferError> {
         let (cache, key) = self.engine(kind)?;
-        match cache.lookup(&key)? {
-            Lookup::Ready(folder) => Ok(folder),
-            Lookup::Absent | Lookup::Rejected(_) => Err(InferError::NoEngine { backend: kind }),
-        }
+        cache.lookup(&key)?.ok_or(InferError::NoEngine { backend: kind })
     }
 
     /// What builds the engine that a backend needs, if it is not built yet.
@@ -181,7 +178,7 @@ impl Factory {
             return Ok(None);
         }
         let (cache, key) = self.engine(kind)?;
-        if let Lookup::Ready(_) = cache.lookup(&key)? {
+        if cache.lookup(&key)?.is_some() {
             return Ok(None);
         }
         if self.purpose == Purpose::Short {
@@ -199,7 +196,7 @@ impl Factory {
             return false;
         }
         let Ok((cache, key)) = self.engine(kind) else { return false };
-        matches!(cache.lookup(&key), Ok(Lookup::Ready(_))) && cache.reject(&key, reason).is_ok()
+        matches!(cache.lookup(&key), Ok(Some(_))) && cache.reject(&key, reason).is_ok()
     }
 
     /// The engine works: earlier rejections do not count any more.

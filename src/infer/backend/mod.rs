@@ -5,7 +5,6 @@
 
 pub(in crate::infer) mod build_child;
 pub(in crate::infer) mod build_here;
-mod conformance;
 mod convert;
 pub(in crate::infer) mod descriptor;
 pub(in crate::infer) mod factory;
@@ -16,8 +15,6 @@ pub(in crate::infer) mod openvino;
 pub(in crate::infer) mod table;
 mod tiny;
 pub(in crate::infer) mod tract;
-
-pub use conformance::check_session;
 
 #[cfg(test)]
 #[path = "tests/fake.rs"]

@@ -46,7 +46,7 @@ pub fn fallback_order(choice: BackendChoice, machine: Machine) -> Vec<BackendKin
 pub fn probe_here(path: &Path, kind: Option<BackendKind>, precision: Precision) -> ProbeReport {
     let outcome = match kind {
         None => onnxruntime::try_library(path, None),
-        Some(kind) => (backend(kind).probe_here)(path, precision),
+        Some(kind) => (backend(kind).probe_here)(kind, path, precision),
     };
     match outcome {
         Ok(version) => ProbeReport { version: Some(version), error: None },

@@ -6,7 +6,6 @@
 pub(in crate::infer) mod atomic;
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -92,15 +91,6 @@ impl BuildRecord {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Lookup {
-    /// The folder of an engine that matches its manifest.
-    Ready(PathBuf),
-    Absent,
-    /// The engine did not match its manifest and was moved aside.
-    Rejected(String),
-}
-
 #[derive(Debug, Clone)]
 pub struct EngineCache {
     folder: PathBuf,
@@ -109,43 +99,31 @@ pub struct EngineCache {
 
 impl EngineCache {
     /// Opens the cache in `folder`, which is made if it is missing. `quota`: bytes at most.
-    ///
-    /// # Errors
-    /// [`CacheError::Foreign`] if another user may write there, [`CacheError::Io`].
     pub fn open(folder: &Path, quota: u64) -> Result<Self, CacheError> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(io(folder))?;
         check_owner(folder).map_err(|reason| CacheError::Foreign { path: folder.to_owned(), reason })?;
         Ok(Self { folder: folder.to_owned(), quota })
     }
 
-    /// The engine of `key`, compared with its manifest file by file.
-    ///
-    /// # Errors
-    /// [`CacheError::Io`] if a rejected engine cannot be moved aside.
-    pub fn lookup(&self, key: &EngineKey) -> Result<Lookup, CacheError> {
+    /// The folder of the engine of `key`, if there is one. It is compared with its manifest file by file, and moved aside if
+    /// it does not match.
+    pub fn lookup(&self, key: &EngineKey) -> Result<Option<PathBuf>, CacheError> {
         let folder = self.entry(key);
         if std::fs::symlink_metadata(&folder).is_err() {
-            return Ok(Lookup::Absent);
+            return Ok(None);
         }
-        match verify(&folder, key) {
-            Ok(_) => {
-                // The time of the last use, for the quota.
-                if let Ok(manifest) = std::fs::File::open(folder.join(MANIFEST)) {
-                    let _ = manifest.set_modified(SystemTime::now());
-                }
-                Ok(Lookup::Ready(folder))
-            }
-            Err(reason) => {
-                self.reject(key, &reason)?;
-                Ok(Lookup::Rejected(reason))
-            }
+        if let Err(reason) = verify(&folder, key) {
+            self.reject(key, &reason)?;
+            return Ok(None);
         }
+        // The time of the last use, for the quota.
+        if let Ok(manifest) = std::fs::File::open(folder.join(MANIFEST)) {
+            let _ = manifest.set_modified(SystemTime::now());
+        }
+        Ok(Some(folder))
     }
 
     /// Moves the engine of `key` aside because of `reason`, and counts that.
-    ///
-    /// # Errors
-    /// [`CacheError::Io`].
     pub fn reject(&self, key: &EngineKey, reason: &str) -> Result<(), CacheError> {
         let folder = self.entry(key);
         tracing::warn!("GPU engine {} is not used: {reason}; it is moved aside and built anew", folder.display());
@@ -154,16 +132,12 @@ impl EngineCache {
             .find(|aside| std::fs::symlink_metadata(aside).is_err())
             .unwrap_or_else(|| self.folder.join(format!("{}.rejected", key.hash())));
         std::fs::rename(&folder, &aside).map_err(io(&folder))?;
-        let mut record = self.record(key);
-        record.rejected += 1;
-        record.reason = Some(reason.to_owned());
-        self.set_record(key, &record)
+        let record = self.record(key);
+        let rejected = record.rejected + 1;
+        self.set_record(key, &BuildRecord { rejected, reason: Some(reason.to_owned()), ..record })
     }
 
     /// A folder for a build to write to.
-    ///
-    /// # Errors
-    /// [`CacheError::Io`].
     pub fn begin(&self, key: &EngineKey) -> Result<PathBuf, CacheError> {
         let folder = self.folder.join(format!(".new-{}-{}", key.hash(), std::process::id()));
         let _ = std::fs::remove_dir_all(&folder);
@@ -172,9 +146,6 @@ impl EngineCache {
     }
 
     /// Makes the files in `built` the engine of `key`, as a whole: after a power cut it is there or it is not.
-    ///
-    /// # Errors
-    /// [`CacheError::Io`].
     pub fn commit(&self, key: &EngineKey, built: &Path, took: Duration) -> Result<PathBuf, CacheError> {
         let mut files = BTreeMap::new();
         for entry in std::fs::read_dir(built).map_err(io(built))? {
@@ -195,9 +166,7 @@ impl EngineCache {
             }
         }
         atomic::sync_folder(&self.folder).map_err(io(&self.folder))?;
-        let mut record = self.record(key);
-        (record.failed, record.seconds) = (0, Some(took.as_secs()));
-        self.set_record(key, &record)?;
+        self.set_record(key, &BuildRecord { failed: 0, seconds: Some(took.as_secs()), ..self.record(key) })?;
         self.shrink(&folder);
         Ok(folder)
     }
@@ -209,20 +178,13 @@ impl EngineCache {
     }
 
     /// Counts a failed build.
-    ///
-    /// # Errors
-    /// [`CacheError::Io`].
     pub fn failed(&self, key: &EngineKey, reason: &str) -> Result<(), CacheError> {
-        let mut record = self.record(key);
-        record.failed += 1;
-        record.reason = Some(reason.to_owned());
-        self.set_record(key, &record)
+        let record = self.record(key);
+        let failed = record.failed + 1;
+        self.set_record(key, &BuildRecord { failed, reason: Some(reason.to_owned()), ..record })
     }
 
     /// Resets the counters: a user requests a build, or the engine works.
-    ///
-    /// # Errors
-    /// [`CacheError::Io`].
     pub fn reset(&self, key: &EngineKey) -> Result<(), CacheError> {
         let seconds = self.record(key).seconds;
         self.set_record(key, &BuildRecord { seconds, ..BuildRecord::default() })
@@ -279,7 +241,7 @@ impl EngineCache {
 }
 
 /// Compares an engine's folder with its manifest.
-fn verify(folder: &Path, key: &EngineKey) -> Result<Manifest, String> {
+fn verify(folder: &Path, key: &EngineKey) -> Result<(), String> {
     check_owner(folder)?;
     let text =
         atomic::read(&folder.join(MANIFEST)).map_err(|error| format!("its manifest cannot be read ({error})"))?;
@@ -306,7 +268,7 @@ fn verify(folder: &Path, key: &EngineKey) -> Result<Manifest, String> {
             return Err(format!("{name} is not the file that was built"));
         }
     }
-    Ok(manifest)
+    Ok(())
 }
 
 /// Checks that a file or folder belongs to this user, that no other user can write it, and that it is no link.
@@ -327,19 +289,9 @@ pub(in crate::infer) fn check_owner(path: &Path) -> Result<(), String> {
 
 /// Size and SHA-256 of a file.
 pub(in crate::infer) fn digest(path: &Path) -> std::io::Result<(u64, String)> {
-    let mut file = std::fs::File::open(path)?;
     let mut hash = Sha256::new();
-    let mut buffer = vec![0; 256 * 1024];
-    let mut size = 0;
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok((size, hex::encode(hash.finalize()))),
-            count => {
-                hash.update(&buffer[..count]);
-                size += count as u64;
-            }
-        }
-    }
+    let size = std::io::copy(&mut std::fs::File::open(path)?, &mut hash)?;
+    Ok((size, hex::encode(hash.finalize())))
 }
 
 fn folder_size(folder: &Path) -> u64 {

@@ -3,12 +3,13 @@
 use std::ffi::OsStr;
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use serde::de::DeserializeOwned;
 
 /// How often the parent looks at the child.
 const POLL: Duration = Duration::from_millis(5);
@@ -28,6 +29,8 @@ pub enum ChildError {
     /// The child was killed after this time.
     #[error("did not end within {} s", .0.as_secs_f32())]
     Hung(Duration),
+    #[error("was cancelled")]
+    Cancelled,
     /// Waiting for the child failed.
     #[error("ended in a process that was lost ({0})")]
     Lost(String),
@@ -38,7 +41,7 @@ pub enum ChildError {
 pub struct Answer {
     pub status: ExitStatus,
     /// The end of its standard output, at least the last 64 KiB.
-    pub stdout: String,
+    pub stdout: Vec<u8>,
 }
 
 impl Answer {
@@ -47,10 +50,14 @@ impl Answer {
         self.status.signal().map(signal_name)
     }
 
-    /// The last line that is JSON of this type. A library that the child loads may print lines of its own.
-    pub fn report<T: serde::de::DeserializeOwned>(&self) -> Option<T> {
-        self.stdout.lines().rev().find_map(|line| serde_json::from_str(line).ok())
+    pub fn report<T: DeserializeOwned>(&self) -> Option<T> {
+        last_report(&self.stdout)
     }
+}
+
+/// The last line that is JSON of this type. A library that the child loads may print lines of its own.
+pub(in crate::infer) fn last_report<T: DeserializeOwned>(output: &[u8]) -> Option<T> {
+    output.rsplit(|byte| *byte == b'\n').find_map(|line| serde_json::from_slice(line).ok())
 }
 
 /// Names the `ocelli` program that runs as the child, for other programs that use this crate. The first call counts.
@@ -59,25 +66,28 @@ pub fn set_prober(program: PathBuf) {
 }
 
 /// Runs `ocelli ARGS…`, waits at most `timeout`, and returns what it printed on standard output. The program is this one,
-/// or the one named by [`set_prober`] or by the environment variable `OCELLI_EXE`.
-///
-/// # Errors
-/// [`ChildError`]. A child that crashed or failed is not an error but an [`Answer`].
+/// or the one named by [`set_prober`] or by the environment variable `OCELLI_EXE`. A child that crashed or failed is not an
+/// error but an [`Answer`].
 pub fn ask(args: &[&OsStr], timeout: Duration) -> Result<Answer, ChildError> {
-    let (mut command, _temporary) = command().map_err(ChildError::NotStarted)?;
-    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    wait(spawn(&mut command).map_err(ChildError::NotStarted)?, timeout)
+    let (child, _temporary) = start(args, Stdio::null(), Stdio::null()).map_err(ChildError::NotStarted)?;
+    wait(child, timeout, |_| true)
 }
 
-/// A command that runs the program as a child, and its folder for temporary files: a child that crashes cannot remove
-/// what it left there, so the parent does.
-pub(in crate::infer) fn command() -> Result<(Command, Option<tempfile::TempDir>), String> {
-    let mut command = Command::new(prober()?);
+/// Starts the program as a child. Returns its folder for temporary files too: a child that crashes cannot remove what it
+/// left there, so the parent does.
+pub(in crate::infer) fn start(
+    args: &[&OsStr],
+    stdin: Stdio,
+    stderr: Stdio,
+) -> Result<(Child, Option<tempfile::TempDir>), String> {
+    let program = prober()?;
+    let mut command = Command::new(&program);
     let temporary = tempfile::Builder::new().prefix(TEMPORARY).tempdir().ok();
     if let Some(folder) = &temporary {
         command.env("TMPDIR", folder.path());
     }
-    Ok((command, temporary))
+    let child = command.args(args).stdin(stdin).stdout(Stdio::piped()).stderr(stderr).spawn();
+    Ok((child.map_err(|error| format!("cannot start {}: {error}", program.display()))?, temporary))
 }
 
 /// Removes this child's folder for temporary files: for a child whose parent has ended and cannot do it.
@@ -86,10 +96,6 @@ pub fn remove_temporary_folder() {
     if folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with(TEMPORARY)) {
         let _ = std::fs::remove_dir_all(folder);
     }
-}
-
-pub(in crate::infer) fn spawn(command: &mut Command) -> Result<Child, String> {
-    command.spawn().map_err(|error| format!("cannot start {}: {error}", Path::new(command.get_program()).display()))
 }
 
 /// The program to run: only Ocelli itself knows the verbs, and another program might do anything with them.
@@ -110,8 +116,13 @@ fn prober() -> Result<PathBuf, String> {
     }
 }
 
-/// Waits for the child's end, at most `timeout`, and reads what it prints meanwhile.
-pub(in crate::infer) fn wait(mut child: Child, timeout: Duration) -> Result<Answer, ChildError> {
+/// Waits for the child's end, at most `timeout`, and reads what it prints meanwhile. `go_on` is called again and again
+/// with the end of that output; when it returns false, the child is killed.
+pub(in crate::infer) fn wait(
+    mut child: Child,
+    timeout: Duration,
+    mut go_on: impl FnMut(&[u8]) -> bool,
+) -> Result<Answer, ChildError> {
     let deadline = Instant::now() + timeout;
     let mut stdout = child.stdout.take();
     if let Some(stdout) = &stdout {
@@ -123,18 +134,22 @@ pub(in crate::infer) fn wait(mut child: Child, timeout: Duration) -> Result<Answ
     let status = loop {
         let ended = child.try_wait();
         drain(stdout.as_mut(), &mut output);
-        match ended {
+        let go_on = go_on(&output);
+        let why = match ended {
             Ok(Some(status)) => break status,
-            Ok(None) if Instant::now() < deadline => std::thread::sleep(POLL),
-            Ok(None) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(ChildError::Hung(timeout));
-            }
             Err(error) => return Err(ChildError::Lost(error.to_string())),
-        }
+            Ok(None) if !go_on => ChildError::Cancelled,
+            Ok(None) if Instant::now() >= deadline => ChildError::Hung(timeout),
+            Ok(None) => {
+                std::thread::sleep(POLL);
+                continue;
+            }
+        };
+        let _ = child.kill();
+        let _ = child.wait();
+        return Err(why);
     };
-    Ok(Answer { status, stdout: String::from_utf8_lossy(&output).into_owned() })
+    Ok(Answer { status, stdout: output })
 }
 
 /// Reads what is in the pipe now. The number of reads is bounded, so that a child that never stops writing is still timed.
@@ -150,7 +165,7 @@ fn drain(stdout: Option<&mut ChildStdout>, output: &mut Vec<u8>) {
     }
 }
 
-pub(in crate::infer) fn signal_name(signal: i32) -> String {
+fn signal_name(signal: i32) -> String {
     match signal {
         4 => "SIGILL".into(),
         6 => "SIGABRT".into(),
@@ -166,13 +181,15 @@ pub(in crate::infer) fn signal_name(signal: i32) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::path::Path;
+
     use super::*;
 
     #[test]
     fn a_child_that_hangs_is_ended() {
         let child = Command::new("sleep").arg("600").stdout(Stdio::piped()).spawn().unwrap();
         let id = child.id();
-        assert!(wait(child, Duration::from_millis(50)).unwrap_err().to_string().contains("did not end"));
+        assert!(wait(child, Duration::from_millis(50), |_| true).unwrap_err().to_string().contains("did not end"));
         assert!(!Path::new(&format!("/proc/{id}")).exists(), "the child was not reaped");
     }
 
@@ -180,7 +197,7 @@ mod tests {
     fn a_child_that_writes_more_than_a_pipe_holds_is_read_to_its_report() {
         let script = "head -c 300000 /dev/zero | tr '\\0' x; echo; echo '[1, 2]'";
         let child = Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
-        let answer = wait(child, Duration::from_secs(10)).unwrap();
+        let answer = wait(child, Duration::from_secs(10), |_| true).unwrap();
         assert!(answer.status.success());
         assert_eq!(answer.report(), Some([1, 2]));
     }

@@ -146,7 +146,7 @@ mod tests {
     fn reported(script: &str) -> Result<String, String> {
         let child =
             Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        version(&wait(child, Duration::from_secs(30)).unwrap())
+        version(&wait(child, Duration::from_secs(30), |_| true).unwrap())
     }
 
     #[test]

@@ -4,7 +4,7 @@ use crate::config::BackendChoice;
 use crate::infer::backend::descriptor::{Descriptor, Device, Sessions, Setup};
 use crate::infer::backend::onnxruntime::library::ONNX_RUNTIME;
 use crate::infer::backend::onnxruntime::probe::{provider_works, try_library};
-use crate::infer::backend::onnxruntime::{OrtBackend, OrtOptions, OrtProvider};
+use crate::infer::backend::onnxruntime::{OrtBackend, OrtOptions};
 use crate::infer::{Backend, InferError};
 use crate::types::BackendKind;
 
@@ -19,9 +19,9 @@ pub(in crate::infer) static CPU: Descriptor = Descriptor {
     needs_engine: false,
     moves_boxes: None,
     sessions: Sessions::Measured,
-    probe_here: |library, _| try_library(library, Some(OrtProvider::Cpu)),
-    probe_parts: |_| Ok(()),
-    make: |setup| make(OrtProvider::Cpu, setup),
+    probe_here: |kind, library, _| try_library(library, Some(kind)),
+    probe_parts: |kind, library| provider_works(library, kind),
+    make,
 };
 
 pub(in crate::infer) static CUDA: Descriptor = Descriptor {
@@ -30,23 +30,13 @@ pub(in crate::infer) static CUDA: Descriptor = Descriptor {
     device: Device::Gpu,
     in_auto: |machine| machine.gpu,
     sessions: Sessions::One,
-    probe_here: |library, _| try_library(library, Some(OrtProvider::Cuda)),
-    probe_parts: |library| provider_works(library, OrtProvider::Cuda),
-    make: |setup| make(OrtProvider::Cuda, setup),
     ..CPU
 };
 
-pub(in crate::infer) static TENSORRT: Descriptor = Descriptor {
-    kind: BackendKind::Tensorrt,
-    choice: BackendChoice::Tensorrt,
-    needs_engine: true,
-    probe_here: |library, _| try_library(library, Some(OrtProvider::Tensorrt)),
-    probe_parts: |library| provider_works(library, OrtProvider::Tensorrt),
-    make: |setup| make(OrtProvider::Tensorrt, setup),
-    ..CUDA
-};
+pub(in crate::infer) static TENSORRT: Descriptor =
+    Descriptor { kind: BackendKind::Tensorrt, choice: BackendChoice::Tensorrt, needs_engine: true, ..CUDA };
 
-fn make(provider: OrtProvider, setup: Setup<'_>) -> Result<Box<dyn Backend>, InferError> {
+fn make(kind: BackendKind, setup: Setup<'_>) -> Result<Box<dyn Backend>, InferError> {
     let Setup { config, library, threads, engine } = setup;
     let (library, version) = library.ok_or_else(|| ONNX_RUNTIME.none_found())?;
     let options = OrtOptions {
@@ -57,5 +47,5 @@ fn make(provider: OrtProvider, setup: Setup<'_>) -> Result<Box<dyn Backend>, Inf
         cuda: config.cuda.clone(),
         engine,
     };
-    Ok(Box::new(OrtBackend::proven(provider, library, version, options)))
+    Ok(Box::new(OrtBackend::proven(kind, library, version, options)))
 }

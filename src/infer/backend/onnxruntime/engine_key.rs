@@ -4,7 +4,6 @@ use std::path::Path;
 
 use crate::config::{ModelConfig, TensorrtConfig};
 use crate::infer::InferError;
-use crate::infer::backend::onnxruntime::OrtProvider;
 use crate::infer::backend::onnxruntime::probe::provider_library;
 use crate::infer::cache::{EngineKey, digest};
 use crate::infer::runtime::gpu;
@@ -12,17 +11,13 @@ use crate::model::ModelSpec;
 use crate::types::BackendKind;
 
 /// Everything that the engine of `spec` depends on. `library` is ONNX Runtime's, of this `version`.
-///
-/// # Errors
-/// [`InferError::Provider`] if that library comes without TensorRT, [`InferError::Build`] if the calibration table cannot
-/// be read.
 pub(in crate::infer) fn engine_key(
     spec: &ModelSpec,
     config: &ModelConfig,
     library: &Path,
     version: String,
 ) -> Result<EngineKey, InferError> {
-    let provider = provider_library(library, OrtProvider::Tensorrt).unwrap_or_default();
+    let provider = provider_library(library, BackendKind::Tensorrt).unwrap_or_default();
     if !provider.exists() {
         let reason = format!(
             "there is no {}; install a build of ONNX Runtime with TensorRT, or use backend: cpu",

@@ -12,7 +12,7 @@ mod session;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ort::ep::{self, ExecutionProvider};
+use ort::ep::ExecutionProvider;
 use ort::session::Session as Inner;
 use ort::session::builder::SessionBuilder;
 
@@ -34,43 +34,6 @@ use library::environment;
 use profile::Profile;
 use session::OrtSession;
 
-/// What executes the graph inside ONNX Runtime.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OrtProvider {
-    Cpu,
-    Cuda,
-    /// TensorRT, with CUDA for the nodes that TensorRT cannot run.
-    Tensorrt,
-}
-
-impl OrtProvider {
-    pub(in crate::infer) fn kind(self) -> BackendKind {
-        match self {
-            Self::Cpu => BackendKind::Cpu,
-            Self::Cuda => BackendKind::Cuda,
-            Self::Tensorrt => BackendKind::Tensorrt,
-        }
-    }
-
-    /// The word in file names and on the command line.
-    pub(in crate::infer) fn word(self) -> &'static str {
-        match self {
-            Self::Cpu => "cpu",
-            Self::Cuda => "cuda",
-            Self::Tensorrt => "tensorrt",
-        }
-    }
-
-    /// The name that the runtime's profile uses.
-    pub(in crate::infer) fn name(self) -> &'static str {
-        match self {
-            Self::Cpu => "CPUExecutionProvider",
-            Self::Cuda => ep::CUDA::NAME,
-            Self::Tensorrt => ep::TensorRT::NAME,
-        }
-    }
-}
-
 #[derive(Debug, Clone, Default)]
 pub(in crate::infer) struct OrtOptions {
     /// Threads (≥ 1) inside one inference.
@@ -87,7 +50,8 @@ pub(in crate::infer) struct OrtOptions {
 
 #[derive(Debug, Clone)]
 pub struct OrtBackend {
-    provider: OrtProvider,
+    /// `cpu`, `cuda` or `tensorrt`.
+    kind: BackendKind,
     library: PathBuf,
     version: String,
     options: OrtOptions,
@@ -97,23 +61,15 @@ pub struct OrtBackend {
 
 impl OrtBackend {
     /// Finds a library (`library`, else `ORT_DYLIB_PATH`, else the searched folders) and probes it in a child process.
-    /// `threads` (≥ 1) work on one inference.
-    ///
-    /// # Errors
-    /// [`InferError::NoLibrary`], [`InferError::Library`] or [`InferError::Prober`].
-    pub fn new(provider: OrtProvider, library: Option<&Path>, threads: usize) -> Result<Self, InferError> {
+    /// `kind`: `cpu`, `cuda` or `tensorrt`. `threads` (≥ 1) work on one inference.
+    pub fn new(kind: BackendKind, library: Option<&Path>, threads: usize) -> Result<Self, InferError> {
         let (library, version) = locate(&ONNX_RUNTIME, library)?;
-        Ok(Self::proven(provider, library, version, OrtOptions { threads, ..OrtOptions::default() }))
+        Ok(Self::proven(kind, library, version, OrtOptions { threads, ..OrtOptions::default() }))
     }
 
     /// A backend on a library that a child process has probed.
-    pub(in crate::infer) fn proven(
-        provider: OrtProvider,
-        library: PathBuf,
-        version: String,
-        options: OrtOptions,
-    ) -> Self {
-        Self { provider, library, version, options, host: None }
+    pub(in crate::infer) fn proven(kind: BackendKind, library: PathBuf, version: String, options: OrtOptions) -> Self {
+        Self { kind, library, version, options, host: None }
     }
 
     /// Binds tensors on the CPU as sessions on a GPU do, to test that code without a GPU. `fixed`: at fixed addresses, as a
@@ -124,16 +80,13 @@ impl OrtBackend {
     }
 
     /// The runtime's own session with the same options, for benchmarks.
-    ///
-    /// # Errors
-    /// As [`Backend::load`].
     pub fn bare(&self, spec: &ModelSpec) -> Result<Inner, InferError> {
-        let bytes = load_bytes(self.provider.kind(), spec)?;
+        let bytes = load_bytes(self.kind, spec)?;
         self.builder(Some(spec))?.commit_from_memory(&bytes).map_err(|error| self.not_loaded(spec, &error))
     }
 
     fn not_loaded(&self, spec: &ModelSpec, error: &ort::Error) -> InferError {
-        InferError::Load { backend: self.provider.kind(), model: spec.path.clone(), reason: chain(error) }
+        InferError::Load { backend: self.kind, model: spec.path.clone(), reason: chain(error) }
     }
 
     /// `spec`: the model that the session is for; `None` for the probe's tiny model.
@@ -151,29 +104,29 @@ impl OrtBackend {
             .and_then(|b| Ok(b.with_memory_pattern(false)?))
             .map_err(refused)?;
         // One by one: registering a list ignores errors and runs on the CPU.
-        match self.provider {
-            OrtProvider::Cpu => {}
-            OrtProvider::Cuda => providers::cuda(&self.options).register(&mut builder).map_err(refused)?,
-            OrtProvider::Tensorrt => {
+        match self.kind {
+            BackendKind::Cuda => providers::cuda(&self.options).register(&mut builder).map_err(refused)?,
+            BackendKind::Tensorrt => {
                 providers::tensorrt(&self.options, spec).register(&mut builder).map_err(refused)?;
                 // TensorRT does not run every node; without CUDA the others run on the CPU, which is slow but right.
                 if let Err(error) = providers::cuda(&self.options).register(&mut builder) {
                     tracing::warn!("nodes that TensorRT cannot run will run on the CPU: {error}");
                 }
             }
+            _ => {}
         }
         Ok(builder)
     }
 
     fn refused(&self, error: &ort::Error) -> InferError {
-        InferError::Provider { backend: self.provider.kind(), reason: chain(error) }
+        InferError::Provider { backend: self.kind, reason: chain(error) }
     }
 
     /// `first`: the session's first inference is profiled, to see which provider runs which node.
     fn session(&self, spec: &Arc<ModelSpec>, first: bool) -> Result<OrtSession, InferError> {
         let failed = |error: ort::Error| self.not_loaded(spec, &error);
         let builder = self.builder(Some(spec))?;
-        let bytes = load_bytes(self.provider.kind(), spec)?;
+        let bytes = load_bytes(self.kind, spec)?;
         let (mut builder, profile) = if first { Profile::start(builder) } else { (builder, None) };
         let inner = builder.commit_from_memory(&bytes).map_err(failed)?;
         let binding = match self.places() {
@@ -186,20 +139,17 @@ impl OrtBackend {
 
     /// Where the tensors of a session lie; `None`: in ordinary memory.
     fn places(&self) -> Option<Places> {
-        let graph = match self.provider {
-            OrtProvider::Cpu => return self.host.clone(),
-            OrtProvider::Cuda => self.options.cuda.cuda_graph,
-            OrtProvider::Tensorrt => self.options.tensorrt.cuda_graph,
+        let graph = match self.kind {
+            BackendKind::Cuda => self.options.cuda.cuda_graph,
+            BackendKind::Tensorrt => self.options.tensorrt.cuda_graph,
+            _ => return self.host.clone(),
         };
         Some(Places::cuda(self.options.device, graph))
     }
 
     fn without_binding(&self, error: &ort::Error) {
-        let kind = self.provider.kind();
-        tracing::warn!(
-            "{kind}: frames go through ordinary memory, which is slower than page-locked memory: {}",
-            chain(error)
-        );
+        let (kind, error) = (self.kind, chain(error));
+        tracing::warn!("{kind}: frames go through ordinary memory, which is slower than page-locked memory: {error}");
     }
 }
 

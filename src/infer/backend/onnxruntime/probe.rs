@@ -10,7 +10,7 @@ use crate::infer::InferError;
 use crate::infer::backend::convert::chain;
 use crate::infer::backend::onnxruntime::library::open;
 use crate::infer::backend::onnxruntime::profile::Profile;
-use crate::infer::backend::onnxruntime::{OrtBackend, OrtOptions, OrtProvider};
+use crate::infer::backend::onnxruntime::{OrtBackend, OrtOptions, providers};
 use crate::infer::backend::tiny;
 use crate::infer::runtime::elf;
 use crate::infer::runtime::probe::in_child;
@@ -36,28 +36,26 @@ pub struct ProviderReport {
 
 /// Probes one execution provider of a library that works, in a child process: registers it as the service does and runs
 /// a tiny model on it. A good result is stored for later starts.
-pub fn probe_provider(path: &Path, provider: OrtProvider) -> ProviderReport {
-    let library = provider_library(path, provider);
+pub fn probe_provider(path: &Path, kind: BackendKind) -> ProviderReport {
+    let library = provider_library(path, kind);
     let present = library.as_ref().is_some_and(|library| library.is_file());
     let missing = library.as_ref().filter(|_| present).map(|library| elf::missing(library)).unwrap_or_default();
-    let error = ask(path, provider, false).err().map(|error| error.to_string());
-    ProviderReport { kind: provider.kind(), library, present, missing, error }
+    let error = ask(path, kind, false).err().map(|error| error.to_string());
+    ProviderReport { kind, library, present, missing, error }
 }
 
 /// Makes sure that opening a provider does not kill this process: a child opens it first, now or at an earlier start.
-///
-/// # Errors
-/// [`InferError::Provider`]. A missing library is no error here: the runtime itself reports it.
-pub(in crate::infer) fn provider_works(path: &Path, provider: OrtProvider) -> Result<(), InferError> {
-    match provider_library(path, provider).filter(|library| library.is_file()) {
-        Some(_) => ask(path, provider, true).map(|_| ()),
+/// A missing library is no error here: the runtime itself reports it.
+pub(in crate::infer) fn provider_works(path: &Path, kind: BackendKind) -> Result<(), InferError> {
+    match provider_library(path, kind).filter(|library| library.is_file()) {
+        Some(_) => ask(path, kind, true).map(|_| ()),
         None => Ok(()),
     }
 }
 
 /// The provider's own library, beside the runtime's.
-pub(in crate::infer) fn provider_library(path: &Path, provider: OrtProvider) -> Option<PathBuf> {
-    (provider != OrtProvider::Cpu).then(|| beside(path, provider.word()))
+pub(in crate::infer) fn provider_library(path: &Path, kind: BackendKind) -> Option<PathBuf> {
+    (kind != BackendKind::Cpu).then(|| beside(path, &kind.to_string()))
 }
 
 fn beside(path: &Path, word: &str) -> PathBuf {
@@ -65,37 +63,37 @@ fn beside(path: &Path, word: &str) -> PathBuf {
     real.with_file_name(format!("libonnxruntime_providers_{word}.so"))
 }
 
-fn ask(path: &Path, provider: OrtProvider, reuse: bool) -> Result<String, InferError> {
-    let word = provider.word();
-    let failed = |reason| InferError::Provider { backend: provider.kind(), reason };
+fn ask(path: &Path, kind: BackendKind, reuse: bool) -> Result<String, InferError> {
+    let word = &kind.to_string();
+    let failed = |reason| InferError::Provider { backend: kind, reason };
     // TensorRT leaves nodes to CUDA, so CUDA's library is opened with it.
     let files = || vec![path.to_owned(), beside(path, "shared"), beside(path, "cuda"), beside(path, word)];
     ProbeCache::usual().version(&format!("{} {word}", super::ONNX_RUNTIME.name), files, reuse, || {
-        if let Some(library) = provider_library(path, provider).filter(|library| library.is_file()) {
+        if let Some(library) = provider_library(path, kind).filter(|library| library.is_file()) {
             elf::check(&library).map_err(|reason| failed(format!("{}: {reason}", library.display())))?;
         }
         in_child(path, &["--provider", word], PROVIDER_TIMEOUT, failed)
     })
 }
 
-/// Opens `library` in this process, runs the tiny model on `provider` (registered as the service does), and returns the
+/// Opens `library` in this process, runs the tiny model on the provider of `kind` (registered as the service does), and returns the
 /// version. For the probing child only.
-pub(in crate::infer) fn try_library(library: &Path, provider: Option<OrtProvider>) -> Result<String, String> {
+pub(in crate::infer) fn try_library(library: &Path, kind: Option<BackendKind>) -> Result<String, String> {
     elf::check(library)?;
-    let Some(provider) = provider else {
+    let Some(kind) = kind else {
         let builder = Inner::builder(&open(library)?).and_then(|builder| Ok(builder.with_intra_threads(1)?));
         run(&mut commit(builder.map_err(|error| chain(&error))?)?)?;
         return Ok(version(library));
     };
     let version = version(library);
     let options = OrtOptions { threads: 1, ..OrtOptions::default() };
-    let backend = OrtBackend::proven(provider, library.to_owned(), version.clone(), options);
+    let backend = OrtBackend::proven(kind, library.to_owned(), version.clone(), options);
     let builder = backend.builder(None).map_err(|error| error.to_string())?;
     let (builder, profile) = Profile::start(builder);
     let mut session = commit(builder)?;
     run(&mut session)?;
     match profile.map(|profile| profile.read(&mut session)) {
-        Some(Ok(nodes)) if !nodes.contains_key(provider.name()) => {
+        Some(Ok(nodes)) if !nodes.contains_key(providers::name(kind)) => {
             Err("it registers, but the CPU ran the model in its place".into())
         }
         // Without a profile the placement is unknown.

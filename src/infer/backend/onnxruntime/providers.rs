@@ -1,12 +1,22 @@
 //! Options of ONNX Runtime's execution providers from the configuration.
 
-use ort::ep::{self, ArenaExtendStrategy};
+use ort::ep::{self, ArenaExtendStrategy, ExecutionProvider};
 
 use crate::config::{Arena, BatchProfile, CudnnSearch};
 use crate::infer::backend::onnxruntime::OrtOptions;
 use crate::model::ModelSpec;
+use crate::types::BackendKind;
 
 const MB: usize = 1_000_000;
+
+/// The provider's name in the runtime's profile.
+pub(in crate::infer) fn name(kind: BackendKind) -> &'static str {
+    match kind {
+        BackendKind::Cuda => ep::CUDA::NAME,
+        BackendKind::Tensorrt => ep::TensorRT::NAME,
+        _ => "CPUExecutionProvider",
+    }
+}
 
 /// CUDA as configured. Only values that differ from the provider's default are set, because an old provider refuses
 /// options that it does not know.

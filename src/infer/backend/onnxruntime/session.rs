@@ -10,9 +10,10 @@ use ort::value::{PrimitiveTensorElementType, TensorRef, ValueRef};
 use crate::infer::backend::convert::{self, Element, chain, side_by_side};
 use crate::infer::backend::onnxruntime::bound::{Binding, Outputs};
 use crate::infer::backend::onnxruntime::profile::{Profile, words};
-use crate::infer::backend::onnxruntime::{OrtBackend, OrtProvider};
+use crate::infer::backend::onnxruntime::{OrtBackend, providers};
 use crate::infer::{Consume, Fork, InferError, Session, check_frames, hand_out};
 use crate::model::{Elem, Input, InputSpec, MAX_OUTPUTS, ModelSpec};
+use crate::types::BackendKind;
 
 /// The frames of a run in the model's own type and layout, if they must be copied. Grows to the largest run.
 enum Feed {
@@ -60,7 +61,7 @@ impl OrtSession {
     /// # Errors
     /// [`InferError::Provider`] if this session's provider ran none of them.
     fn read_placement(&mut self, profile: Profile) -> Result<(), InferError> {
-        let (provider, kind) = (self.backend.provider, self.backend.provider.kind());
+        let kind = self.backend.kind;
         match profile.read(&mut self.inner) {
             Ok(nodes) => self.nodes = nodes,
             Err(reason) => {
@@ -69,7 +70,7 @@ impl OrtSession {
             }
         }
         tracing::info!("{kind}: nodes by provider: {}", words(&self.nodes));
-        if provider != OrtProvider::Cpu && !self.nodes.contains_key(provider.name()) {
+        if kind != BackendKind::Cpu && !self.nodes.contains_key(providers::name(kind)) {
             let reason = "it registered, but ran no node of this model".into();
             return Err(InferError::Provider { backend: kind, reason });
         }
@@ -124,7 +125,7 @@ impl OrtSession {
 
     fn run_once(&mut self, frames: &[Input<'_>], consume: &mut Consume<'_>) -> Result<(), InferError> {
         check_frames(&self.spec, self.spec.input.batch.size, frames)?;
-        let kind = self.backend.provider.kind();
+        let kind = self.backend.kind;
         let failed = |error: ort::Error| InferError::Run { backend: kind, reason: chain(&error) };
         let spec = &self.spec.input;
         let (parts, outputs) = match self.binding.as_mut().filter(|_| !self.untried) {

@@ -35,9 +35,9 @@ pub(in crate::infer) static DESCRIPTOR: Descriptor = Descriptor {
     needs_engine: false,
     moves_boxes: Some(|config| config.openvino.precision != Precision::F32),
     sessions: Sessions::Measured,
-    probe_here: try_library,
-    probe_parts: |_| Ok(()),
-    make: |Setup { config, library, threads, .. }| {
+    probe_here: |_, library, precision| try_library(library, precision),
+    probe_parts: |_, _| Ok(()),
+    make: |_, Setup { config, library, threads, .. }| {
         let (library, version) = library.ok_or_else(|| OPENVINO.none_found())?;
         Ok(Box::new(OpenvinoBackend { library, version, threads, precision: config.openvino.precision }))
     },

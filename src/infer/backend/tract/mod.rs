@@ -21,10 +21,10 @@ pub(in crate::infer) static DESCRIPTOR: Descriptor = Descriptor {
     needs_engine: false,
     moves_boxes: None,
     sessions: Sessions::OneThreadEach,
-    probe_here: |_, _| Err("tract is built in and has no library".into()),
-    probe_parts: |_| Ok(()),
+    probe_here: |_, _, _| Err("tract is built in and has no library".into()),
+    probe_parts: |_, _| Ok(()),
     #[cfg(feature = "tract")]
-    make: |_| Ok(Box::new(TractBackend)),
+    make: |_, _| Ok(Box::new(TractBackend)),
     #[cfg(not(feature = "tract"))]
-    make: |_| Err(crate::infer::InferError::NotBuilt(BackendKind::Tract)),
+    make: |kind, _| Err(crate::infer::InferError::NotBuilt(kind)),
 };

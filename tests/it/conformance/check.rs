@@ -1,14 +1,15 @@
 //! Checks of the promises of `Session`, for sessions of any backend.
 
-use crate::infer::{InferError, Session};
-use crate::model::{Input, ModelSpec};
+use std::path::Path;
+use std::sync::Arc;
+
+use ocelli::infer::{Consume, Fork, InferError, Session};
+use ocelli::model::{Input, ModelSpec};
+use ocelli::types::BackendKind;
 
 /// Checks a session of `spec`: each output is complete, finite, handed out once and the same for the same input, an input
-/// of the wrong length is refused without harm, and forks give the same.
-///
-/// # Errors
-/// The first promise that is broken, as a sentence.
-pub fn check_session(session: &mut dyn Session, spec: &ModelSpec) -> Result<(), String> {
+/// of the wrong length is refused without harm, and forks give the same. The error is the first broken promise.
+pub(super) fn check_session(session: &mut dyn Session, spec: &ModelSpec) -> Result<(), String> {
     let grey = spec.input.empty_frame();
     // All rows and columns differ, and all values are within the range of pixels.
     let pattern: Vec<f32> = (0..grey.len()).map(|n| (n * 7919 % 251) as f32 / spec.input.scale).collect();
@@ -68,28 +69,56 @@ fn same(got: &[Vec<f32>], expected: &[Vec<f32>], otherwise: &str) -> Result<(), 
     Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use crate::infer::backend::fake::{FakeSession, Fault, Script, spec};
+/// A session that answers with a checksum of its input, and breaks one promise.
+#[derive(Clone)]
+struct Fake(Arc<ModelSpec>, &'static str);
 
-    fn checked(fault: Option<Fault>) -> Result<(), String> {
-        let script = Script::open();
-        script.fault(fault);
-        check_session(&mut FakeSession::new(&script), &spec())
+impl Session for Fake {
+    fn run(&mut self, frames: &[Input<'_>], consume: &mut Consume<'_>) -> Result<(), InferError> {
+        let Input::Planes(planes) = frames[0] else { unreachable!("no bytes were given") };
+        let (expected, got) = (self.0.input.frame_len(), planes.len());
+        if got != expected && self.1 != "any length" {
+            return Err(InferError::Input { expected, got });
+        }
+        if self.1 == "error" {
+            return Err(InferError::Run { backend: BackendKind::Tract, reason: "out of memory".into() });
+        }
+        let value = planes.iter().enumerate().map(|(n, value)| (n % 7) as f32 * value).sum();
+        let value = if self.1 == "not finite" { f32::NAN } else { value };
+        let shorter = usize::from(self.1 == "too short");
+        let tensors: Vec<Vec<f32>> =
+            self.0.output.tensors.iter().map(|tensor| vec![value; tensor.len() - shorter]).collect();
+        consume(0, &tensors.iter().map(Vec::as_slice).collect::<Vec<_>>());
+        if self.1 == "twice" {
+            consume(0, &[]);
+        }
+        Ok(())
     }
 
-    #[test]
-    fn a_good_session_passes_and_each_fault_is_found() {
-        assert_eq!(checked(None), Ok(()));
-        for (fault, words) in [
-            (Fault::Error("CUDA failure 2: out of memory"), "does not run"),
-            (Fault::Output(f32::NAN), "NaN"),
-            (Fault::Shape, "does not run"),
-        ] {
-            let why = checked(Some(fault.clone())).unwrap_err();
-            assert!(why.contains(words), "{fault:?}: {why}");
+    fn fork(&self) -> Fork {
+        let mut fork = self.clone();
+        if self.1 == "other fork" {
+            fork.1 = "not finite";
         }
+        Arc::new(move || Ok(Box::new(fork.clone())))
+    }
+}
+
+#[test]
+fn a_good_session_passes_and_each_fault_is_found() {
+    let marker = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/marker.onnx");
+    let spec = Arc::new(ModelSpec::open(&marker, None).unwrap());
+    let checked = |fault| check_session(&mut Fake(spec.clone(), fault), &spec);
+    assert_eq!(checked("none"), Ok(()));
+    for (fault, words) in [
+        ("error", "does not run"),
+        ("not finite", "NaN"),
+        ("too short", "values, not"),
+        ("twice", "2 times"),
+        ("any length", "was answered with"),
+        ("other fork", "NaN"),
+    ] {
+        let why = checked(fault).unwrap_err();
+        assert!(why.contains(words), "{fault}: {why}");
     }
 }
