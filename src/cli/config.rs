@@ -1,15 +1,9 @@
 //! `ocelli config`: check, show or describe the configuration.
 
-use std::io::Write;
-use std::path::PathBuf;
-
-use anyhow::Context;
-
-use super::Failure;
+use super::options::ConfigFiles;
+use super::terminal::{plural, print};
+use super::{Failure, exit};
 use crate::config::{self, Loaded};
-
-/// Exit code of a wrong configuration (`EX_CONFIG`).
-const WRONG_CONFIG: u8 = 78;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -23,7 +17,7 @@ enum Verb {
     #[command(after_help = "Examples:\n  ocelli config check\n  ocelli config check -c site.yaml -c cameras.yaml")]
     Check {
         #[command(flatten)]
-        files: Files,
+        files: ConfigFiles,
         /// Take any word for each `${NAME}` that is defined nowhere; the running service checks them when it reloads
         #[arg(long)]
         without_secrets: bool,
@@ -34,7 +28,7 @@ enum Verb {
     )]
     Show {
         #[command(flatten)]
-        files: Files,
+        files: ConfigFiles,
         /// Defaults and inherited values too
         #[arg(long)]
         effective: bool,
@@ -48,56 +42,31 @@ enum Verb {
     },
 }
 
-/// Where the configuration comes from.
-#[derive(Debug, clap::Args)]
-struct Files {
-    /// Configuration file; may be repeated, later files win [default: ./ocelli.yaml, else /etc/ocelli/ocelli.yaml]
-    #[arg(short, long = "config", value_name = "FILE")]
-    config: Vec<PathBuf>,
-    /// Set one key, as `mqtt.url=mqtt://127.0.0.1:1883`; may be repeated
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    sets: Vec<String>,
-}
-
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
-    match args.verb {
+    let text = match args.verb {
         Verb::Check { files, without_secrets: false } => check(&load(&files)?),
         Verb::Check { files, without_secrets: true } => check(
-            &config::load_without_secrets(&files.config, &files.sets)
-                .map_err(|errors| Failure::new(WRONG_CONFIG, errors))?,
+            &config::load_without_secrets(&files.config, &files.set)
+                .map_err(|errors| Failure::new(exit::CONFIG, errors))?,
         ),
-        Verb::Show { files, effective } => {
-            let loaded = load(&files)?;
-            print(&loaded.show(effective))
-        }
-        Verb::Schema { markdown: true } => print(&config::reference()),
-        Verb::Schema { markdown: false } => print(&format!("{:#}\n", config::schema())),
-    }
+        Verb::Show { files, effective } => load(&files)?.show(effective),
+        Verb::Schema { markdown: true } => config::reference(),
+        Verb::Schema { markdown: false } => format!("{:#}\n", config::schema()),
+    };
+    Ok(print(&text)?)
 }
 
-fn load(files: &Files) -> Result<Loaded, Failure> {
-    config::load_all(&files.config, &files.sets).map_err(|errors| Failure::new(WRONG_CONFIG, errors))
+fn load(files: &ConfigFiles) -> Result<Loaded, Failure> {
+    config::load_all(&files.config, &files.set).map_err(|errors| Failure::new(exit::CONFIG, errors))
 }
 
-fn check(loaded: &Loaded) -> Result<(), Failure> {
+fn check(loaded: &Loaded) -> String {
     for warning in &loaded.warnings {
         eprint(&format!("warning: {warning}\n"));
     }
     let names: Vec<String> = loaded.files.iter().map(|file| file.display().to_string()).collect();
     let names = if names.is_empty() { "(no file)".to_owned() } else { names.join(" + ") };
-    let cameras = match loaded.config.cameras.len() {
-        1 => "1 camera".to_owned(),
-        count => format!("{count} cameras"),
-    };
-    print(&format!("{names}: ok ({cameras})\n"))
-}
-
-fn print(text: &str) -> Result<(), Failure> {
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        // The reader of a pipe may leave when it has seen enough.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        outcome => Ok(outcome.context("cannot write to standard output")?),
-    }
+    format!("{names}: ok ({})\n", plural(loaded.config.cameras.len(), "camera"))
 }
 
 #[allow(clippy::print_stderr)] // warnings are for the person at the terminal; no log runs here

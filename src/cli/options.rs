@@ -92,20 +92,16 @@ pub(super) fn start_engine(spec: Arc<ModelSpec>, model: &ModelConfig) -> Result<
 }
 
 pub(super) fn parse_backend(text: &str) -> Result<BackendChoice, String> {
-    match text {
-        "auto" => Ok(BackendChoice::Auto),
-        "tract" => Ok(BackendChoice::Tract),
-        "cpu" => Ok(BackendChoice::Cpu),
-        "openvino" => Ok(BackendChoice::Openvino),
-        "cuda" => Ok(BackendChoice::Cuda),
-        "tensorrt" => Ok(BackendChoice::Tensorrt),
-        _ => Err("expected auto, tract, cpu, openvino, cuda or tensorrt".into()),
-    }
+    word(text).ok_or_else(|| "expected auto, tract, cpu, openvino, cuda or tensorrt".into())
 }
 
 pub(super) fn parse_precision(text: &str) -> Result<Precision, String> {
-    let all = [Precision::F32, Precision::F16, Precision::Bf16];
-    all.into_iter().find(|precision| precision.as_str() == text).ok_or_else(|| "expected f32, f16 or bf16".into())
+    word(text).ok_or_else(|| "expected f32, f16 or bf16".into())
+}
+
+/// The value that has this word in the configuration.
+fn word<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
+    serde_json::from_value(text.into()).ok()
 }
 
 pub(super) fn parse_share(text: &str) -> Result<f32, String> {

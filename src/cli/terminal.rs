@@ -29,7 +29,7 @@ pub(super) fn progress(length: u64) -> ProgressBar {
     }
 }
 
-/// The model and the backend that runs it; one line, and one per backend that was passed over.
+/// The model and the backend that runs it; one line, and one per better backend that does not run.
 pub(super) fn describe(engine: &Engine) -> String {
     let (spec, info) = (engine.spec(), engine.info());
     let mut text = format!(
@@ -45,4 +45,9 @@ pub(super) fn describe(engine: &Engine) -> String {
 
 pub(super) fn plural(count: usize, one: &str) -> String {
     format!("{count} {one}{}", if count == 1 { "" } else { "s" })
+}
+
+/// For JSON: an f32 with no more digits than it was given with.
+pub(super) fn decimal(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
 }

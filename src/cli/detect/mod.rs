@@ -103,6 +103,6 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         Input::Video(path) => video::run(video::file(&path), &engine, &detect, args.frames, &mut output),
         Input::Stream(url) => video::run(video::stream(&url), &engine, &detect, args.frames, &mut output),
     }?;
-    output.finish()?;
+    output.finish();
     Ok(())
 }

@@ -1,22 +1,46 @@
 //! Where `detect` writes: the table on the terminal, the output folder, the JSON lines.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
+
+use anyhow::Context;
 
 use super::super::terminal::{describe, plural};
 use crate::infer::Engine;
 use crate::sink::message::{FrameMessage, Run};
 use crate::types::FrameResult;
-use anyhow::Context;
+
+/// One line of JSON per frame.
+pub(super) struct JsonLines {
+    out: Box<dyn Write>,
+    line: Vec<u8>,
+}
+
+impl JsonLines {
+    pub(super) fn create(path: &Path) -> anyhow::Result<Self> {
+        let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Self { out: Box::new(file), line: Vec::new() })
+    }
+
+    fn stdout() -> Self {
+        Self { out: Box::new(std::io::stdout()), line: Vec::new() }
+    }
+
+    pub(super) fn push(&mut self, result: &FrameResult) -> anyhow::Result<()> {
+        self.line.clear();
+        FrameMessage::new(result, Run::of_process()).write(&mut self.line);
+        self.line.push(b'\n');
+        self.out.write_all(&self.line).and_then(|()| self.out.flush()).context("cannot write the JSON")
+    }
+}
 
 pub(super) struct Output {
     /// `None` when standard output carries the JSON and `--out` is not given.
     folder: Option<PathBuf>,
-    json: Option<BufWriter<Box<dyn Write>>>,
+    json: Option<JsonLines>,
     /// False when standard output carries the JSON.
     table: bool,
-    line: Vec<u8>,
     objects: u64,
     frames: u64,
     infer_s: f64,
@@ -36,18 +60,14 @@ impl Output {
             std::fs::create_dir_all(folder)
                 .with_context(|| format!("cannot create the folder {}", folder.display()))?;
         }
-        let json: Option<Box<dyn Write>> = match json {
-            None => None,
-            Some(_) if to_stdout => Some(Box::new(std::io::stdout())),
-            Some(path) => {
-                Some(Box::new(File::create(path).with_context(|| format!("cannot write {}", path.display()))?))
-            }
+        let json = match json {
+            Some(_) if to_stdout => Some(JsonLines::stdout()),
+            path => path.map(JsonLines::create).transpose()?,
         };
         Ok(Self {
             folder,
-            json: json.map(BufWriter::new),
+            json,
             table: !to_stdout,
-            line: Vec::new(),
             objects: 0,
             frames: 0,
             infer_s: 0.0,
@@ -92,20 +112,10 @@ impl Output {
         self.frames += 1;
         self.objects += result.detections.len() as u64;
         self.infer_s += result.latency.infer.as_secs_f64();
-        if let Some(json) = &mut self.json {
-            self.line.clear();
-            FrameMessage::new(result, Run::of_process()).write(&mut self.line);
-            self.line.push(b'\n');
-            json.write_all(&self.line).context("cannot write the JSON")?;
-            json.flush().context("cannot write the JSON")?;
-        }
-        Ok(())
+        self.json.as_mut().map_or(Ok(()), |json| json.push(result))
     }
 
-    pub(super) fn finish(&mut self) -> anyhow::Result<()> {
-        if let Some(json) = &mut self.json {
-            json.flush().context("cannot write the JSON")?;
-        }
+    pub(super) fn finish(&self) {
         let seconds = self.started.elapsed().as_secs_f64();
         self.say(&format!(
             "{}, {} objects, {:.1} s, {:.1} frames/s, {:.1} ms in the session per frame",
@@ -118,7 +128,6 @@ impl Output {
         if let Some(folder) = &self.folder {
             self.say(&format!("written to {}", folder.display()));
         }
-        Ok(())
     }
 
     #[allow(clippy::print_stdout)] // the table is the output of this command

@@ -1,6 +1,5 @@
-//! Pictures: two at a time in the engine; each is written with its boxes drawn.
+//! Pictures; each is written with its boxes drawn.
 
-use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,13 +7,12 @@ use anyhow::Context;
 use image::RgbImage;
 
 use super::super::Failure;
-use super::super::pictures::{DEADLINE, read_picture, submit};
+use super::super::pictures::{Picture, detect_all, read_picture};
 use super::super::terminal::progress;
 use super::output::Output;
 use crate::annotate;
 use crate::config::DetectConfig;
 use crate::infer::Engine;
-use crate::pipeline::Detector;
 use crate::sink::message::{FrameMessage, Run};
 use crate::types::{FrameResult, ImageViewMut, PlaneMut, Size};
 
@@ -24,54 +22,28 @@ pub(super) fn run(
     config: &DetectConfig,
     output: &mut Output,
 ) -> Result<(), Failure> {
-    let mut detector = Detector::new(engine, "pictures", config, 1)?;
     let bar = progress(files.len() as u64);
-    let mut waiting: VecDeque<(&Path, RgbImage)> = VecDeque::new();
     let mut broken = 0usize;
-    for (seq, path) in files.iter().enumerate() {
-        let picture = match read_picture(path) {
-            Ok(picture) => picture,
-            // A broken picture in a folder does not stop the others; a single one is the error.
-            Err(error) if files.len() > 1 => {
-                bar.suspend(|| tracing::error!("{error:#}"));
-                broken += 1;
-                continue;
-            }
-            Err(error) => return Err(error.into()),
-        };
-        if !detector.has_room() {
-            next(&mut detector, &mut waiting, output)?;
-            bar.inc(1);
+    let pictures = (0..).zip(files).filter_map(|(seq, path)| match read_picture(path) {
+        Ok(rgb) => Some(Ok(Picture { path: path.as_path(), camera: camera_name(path), seq, rgb, extra: () })),
+        // A broken picture in a folder does not stop the others; a single one is the error.
+        Err(error) if files.len() > 1 => {
+            bar.suspend(|| tracing::error!("{error:#}"));
+            broken += 1;
+            None
         }
-        submit(&mut detector, camera_name(path), seq as u64, &picture)?;
-        waiting.push_back((path, picture));
-    }
-    while !waiting.is_empty() {
-        next(&mut detector, &mut waiting, output)?;
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
+        Err(error) => Some(Err(error)),
+    });
+    detect_all(engine, config, &bar, pictures, |Picture { path, mut rgb, .. }, result| {
+        output.table(&path.display().to_string(), &result);
+        output.frame(&result)?;
+        match output.folder() {
+            Some(folder) => write(folder, path, &mut rgb, &result),
+            None => Ok(()),
+        }
+    })?;
     if broken > 0 {
         return Err(anyhow::anyhow!("{broken} of {} pictures could not be read", files.len()).into());
-    }
-    Ok(())
-}
-
-fn next(
-    detector: &mut Detector,
-    waiting: &mut VecDeque<(&Path, RgbImage)>,
-    output: &mut Output,
-) -> Result<(), Failure> {
-    let Some((path, mut picture)) = waiting.pop_front() else { return Ok(()) };
-    let result = match detector.finish(DEADLINE) {
-        Some(Ok(result)) => result,
-        Some(Err((_, error))) => return Err(error.into()),
-        None => return Err(anyhow::anyhow!("{}: no answer within {DEADLINE:?}", path.display()).into()),
-    };
-    output.table(&path.display().to_string(), &result);
-    output.frame(&result)?;
-    if let Some(folder) = output.folder() {
-        write(folder, path, &mut picture, &result)?;
     }
     Ok(())
 }

@@ -5,12 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context;
-
 use super::super::pictures::DEADLINE;
 use super::super::terminal::progress;
 use super::super::{Failure, exit};
-use super::output::Output;
+use super::output::{JsonLines, Output};
 use super::stills::camera_name;
 use crate::annotate;
 use crate::app::{STOP_WITHIN, Signals};
@@ -19,7 +17,6 @@ use crate::frame::Frame;
 use crate::infer::Engine;
 use crate::pipeline::Detector;
 use crate::queue::{self, DropPolicy, RecvError};
-use crate::sink::message::{FrameMessage, Run as RunId};
 use crate::sink::video_file::VideoFile;
 use crate::source::{Outputs, Source};
 use crate::types::{CameraState, CameraStatus, FrameResult, redact};
@@ -50,6 +47,10 @@ pub(super) fn stream(url: &str) -> (PathBuf, SourceConfig) {
 
 /// The camera's latest status.
 type Status = Arc<Mutex<Option<CameraStatus>>>;
+
+fn latest(status: &Status) -> Option<CameraStatus> {
+    status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
 
 pub(super) fn run(
     (name, source): (PathBuf, SourceConfig),
@@ -142,8 +143,8 @@ impl Run<'_> {
         }
         bar.finish_and_clear();
         if self.done == 0 && limit != Some(0) {
-            let status = status.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let reason = status.and_then(|status| status.reason).unwrap_or_else(|| "no frame was decoded".into());
+            let reason =
+                latest(status).and_then(|status| status.reason).unwrap_or_else(|| "no frame was decoded".into());
             return Err(anyhow::anyhow!("{reason}").into());
         }
         Ok(())
@@ -177,7 +178,7 @@ impl Run<'_> {
 
 /// A wrong password, or no frame in time, is an error here; the service would keep trying.
 fn give_up(status: &Status, waited: Duration) -> Result<(), Failure> {
-    let status = status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let status = latest(status);
     let refused = status.as_ref().is_some_and(|status| status.state == CameraState::AuthFailed);
     let failed = status.as_ref().is_some_and(|status| status.retries >= 3);
     if !refused && !failed && waited < FIRST_FRAME {
@@ -190,39 +191,31 @@ fn give_up(status: &Status, waited: Duration) -> Result<(), Failure> {
 /// The annotated clip and its JSON lines; opened at the first frame, when the size is known.
 struct Writer {
     base: Option<PathBuf>,
-    open: Option<(VideoFile, std::io::BufWriter<std::fs::File>)>,
-    line: Vec<u8>,
+    open: Option<(VideoFile, JsonLines)>,
 }
 
 impl Writer {
     fn new(name: &Path, folder: Option<&Path>) -> Self {
         let stem = name.file_stem().map_or_else(|| "video".into(), |stem| stem.to_string_lossy().into_owned());
-        Self { base: folder.map(|folder| folder.join(stem)), open: None, line: Vec::new() }
+        Self { base: folder.map(|folder| folder.join(stem)), open: None }
     }
 
     fn push(&mut self, mut frame: Frame, result: &FrameResult) -> anyhow::Result<()> {
-        use std::io::Write;
         let Some(base) = &self.base else { return Ok(()) };
         if self.open.is_none() {
-            let json = base.with_extension("jsonl");
-            let file = std::fs::File::create(&json).with_context(|| format!("cannot write {}", json.display()))?;
+            let json = JsonLines::create(&base.with_extension("jsonl"))?;
             let clip = VideoFile::create(&base.with_extension("mp4"), frame.meta.size, frame_rate(&frame))?;
-            self.open = Some((clip, std::io::BufWriter::new(file)));
+            self.open = Some((clip, json));
         }
         let Some((clip, json)) = &mut self.open else { return Ok(()) };
-        self.line.clear();
-        FrameMessage::new(result, RunId::of_process()).write(&mut self.line);
-        self.line.push(b'\n');
-        json.write_all(&self.line).context("cannot write the JSON")?;
+        json.push(result)?;
         frame.paint(|view| annotate::draw(view, &result.detections, &result.model))?;
         clip.push(frame)?;
         Ok(())
     }
 
     fn finish(self) -> anyhow::Result<()> {
-        use std::io::Write;
-        if let Some((clip, mut json)) = self.open {
-            json.flush().context("cannot write the JSON")?;
+        if let Some((clip, _)) = self.open {
             clip.finish()?;
         }
         Ok(())

@@ -3,7 +3,6 @@
 mod data;
 mod report;
 
-use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,14 +10,13 @@ use std::time::{Duration, Instant};
 use self::data::DataSet;
 use self::report::{Outputs, Report};
 use super::options::{NamedModel, parse_share, start_engine};
-use super::pictures::{DEADLINE, read_picture, submit};
+use super::pictures::{Picture, detect_all, read_picture};
 use super::terminal::progress;
 use super::{Failure, log_warnings};
 use crate::app::open_model;
 use crate::config::DetectConfig;
 use crate::eval::{self, Found, ImageTruths, MAX_PER_CLASS, Rect, ResultRow};
 use crate::infer::Engine;
-use crate::pipeline::Detector;
 use crate::types::Size;
 
 /// Average precision as `pycocotools` computes it: IoU 0.50 to 0.95, 101 recalls, all areas, the 100 best detections of a
@@ -95,8 +93,8 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     outputs.begin(&engine, &set)?;
     let measured = measure(&set, &engine, &config)?;
     let score = eval::score(&measured.images, engine.spec().output.classes, MAX_PER_CLASS);
-    outputs.finish(&Report::new(&args, &set, &engine, &score, &measured), &score, &measured.rows)?;
-    Ok(())
+    let report = Report { args: &args, set: &set, engine: &engine, score: &score, measured: &measured };
+    Ok(outputs.finish(&report)?)
 }
 
 /// The mean average precision (IoU 0.50 to 0.95, 0 ..= 1) of what `engine` runs on labelled pictures.
@@ -113,60 +111,30 @@ pub(super) fn mean_average_precision(
     Ok(score.map)
 }
 
-/// Detects in all pictures, as many at a time as the engine has sessions, plus one that is being read.
 fn measure(set: &DataSet, engine: &Engine, config: &DetectConfig) -> anyhow::Result<Measured> {
-    let mut detector = Detector::new(engine, "pictures", config, 1)?;
-    let bar = progress(set.samples.len() as u64);
     let started = Instant::now();
-    let mut out = Measured {
-        images: Vec::with_capacity(set.samples.len()),
-        rows: Vec::new(),
-        infer: Duration::ZERO,
-        wall: Duration::ZERO,
-    };
-    let mut waiting = VecDeque::new();
-    for (seq, sample) in set.samples.iter().enumerate() {
-        let picture = read_picture(&sample.path)?;
-        let size = Size::new(picture.width(), picture.height());
-        let truths = sample.truths(size, &set.map)?;
-        if !detector.has_room() {
-            next(&mut detector, &mut waiting, set, &mut out)?;
-            bar.inc(1);
+    let mut images = Vec::with_capacity(set.samples.len());
+    let (mut rows, mut infer) = (Vec::new(), Duration::ZERO);
+    let pictures = (0..).zip(&set.samples).map(|(seq, sample)| {
+        let rgb = read_picture(&sample.path)?;
+        let truths = sample.truths(Size::new(rgb.width(), rgb.height()), &set.map)?;
+        Ok(Picture { path: &sample.path, camera: "pictures".into(), seq, rgb, extra: (sample.id, truths) })
+    });
+    let bar = progress(set.samples.len() as u64);
+    detect_all(engine, config, &bar, pictures, |Picture { extra: (image_id, truths), .. }, result| {
+        infer += result.latency.infer;
+        let mut found = Vec::with_capacity(result.detections.len());
+        for detection in &result.detections {
+            let (class, score) = (detection.class_id as usize, f64::from(detection.score));
+            let rect = Rect::of(&detection.bbox);
+            found.push(Found { class, score, rect });
+            // A class that the data set does not have is no category of it.
+            if let Some(category_id) = set.category_id(class) {
+                rows.push(ResultRow { image_id, category_id, bbox: [rect.x, rect.y, rect.w, rect.h], score });
+            }
         }
-        submit(&mut detector, "pictures".into(), seq as u64, &picture)?;
-        waiting.push_back((sample, truths));
-    }
-    while !waiting.is_empty() {
-        next(&mut detector, &mut waiting, set, &mut out)?;
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
-    out.wall = started.elapsed();
-    Ok(out)
-}
-
-type Waiting<'a> = VecDeque<(&'a data::Sample, Vec<eval::Truth>)>;
-
-/// Takes the oldest picture back from the engine.
-fn next(detector: &mut Detector, waiting: &mut Waiting<'_>, set: &DataSet, out: &mut Measured) -> anyhow::Result<()> {
-    let Some((sample, truths)) = waiting.pop_front() else { return Ok(()) };
-    let result = match detector.finish(DEADLINE) {
-        Some(Ok(result)) => result,
-        Some(Err((_, error))) => return Err(anyhow::Error::from(error).context(sample.path.display().to_string())),
-        None => anyhow::bail!("{}: no answer within {DEADLINE:?}", sample.path.display()),
-    };
-    out.infer += result.latency.infer;
-    let mut found = Vec::with_capacity(result.detections.len());
-    for detection in &result.detections {
-        let (class, score) = (detection.class_id as usize, f64::from(detection.score));
-        let rect = Rect::of(&detection.bbox);
-        found.push(Found { class, score, rect });
-        // A class that the data set does not have is no category of it.
-        if let Some(category_id) = set.category_id(class) {
-            let bbox = [rect.x, rect.y, rect.w, rect.h];
-            out.rows.push(ResultRow { image_id: sample.id, category_id, bbox, score });
-        }
-    }
-    out.images.push(ImageTruths { truths, found });
-    Ok(())
+        images.push(ImageTruths { truths, found });
+        Ok(())
+    })?;
+    Ok(Measured { images, rows, infer, wall: started.elapsed() })
 }

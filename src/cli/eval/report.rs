@@ -6,160 +6,105 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use serde::Serialize;
+use serde_json::json;
 
-use super::super::terminal::{describe, print};
+use super::super::terminal::{decimal, describe, print};
 use super::data::DataSet;
 use super::{Args, Measured};
-use crate::eval::{self, MAX_PER_CLASS, ResultRow, Score};
+use crate::eval::{self, MAX_PER_CLASS, Score};
 use crate::infer::Engine;
 
 /// The scores of a run, with the settings, model and machine that they belong to.
-#[derive(Serialize)]
-pub(super) struct Report {
-    map50: f64,
-    map50_95: f64,
-    images: usize,
-    images_without_labels: usize,
-    boxes: usize,
-    crowds: usize,
-    /// Of classes that the model does not know.
-    boxes_left_out: usize,
-    classes_left_out: Vec<String>,
-    detections: usize,
-    classes: Vec<Class>,
-    settings: Settings,
-    model: Model,
-    backend: Backend,
-    speed: Speed,
+pub(super) struct Report<'a> {
+    pub(super) args: &'a Args,
+    pub(super) set: &'a DataSet,
+    pub(super) engine: &'a Engine,
+    pub(super) score: &'a Score,
+    pub(super) measured: &'a Measured,
 }
 
-#[derive(Serialize)]
-struct Class {
-    class_id: usize,
-    label: String,
-    boxes: usize,
-    crowds: usize,
-    ap50: f64,
-    ap50_95: f64,
-    recall50: f64,
-}
+impl Report<'_> {
+    fn boxes(&self) -> usize {
+        self.score.classes.iter().map(|c| c.boxes).sum()
+    }
 
-#[derive(Serialize)]
-struct Settings {
-    data: PathBuf,
-    split: String,
-    labels: &'static str,
-    conf: f32,
-    iou: f32,
-    max_detections: usize,
-    max_detections_per_class: usize,
-    limit: Option<u32>,
-}
+    fn detections(&self) -> usize {
+        self.measured.images.iter().map(|image| image.found.len()).sum()
+    }
 
-#[derive(Serialize)]
-struct Model {
-    name: String,
-    sha256: String,
-    path: PathBuf,
-    input: String,
-}
+    fn label(&self, class: usize) -> String {
+        self.engine.spec().id.label(class as u32).into_owned()
+    }
 
-#[derive(Serialize)]
-struct Backend {
-    kind: crate::types::BackendKind,
-    version: String,
-    fallbacks: Vec<String>,
-    sessions: usize,
-}
+    /// Pictures, seconds (reading included), pictures per second, and the mean time in the session in milliseconds.
+    fn speed(&self) -> (usize, f64, f64, f64) {
+        let (images, seconds) = (self.measured.images.len(), self.measured.wall.as_secs_f64());
+        let session_ms = self.measured.infer.as_secs_f64() * 1e3 / images.max(1) as f64;
+        (images, seconds, images as f64 / seconds.max(1e-9), session_ms)
+    }
 
-#[derive(Serialize)]
-struct Speed {
-    /// Reading of the pictures included.
-    images_per_s: f64,
-    /// Mean time in the session; sessions that run beside each other share the machine.
-    session_ms: f64,
-    seconds: f64,
-}
-
-impl Report {
-    pub(super) fn new(args: &Args, set: &DataSet, engine: &Engine, score: &Score, measured: &Measured) -> Self {
+    fn json(&self) -> serde_json::Value {
+        let Self { args, set, engine, score, .. } = self;
         let (spec, info) = (engine.spec(), engine.info());
-        let (images, seconds) = (measured.images.len(), measured.wall.as_secs_f64());
-        let class = |c: &eval::ClassScore| Class {
-            class_id: c.class,
-            label: spec.id.label(c.class as u32).into_owned(),
-            boxes: c.boxes,
-            crowds: c.crowds,
-            ap50: c.ap50,
-            ap50_95: c.ap,
-            recall50: c.recall50,
+        let (images, seconds, images_per_s, session_ms) = self.speed();
+        let class = |c: &eval::ClassScore| {
+            json!({
+                "class_id": c.class, "label": self.label(c.class), "boxes": c.boxes, "crowds": c.crowds,
+                "ap50": c.ap50, "ap50_95": c.ap, "recall50": c.recall50,
+            })
         };
-        Self {
-            map50: score.map50,
-            map50_95: score.map,
-            images,
-            images_without_labels: set.without_labels,
-            boxes: score.classes.iter().map(|c| c.boxes).sum(),
-            crowds: score.classes.iter().map(|c| c.crowds).sum(),
-            boxes_left_out: set.boxes_left_out,
-            classes_left_out: set.map.left_out().to_vec(),
-            detections: measured.images.iter().map(|image| image.found.len()).sum(),
-            classes: score.classes.iter().map(class).collect(),
-            settings: Settings {
-                data: args.data.clone(),
-                split: args.split.clone(),
-                labels: set.format,
-                conf: args.conf,
-                iou: args.iou,
-                max_detections: args.max_detections,
-                max_detections_per_class: MAX_PER_CLASS,
-                limit: args.limit,
+        json!({
+            "map50": score.map50,
+            "map50_95": score.map,
+            "images": images,
+            "images_without_labels": set.without_labels,
+            "boxes": self.boxes(),
+            "crowds": score.classes.iter().map(|c| c.crowds).sum::<usize>(),
+            "boxes_left_out": set.boxes_left_out,
+            "classes_left_out": set.map.left_out(),
+            "detections": self.detections(),
+            "classes": score.classes.iter().map(class).collect::<Vec<_>>(),
+            "settings": {
+                "data": args.data, "split": args.split, "labels": set.format, "conf": decimal(args.conf),
+                "iou": decimal(args.iou), "max_detections": args.max_detections,
+                "max_detections_per_class": MAX_PER_CLASS, "limit": args.limit,
             },
-            model: Model {
-                name: spec.id.name.clone(),
-                sha256: spec.id.sha256.clone(),
-                path: spec.path.clone(),
-                input: spec.input.size.to_string(),
+            "model": {
+                "name": spec.id.name, "sha256": spec.id.sha256, "path": spec.path,
+                "input": spec.input.size.to_string(),
             },
-            backend: Backend {
-                kind: info.kind,
-                version: info.version,
-                fallbacks: info.fallbacks,
-                sessions: engine.workers(),
+            "backend": {
+                "kind": info.kind, "version": info.version, "fallbacks": info.fallbacks, "sessions": engine.workers(),
             },
-            speed: Speed {
-                images_per_s: images as f64 / seconds.max(1e-9),
-                session_ms: measured.infer.as_secs_f64() * 1e3 / images.max(1) as f64,
-                seconds,
-            },
-        }
+            "speed": {"images_per_s": images_per_s, "session_ms": session_ms, "seconds": seconds},
+        })
     }
 
     fn table(&self) -> String {
-        let width = self.classes.iter().map(|c| c.label.chars().count()).max().unwrap_or(0).clamp(12, 32);
+        let rows: Vec<_> = self.score.classes.iter().map(|c| (self.label(c.class), c.boxes, c.ap50, c.ap)).collect();
+        let all = ("all".to_owned(), self.boxes(), self.score.map50, self.score.map);
+        let width = rows.iter().map(|(label, ..)| label.chars().count()).max().unwrap_or(0).clamp(12, 32);
         let mut text = format!("{:<width$} {:>7} {:>8} {:>8}\n", "class", "boxes", "AP50", "AP50-95");
-        let mut row = |name: &str, boxes: usize, ap50: f64, ap: f64| {
-            // Writing into a String cannot fail.
-            let _ = writeln!(text, "{name:<width$} {boxes:>7} {ap50:>8.4} {ap:>8.4}");
-        };
-        for c in &self.classes {
-            row(&c.label, c.boxes, c.ap50, c.ap50_95);
+        for (name, boxes, ap50, ap) in rows.iter().chain([&all]) {
+            text += &format!("{name:<width$} {boxes:>7} {ap50:>8.4} {ap:>8.4}\n");
         }
-        row("all", self.boxes, self.map50, self.map50_95);
-        let (backend, speed) = (&self.backend, &self.speed);
-        let _ = writeln!(
-            text,
-            "{} images, {} detections, {:.1} s, {:.1} images/s, {:.1} ms in the session per image, backend {} ({})",
-            self.images,
-            self.detections,
-            speed.seconds,
-            speed.images_per_s,
-            speed.session_ms,
-            backend.kind,
-            backend.version
-        );
-        text
+        let (info, detections) = (self.engine.info(), self.detections());
+        let (images, seconds, images_per_s, session_ms) = self.speed();
+        text + &format!(
+            "{images} images, {detections} detections, {seconds:.1} s, {images_per_s:.1} images/s, \
+             {session_ms:.1} ms in the session per image, backend {} ({})\n",
+            info.kind, info.version
+        )
+    }
+
+    /// The names of the classes that have a curve, at their places.
+    fn labels_by_class(&self) -> Vec<String> {
+        let count = self.score.classes.iter().map(|c| c.class + 1).max().unwrap_or(0);
+        let mut labels = vec![String::new(); count];
+        for c in &self.score.classes {
+            labels[c.class] = self.label(c.class);
+        }
+        labels
     }
 }
 
@@ -202,38 +147,26 @@ impl Outputs {
         self.say(&text)
     }
 
-    pub(super) fn finish(self, report: &Report, score: &Score, rows: &[ResultRow]) -> anyhow::Result<()> {
+    pub(super) fn finish(self, report: &Report<'_>) -> anyhow::Result<()> {
         self.say(&report.table())?;
         if let Some((path, file)) = self.plot {
-            let labels: Vec<String> = report.labels_by_class();
-            let title = format!("{}, {} images", report.model.name, report.images);
-            write(&path, file, |out| out.write_all(eval::svg(score, &labels, &title).as_bytes()))?;
+            let title = format!("{}, {} images", report.engine.spec().id.name, report.measured.images.len());
+            let svg = eval::svg(report.score, &report.labels_by_class(), &title);
+            write(&path, file, |out| out.write_all(svg.as_bytes()))?;
         }
         if let Some((path, file)) = self.detections {
-            write(&path, file, |out| Ok(serde_json::to_writer(out, rows)?))?;
+            write(&path, file, |out| Ok(serde_json::to_writer(out, &report.measured.rows)?))?;
         }
         match self.json {
             None => Ok(()),
-            Some(Some((path, file))) => write(&path, file, |out| Ok(serde_json::to_writer_pretty(out, report)?)),
-            Some(None) => print(&(serde_json::to_string_pretty(report)? + "\n")),
+            Some(Some((path, file))) => write(&path, file, |out| write!(out, "{:#}", report.json())),
+            Some(None) => print(&format!("{:#}\n", report.json())),
         }
     }
 
     /// Prints nothing where standard output carries the JSON.
     fn say(&self, text: &str) -> anyhow::Result<()> {
         if matches!(self.json, Some(None)) { Ok(()) } else { print(text) }
-    }
-}
-
-impl Report {
-    /// The names of the classes that have a curve, at their places.
-    fn labels_by_class(&self) -> Vec<String> {
-        let count = self.classes.iter().map(|c| c.class_id + 1).max().unwrap_or(0);
-        let mut labels = vec![String::new(); count];
-        for c in &self.classes {
-            labels[c.class_id].clone_from(&c.label);
-        }
-        labels
     }
 }
 

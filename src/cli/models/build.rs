@@ -88,7 +88,7 @@ fn build(model: &ModelConfig, backend: BackendKind, starts: Option<&Path>, json:
     let spec = Arc::new(open_model(model)?);
     let forgotten = starts.map(|folder| forget(folder, &spec)).transpose()?.flatten();
     if let Some(line) = forgotten.filter(|_| !json) {
-        let _ = writeln!(std::io::stdout(), "{line}");
+        say(&line);
     }
     let started = Instant::now();
     let built = std::thread::scope(|scope| {
@@ -97,20 +97,35 @@ fn build(model: &ModelConfig, backend: BackendKind, starts: Option<&Path>, json:
             // Dropped when the queue is full: the next phase follows soon.
             infer::build_engine(spec, model, backend, &|phase| drop(report.try_send(phase.into())))
         });
-        let mut progress = Progress { json, started, phase: "starting".into() };
+        let mut phase = "starting".to_owned();
         loop {
             match phases.recv_timeout(if json { INTERVAL.0 } else { INTERVAL.1 }) {
-                Ok(phase) => progress.phase = phase,
+                Ok(next) => phase = next,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            progress.print();
+            let elapsed_s = started.elapsed().as_secs_f64();
+            match json {
+                true => emit(BuildEvent::Phase { phase: phase.clone(), elapsed_s }),
+                false => say(&format!("{elapsed_s:6.0} s  {phase}")),
+            }
         }
         let failed = || InferError::Build { backend, reason: "the building thread panicked".into() };
         builds.join().unwrap_or_else(|_| Err(failed()))
     });
     match built {
-        Ok(built) => finished(json, backend, built, started),
+        Ok(_) if json => {
+            emit(BuildEvent::Done { elapsed_s: started.elapsed().as_secs_f64() });
+            Ok(())
+        }
+        Ok(built) => {
+            say(&match built {
+                Built::New(folder) => format!("engine for {backend} built: {}", folder.display()),
+                Built::Before(folder) => format!("engine for {backend} was built before: {}", folder.display()),
+                Built::Nothing => format!("{backend} needs no engine; it loads the model and runs it"),
+            });
+            Ok(())
+        }
         Err(error) => {
             if json {
                 emit(BuildEvent::Failed { error: error.to_string() });
@@ -128,38 +143,6 @@ fn forget(state_dir: &Path, spec: &ModelSpec) -> Result<Option<String>, Failure>
     })?;
     let line = || format!("earlier starts that crashed on {} do not count any more", crashed.join(", "));
     Ok((!crashed.is_empty()).then(line))
-}
-
-/// The state of a build, for progress lines.
-struct Progress {
-    json: bool,
-    started: Instant,
-    phase: String,
-}
-
-impl Progress {
-    fn print(&self) {
-        let elapsed_s = self.started.elapsed().as_secs_f64();
-        let line = if self.json {
-            let event = BuildEvent::Phase { phase: self.phase.clone(), elapsed_s };
-            serde_json::to_string(&event).unwrap_or_default()
-        } else {
-            format!("{elapsed_s:6.0} s  {}", self.phase)
-        };
-        // A closed pipe does not stop a build.
-        let _ = writeln!(std::io::stdout(), "{line}");
-    }
-}
-
-fn finished(json: bool, backend: BackendKind, built: Built, started: Instant) -> Result<(), Failure> {
-    let line = match built {
-        _ if json => serde_json::to_string(&BuildEvent::Done { elapsed_s: started.elapsed().as_secs_f64() })?,
-        Built::New(folder) => format!("engine for {backend} built: {}", folder.display()),
-        Built::Before(folder) => format!("engine for {backend} was built before: {}", folder.display()),
-        Built::Nothing => format!("{backend} needs no engine; it loads the model and runs it"),
-    };
-    let _ = writeln!(std::io::stdout(), "{line}");
-    Ok(())
 }
 
 /// The child process: reads the request, builds, and prints events.
@@ -189,9 +172,12 @@ fn here() -> Result<(), Failure> {
 }
 
 fn emit(event: BuildEvent) {
-    let mut stdout = std::io::stdout().lock();
     if let Ok(line) = serde_json::to_string(&event) {
-        let _ = writeln!(stdout, "{line}");
-        let _ = stdout.flush();
+        say(&line);
     }
+}
+
+fn say(line: &str) {
+    // A closed pipe does not stop a build.
+    let _ = writeln!(std::io::stdout(), "{line}");
 }

@@ -158,10 +158,6 @@ fn describe(spec: &ModelSpec, info: Option<&BackendInfo>) -> serde_json::Value {
     page
 }
 
-fn manifest_has_anchors(spec: &ModelSpec) -> bool {
-    spec.manifest.as_ref().is_some_and(|m| m.anchors.is_some())
-}
-
 /// The same as text.
 fn page(spec: &ModelSpec, info: Option<&BackendInfo>) -> String {
     let mut text = String::new();
@@ -193,7 +189,7 @@ fn page(spec: &ModelSpec, info: Option<&BackendInfo>) -> String {
         strides => line("strides", format!("{strides:?}, {} rows", spec.output.rows)),
     }
     if !spec.output.anchors.is_empty() {
-        let own = manifest_has_anchors(spec);
+        let own = spec.manifest.as_ref().is_some_and(|m| m.anchors.is_some());
         line("anchors", format!("{:?}{}", spec.output.anchors, if own { "" } else { " (YOLOv5's usual ones)" }));
     }
     line("classes", spec.output.classes.to_string());

@@ -92,14 +92,15 @@ pub(super) fn run(args: &Args) -> Result<String, Failure> {
         prepare(&bytes, &before, how).with_context(|| format!("cannot prepare {}", before.path.display()))?;
     let folder = args.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // Checked in a folder of its own, then moved: an unchecked model never lies at the output path.
-    let scratch = Scratch::new(folder)?;
+    let scratch = tempfile::Builder::new().prefix(".ocelli-prepare-").tempdir_in(folder);
+    let scratch = scratch.with_context(|| format!("cannot create a folder in {}", folder.display()))?;
     let name = args.output.file_name().context("the output needs a file name")?;
-    let candidate = scratch.0.join(name);
+    let candidate = scratch.path().join(name);
     fs::write(&candidate, &prepared).with_context(|| format!("cannot write {}", candidate.display()))?;
     let manifest = manifest_of(&before, &name.to_string_lossy(), how);
     if let Some(manifest) = &manifest {
         let text = serde_json::to_string_pretty(manifest)?;
-        fs::write(scratch.0.join(MANIFEST), text + "\n").context("cannot write the manifest")?;
+        fs::write(scratch.path().join(MANIFEST), text + "\n").context("cannot write the manifest")?;
     }
     let after = ModelSpec::open(&candidate, None)?;
     let outcome = if args.no_verify { "not compared".into() } else { verify(&before, &after, how, args)? };
@@ -120,30 +121,12 @@ pub(super) fn run(args: &Args) -> Result<String, Failure> {
                 manifest.display()
             );
         } else {
-            fs::rename(scratch.0.join(MANIFEST), &manifest)
+            fs::rename(scratch.path().join(MANIFEST), &manifest)
                 .with_context(|| format!("cannot write {}", manifest.display()))?;
             text += &format!("{}: written\n", manifest.display());
         }
     }
     Ok(text)
-}
-
-/// A folder that is gone when it is dropped.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(folder: &Path) -> Result<Self, Failure> {
-        let path = folder.join(format!(".ocelli-prepare-{}", std::process::id()));
-        fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // A hidden folder may stay behind; that is no reason to fail.
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 /// The manifest of the prepared model, if it needs one. JSON is valid YAML.

@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{bail, ensure};
+use anyhow::ensure;
+use indicatif::ProgressBar;
 use serde_json::json;
 
 use super::super::eval::mean_average_precision;
 use super::super::options::{ModelOptions, parse_backend, parse_share, start_engine};
-use super::super::pictures::{DEADLINE, is_picture, list, read_picture, submit};
+use super::super::pictures::{Picture, detect_all, is_picture, list, read_picture};
+use super::super::terminal::decimal;
 use super::super::{Failure, log_warnings};
 use super::chosen;
 use crate::app::open_model;
@@ -17,7 +19,6 @@ use crate::config::{BackendChoice, DetectConfig, ModelConfig};
 use crate::eval::{Agreement, Tolerance, Worst};
 use crate::infer::{Engine, Session, backend};
 use crate::model::ModelSpec;
-use crate::pipeline::Detector;
 use crate::types::{BackendInfo, Detection};
 
 /// Two runs without a detection always agree.
@@ -244,16 +245,14 @@ fn agreement(wanted: &[Vec<Detection>], found: &[Vec<Detection>], tolerance: &To
 
 /// The detections of each picture.
 fn detect(engine: &Engine, pictures: &[PathBuf], config: &DetectConfig) -> anyhow::Result<Vec<Vec<Detection>>> {
-    let mut detector = Detector::new(engine, "pictures", config, 0)?;
     let mut all = Vec::with_capacity(pictures.len());
-    for (seq, path) in pictures.iter().enumerate() {
-        submit(&mut detector, "pictures".into(), seq as u64, &read_picture(path)?)?;
-        match detector.finish(DEADLINE) {
-            Some(Ok(result)) => all.push(result.detections),
-            Some(Err((_, error))) => return Err(anyhow::Error::from(error).context(path.display().to_string())),
-            None => bail!("{}: no answer within {DEADLINE:?}", path.display()),
-        }
-    }
+    let read = (0..)
+        .zip(pictures)
+        .map(|(seq, path)| Ok(Picture { path, camera: "pictures".into(), seq, rgb: read_picture(path)?, extra: () }));
+    detect_all(engine, config, &ProgressBar::hidden(), read, |_, result| {
+        all.push(result.detections);
+        Ok(())
+    })?;
     Ok(all)
 }
 
@@ -337,7 +336,10 @@ impl Comparison {
             "worst_iou": self.agreement.worst_iou.map(|worst| worst.value),
             "worst_score": self.agreement.worst_score.map(|worst| worst.value),
             "map50_95": self.map.map(|[wanted, found]| json!({"reference": wanted, "deployed": found})),
-            "limits": {"min_iou": args.min_iou, "max_score_delta": args.max_score_delta, "min_agreement": args.min_agreement, "max_map_loss": args.max_map_loss},
+            "limits": {
+                "min_iou": decimal(args.min_iou), "max_score_delta": decimal(args.max_score_delta),
+                "min_agreement": decimal(args.min_agreement), "max_map_loss": decimal(args.max_map_loss),
+            },
             "note": self.note(),
             "faults": self.faults,
             "ok": self.faults.is_empty(),

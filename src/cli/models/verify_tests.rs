@@ -46,7 +46,7 @@ struct Line {
 }
 
 #[test]
-fn pictures_on_which_nothing_is_prove_nothing() {
+fn pictures_without_detections_are_noted() {
     let folder = tempfile::tempdir().unwrap();
     let grey = folder.path().join("grey.png");
     image::RgbImage::from_pixel(320, 320, image::Rgb([114; 3])).save(&grey).unwrap();
@@ -81,7 +81,7 @@ impl std::io::Write for Log {
 }
 
 #[test]
-fn golden_pictures_on_which_nothing_is_are_told() {
+fn golden_pictures_without_detections_log_a_warning() {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("marker.onnx");
     std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/marker.onnx"), &model).unwrap();
@@ -96,6 +96,6 @@ fn golden_pictures_on_which_nothing_is_are_told() {
     let subscriber = tracing_subscriber::fmt().with_writer(move || into.clone()).finish();
     let agreed = tracing::subscriber::with_default(subscriber, || agrees(&spec, session, info, &config));
     assert_eq!(agreed, Ok(()));
-    let said = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    assert!(said.contains("WARN") && said.contains("nothing is proven") && said.contains("golden"), "{said}");
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(text.contains("WARN") && text.contains("nothing is proven") && text.contains("golden"), "{text}");
 }
