@@ -10,10 +10,7 @@ use std::ffi::c_void;
 use ort::memory::AllocationDevice;
 use ort::value::{DynTensor, DynTensorValueType, DynValue, PrimitiveTensorElementType};
 
-/// The values of a tensor.
-///
-/// # Errors
-/// Another element type, or memory that the host cannot read.
+/// The values of a tensor. Another element type, and memory that the host cannot read, are errors; here and below.
 pub fn values<T: PrimitiveTensorElementType>(tensor: &DynTensor) -> ort::Result<&[T]> {
     let len = readable::<T>(tensor)?;
     let data = tensor.data_ptr().cast::<T>();
@@ -23,9 +20,6 @@ pub fn values<T: PrimitiveTensorElementType>(tensor: &DynTensor) -> ort::Result<
 }
 
 /// The values of a value that may be no tensor.
-///
-/// # Errors
-/// As [`values`], and if it is no tensor.
 pub fn values_of<T: PrimitiveTensorElementType>(value: &DynValue) -> ort::Result<&[T]> {
     let tensor = value.view().downcast::<DynTensorValueType>()?;
     let len = readable::<T>(&tensor)?;
@@ -35,9 +29,6 @@ pub fn values_of<T: PrimitiveTensorElementType>(value: &DynValue) -> ort::Result
 }
 
 /// The values of a tensor, to be written.
-///
-/// # Errors
-/// As [`values`].
 pub fn values_mut<T: PrimitiveTensorElementType>(tensor: &mut DynTensor) -> ort::Result<&mut [T]> {
     let len = readable::<T>(tensor)?;
     let data = tensor.data_ptr_mut().cast::<T>();
@@ -46,9 +37,6 @@ pub fn values_mut<T: PrimitiveTensorElementType>(tensor: &mut DynTensor) -> ort:
 }
 
 /// Fills a new tensor, whose memory is uninitialised, with zeros.
-///
-/// # Errors
-/// As [`values`].
 pub fn clear<T: PrimitiveTensorElementType>(tensor: &mut DynTensor) -> ort::Result<()> {
     let len = readable::<T>(tensor)?;
     let data: *mut c_void = tensor.data_ptr_mut();

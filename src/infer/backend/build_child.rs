@@ -3,7 +3,6 @@
 
 use std::ffi::OsStr;
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -142,15 +141,4 @@ fn start_child(request: &BuildRequest) -> Result<(Child, Option<tempfile::TempDi
         tracing::debug!("the child does not read its request: {error}");
     }
     Ok((child, temporary))
-}
-
-/// The request for `backend` with the options of `config` and the model at `model`, which must have this checksum.
-pub(in crate::infer) fn request(
-    backend: BackendKind,
-    config: &ModelConfig,
-    model: PathBuf,
-    sha256: String,
-) -> BuildRequest {
-    let config = ModelConfig { file: Some(model), sha256: Some(sha256), ..config.clone() };
-    BuildRequest { backend, config }
 }

@@ -27,9 +27,6 @@ pub enum Built {
 
 /// Builds the engine of `kind` in a child process, whatever earlier builds gave. `phase` is called with what the builder
 /// does.
-///
-/// # Errors
-/// Those of the runtime's library and of the cache, and [`InferError::Build`].
 pub fn build_engine(
     spec: Arc<ModelSpec>,
     config: &ModelConfig,
@@ -52,9 +49,6 @@ pub fn build_engine(
 pub type Proof<'a> = dyn Fn(Box<dyn Session>, BackendInfo) -> Result<(), String> + 'a;
 
 /// Builds an engine, or tries a backend that needs none, in this process: what the child does. It may crash the process.
-///
-/// # Errors
-/// Those of the runtime and of the cache, and the reason for which `prove` refuses the result.
 pub fn build_here(
     spec: Arc<ModelSpec>,
     request: &BuildRequest,

@@ -25,10 +25,7 @@ const MAX_SESSIONS: usize = 4;
 /// Loads the model with the backend that `config` asks for, runs it once, and reports what ran it.
 ///
 /// A named backend either runs or is an error. `auto` tries the backends of the fallback order that this machine may have,
-/// and reports why it fell back.
-///
-/// # Errors
-/// The named backend's error; for `auto` the error of the last backend.
+/// and reports why it fell back; if none works, the error is that of the last one.
 pub fn load(spec: &ModelSpec, config: &ModelConfig) -> Result<(Box<dyn Session>, BackendInfo), InferError> {
     load_first(&Factory::new(Arc::new(spec.clone()), config, Purpose::Short))
 }
@@ -151,7 +148,9 @@ impl Factory {
     }
 
     fn request(&self, kind: BackendKind) -> BuildRequest {
-        build_child::request(kind, &self.config, self.spec.path.clone(), self.spec.id.sha256.clone())
+        // The child must load the very file that this process has checked.
+        let (file, sha256) = (Some(self.spec.path.clone()), Some(self.spec.id.sha256.clone()));
+        BuildRequest { backend: kind, config: ModelConfig { file, sha256, ..self.config.clone() } }
     }
 }
 
@@ -229,26 +228,16 @@ impl Factory {
         let (kind, sessions) = (loaded.kind, self.sessions(loaded.kind));
         let kinds = backend(kind).sessions;
         let threads = if kinds == Sessions::OneThreadEach { 1 } else { self.threads() };
-        let usual = Division { sessions, threads, per_frame: None };
+        loaded.divisions = vec![Division { sessions, threads, per_frame: None }];
         let service = self.purpose == Purpose::Service;
         if kinds != Sessions::Measured || !service || sessions == 1 || frames_wait {
-            return Loaded { divisions: vec![usual], ..loaded };
+            return loaded;
         }
         let one = || self.make(kind, None, Some(sessions))?.load(&self.spec);
-        match layout::try_both(&self.spec, &mut loaded, sessions, one) {
-            Ok(Some((divisions, together))) => {
-                let texts: Vec<String> = divisions.iter().map(Division::to_string).collect();
-                tracing::info!("{kind}: {}", texts.join(" rather than "));
-                let one = divisions.first().is_some_and(|best| best.sessions == 1);
-                let session = if one { together } else { loaded.session };
-                Loaded { session, divisions, ..loaded }
-            }
-            Ok(None) => Loaded { divisions: vec![usual], ..loaded },
-            Err(error) => {
-                tracing::warn!("session layouts could not be measured: {error}");
-                Loaded { divisions: vec![usual], ..loaded }
-            }
+        if let Err(error) = layout::try_both(&self.spec, &mut loaded, sessions, one) {
+            tracing::warn!("session layouts could not be measured: {error}");
         }
+        loaded
     }
 }
 

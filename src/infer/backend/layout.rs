@@ -18,10 +18,6 @@ const BUDGET: Duration = Duration::from_millis(300);
 /// uses one thread only.
 const WORTH: f64 = 1.1;
 
-fn is_worth_measuring(warm_up: Duration) -> bool {
-    warm_up < TOO_SLOW
-}
-
 /// Runs `sessions` side by side, in whole batches, and returns the time per frame.
 fn measure(
     spec: &ModelSpec,
@@ -74,19 +70,17 @@ fn measure(
     })
 }
 
-/// The session layouts, best first, and the one session that uses all cores.
-pub(in crate::infer) type Measured = (Vec<Division>, Box<dyn Session>);
-
 /// Measures both layouts: `sessions` of one thread each, the first of them loaded already, and one with as many threads,
-/// which `together` loads. `None` if that would take too long.
+/// which `together` loads. `loaded` gets the session and the layout of the better one. Nothing is measured if that would
+/// take too long.
 pub(in crate::infer) fn try_both(
     spec: &ModelSpec,
     loaded: &mut Loaded,
     sessions: usize,
     together: impl FnOnce() -> Result<Box<dyn Session>, InferError>,
-) -> Result<Option<Measured>, InferError> {
-    if !is_worth_measuring(loaded.warm_up) {
-        return Ok(None);
+) -> Result<(), InferError> {
+    if loaded.warm_up >= TOO_SLOW {
+        return Ok(());
     }
     let fork = loaded.session.fork();
     let mut others = (1..sessions).map(|_| fork()).collect::<Result<Vec<_>, _>>()?;
@@ -100,7 +94,13 @@ pub(in crate::infer) fn try_both(
     let mut one = together()?;
     let per_frame = measure(spec, loaded.kind, &mut [one.as_mut()], loaded.warm_up)?;
     let together = Division { sessions: 1, threads: sessions, per_frame: Some(per_frame) };
-    Ok(Some((choose(side_by_side, together), one)))
+    loaded.divisions = choose(side_by_side, together);
+    let texts: Vec<String> = loaded.divisions.iter().map(Division::to_string).collect();
+    tracing::info!("{}: {}", loaded.kind, texts.join(" rather than "));
+    if loaded.divisions.first().is_some_and(|best| best.sessions == 1) {
+        loaded.session = one;
+    }
+    Ok(())
 }
 
 /// Puts the better layout first.

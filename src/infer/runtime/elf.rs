@@ -20,10 +20,8 @@ const OURS: Option<Machine> = if cfg!(target_arch = "x86_64") {
     None
 };
 
-/// Checks that the file at `path` is a complete shared library for this machine, by its headers alone.
-///
-/// # Errors
-/// What is wrong with the file, as the second half of a sentence that began with its name.
+/// Checks that the file at `path` is a complete shared library for this machine, by its headers alone. The error is the
+/// second half of a sentence that begins with the file's name.
 pub fn check(path: &Path) -> Result<(), String> {
     let meta = std::fs::metadata(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => "there is no such file".to_owned(),

@@ -31,10 +31,7 @@ pub struct Survey {
 }
 
 impl Survey {
-    /// The library that works, and its version.
-    ///
-    /// # Errors
-    /// [`InferError::NoLibrary`], or the error of the first library.
+    /// The library that works, and its version; else the error of the first one that was tried.
     pub fn outcome(&self) -> Result<(PathBuf, String), InferError> {
         if let Some((path, Ok(version))) = self.tried.last() {
             return Ok((path.clone(), version.clone()));
@@ -65,9 +62,6 @@ fn survey_with(runtime: &'static Runtime, named: Option<&Path>, reuse: bool) -> 
 
 /// The first candidate that a child process could open, now or at an earlier start, with its version. Logs the libraries
 /// that do not work, unless one was named.
-///
-/// # Errors
-/// Those of [`Survey::outcome`].
 pub(in crate::infer) fn locate(
     runtime: &'static Runtime,
     named: Option<&Path>,
@@ -82,9 +76,6 @@ pub(in crate::infer) fn locate(
 }
 
 /// Probes one library in a child process and returns its version. A good result is stored for later starts.
-///
-/// # Errors
-/// [`InferError::Library`] with what happened, or [`InferError::Prober`] if no child could be started.
 pub fn probe(runtime: &Runtime, path: &Path) -> Result<String, InferError> {
     probe_with(runtime, path, false)
 }
@@ -104,9 +95,6 @@ fn probe_with(runtime: &Runtime, path: &Path, reuse: bool) -> Result<String, Inf
 }
 
 /// Runs `ocelli probe-runtime ARGS… PATH` and returns the version that it reports. `failed` makes an error of a reason.
-///
-/// # Errors
-/// [`InferError::Prober`] if no child could be started, else those of `failed`.
 pub(in crate::infer) fn in_child(
     path: &Path,
     args: &[&str],

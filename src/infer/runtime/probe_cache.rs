@@ -70,9 +70,6 @@ impl ProbeCache {
 
     /// The version that `probe` returns for `what`, which depends on `files` (the library first). With `reuse`, a stored
     /// result for the same files is enough.
-    ///
-    /// # Errors
-    /// Those of `probe`.
     pub(in crate::infer) fn version<E>(
         &self,
         what: &str,

@@ -71,11 +71,7 @@ pub(in crate::infer) struct Binding {
 
 impl Binding {
     /// Binds the tensors of `spec` to its session.
-    ///
-    /// # Errors
-    /// Those of the runtime, and outputs whose size changes if `places` are fixed.
-    pub(in crate::infer) fn new(session: &Session, spec: &ModelSpec, places: Places) -> ort::Result<Self> {
-        let mut places = places;
+    pub(in crate::infer) fn new(session: &Session, spec: &ModelSpec, mut places: Places) -> ort::Result<Self> {
         let near = places.near(MemoryType::CPUInput).and_then(|info| Allocator::new(session, info));
         let near = near.or_else(|error| {
             // Older runtimes offer page-locked memory under index 0 only, whichever GPU it is for.
@@ -169,12 +165,7 @@ pub(in crate::infer) enum Outputs<'a> {
 }
 
 impl Outputs<'_> {
-    /// The values of an f32 output: the `at`th of the specification, called `name`.
-    pub(in crate::infer) fn floats(&self, at: usize, name: &str) -> ort::Result<&[f32]> {
-        self.values(at, name)
-    }
-
-    /// The values of another output, as f32.
+    /// The values of an output as f32.
     pub(in crate::infer) fn widen(&self, at: usize, name: &str, elem: Elem, out: &mut Vec<f32>) -> ort::Result<()> {
         match elem {
             Elem::Float32 => f32::widen(self.values(at, name)?, out),
@@ -186,7 +177,8 @@ impl Outputs<'_> {
         Ok(())
     }
 
-    fn values<T: PrimitiveTensorElementType>(&self, at: usize, name: &str) -> ort::Result<&[T]> {
+    /// The values of the `at`th output of the specification, called `name`.
+    pub(in crate::infer) fn values<T: PrimitiveTensorElementType>(&self, at: usize, name: &str) -> ort::Result<&[T]> {
         let missing = || ort::Error::new(format!("there is no output {name:?}"));
         match self {
             Self::Given(outputs) => tensor::values_of(outputs.get(name).ok_or_else(missing)?),

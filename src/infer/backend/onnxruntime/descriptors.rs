@@ -2,9 +2,9 @@
 
 use crate::config::BackendChoice;
 use crate::infer::backend::descriptor::{Descriptor, Device, Sessions, Setup};
+use crate::infer::backend::onnxruntime::OrtBackend;
 use crate::infer::backend::onnxruntime::library::ONNX_RUNTIME;
 use crate::infer::backend::onnxruntime::probe::{provider_works, try_library};
-use crate::infer::backend::onnxruntime::{OrtBackend, OrtOptions};
 use crate::infer::{Backend, InferError};
 use crate::types::BackendKind;
 
@@ -39,13 +39,6 @@ pub(in crate::infer) static TENSORRT: Descriptor =
 fn make(kind: BackendKind, setup: Setup<'_>) -> Result<Box<dyn Backend>, InferError> {
     let Setup { config, library, threads, engine } = setup;
     let (library, version) = library.ok_or_else(|| ONNX_RUNTIME.none_found())?;
-    let options = OrtOptions {
-        threads,
-        spinning: config.spinning,
-        device: config.device,
-        tensorrt: config.tensorrt.clone(),
-        cuda: config.cuda.clone(),
-        engine,
-    };
-    Ok(Box::new(OrtBackend::proven(kind, library, version, options)))
+    let backend = OrtBackend::proven(kind, library, version, threads);
+    Ok(Box::new(OrtBackend { config: config.clone(), engine, ..backend }))
 }

@@ -23,7 +23,7 @@ pub(in crate::infer) use probe::try_library;
 pub use probe::{ProviderReport, probe_provider};
 pub use profile::remove_profiles;
 
-use crate::config::{CudaConfig, TensorrtConfig};
+use crate::config::ModelConfig;
 use crate::infer::backend::convert::chain;
 use crate::infer::runtime::probe::locate;
 use crate::infer::{Backend, InferError, Session, load_bytes};
@@ -34,27 +34,17 @@ use library::environment;
 use profile::Profile;
 use session::OrtSession;
 
-#[derive(Debug, Clone, Default)]
-pub(in crate::infer) struct OrtOptions {
-    /// Threads (≥ 1) inside one inference.
-    pub(in crate::infer) threads: usize,
-    /// Idle threads spin instead of sleeping.
-    pub(in crate::infer) spinning: bool,
-    /// Index of the GPU.
-    pub(in crate::infer) device: u32,
-    pub(in crate::infer) tensorrt: TensorrtConfig,
-    pub(in crate::infer) cuda: CudaConfig,
-    /// Folder of TensorRT's engine: read if it has one, written otherwise.
-    pub(in crate::infer) engine: Option<PathBuf>,
-}
-
 #[derive(Debug, Clone)]
 pub struct OrtBackend {
     /// `cpu`, `cuda` or `tensorrt`.
     kind: BackendKind,
     library: PathBuf,
     version: String,
-    options: OrtOptions,
+    config: ModelConfig,
+    /// Threads (≥ 1) inside one inference.
+    threads: usize,
+    /// Folder of TensorRT's engine: read if it has one, written otherwise.
+    engine: Option<PathBuf>,
     /// Where tensors of sessions on the CPU lie, for tests.
     host: Option<Places>,
 }
@@ -64,12 +54,12 @@ impl OrtBackend {
     /// `kind`: `cpu`, `cuda` or `tensorrt`. `threads` (≥ 1) work on one inference.
     pub fn new(kind: BackendKind, library: Option<&Path>, threads: usize) -> Result<Self, InferError> {
         let (library, version) = locate(&ONNX_RUNTIME, library)?;
-        Ok(Self::proven(kind, library, version, OrtOptions { threads, ..OrtOptions::default() }))
+        Ok(Self::proven(kind, library, version, threads))
     }
 
-    /// A backend on a library that a child process has probed.
-    pub(in crate::infer) fn proven(kind: BackendKind, library: PathBuf, version: String, options: OrtOptions) -> Self {
-        Self { kind, library, version, options, host: None }
+    /// A backend with default options, on a library that a child process has probed.
+    fn proven(kind: BackendKind, library: PathBuf, version: String, threads: usize) -> Self {
+        Self { kind, library, version, config: ModelConfig::default(), threads, engine: None, host: None }
     }
 
     /// Binds tensors on the CPU as sessions on a GPU do, to test that code without a GPU. `fixed`: at fixed addresses, as a
@@ -94,22 +84,24 @@ impl OrtBackend {
         let environment = environment(&self.library)?;
         let refused = |error: ort::Error| self.refused(&error);
         let mut builder = Inner::builder(&environment)
-            .and_then(|b| Ok(b.with_intra_threads(self.options.threads.max(1))?))
+            .and_then(|b| Ok(b.with_intra_threads(self.threads.max(1))?))
             .and_then(|b| Ok(b.with_inter_threads(1)?))
             // Threads that spin take the cores away from decoding and encoding.
-            .and_then(|b| Ok(b.with_intra_op_spinning(self.options.spinning)?))
-            .and_then(|b| Ok(b.with_inter_op_spinning(self.options.spinning)?))
+            .and_then(|b| Ok(b.with_intra_op_spinning(self.config.spinning)?))
+            .and_then(|b| Ok(b.with_inter_op_spinning(self.config.spinning)?))
             .and_then(|b| Ok(b.with_log_level(ort::logging::LogLevel::Warning)?))
             // Planning one block for a whole run costs 18 MB more per session of YOLOv5n at 640 and saves no time.
             .and_then(|b| Ok(b.with_memory_pattern(false)?))
             .map_err(refused)?;
         // One by one: registering a list ignores errors and runs on the CPU.
         match self.kind {
-            BackendKind::Cuda => providers::cuda(&self.options).register(&mut builder).map_err(refused)?,
+            BackendKind::Cuda => providers::cuda(&self.config).register(&mut builder).map_err(refused)?,
             BackendKind::Tensorrt => {
-                providers::tensorrt(&self.options, spec).register(&mut builder).map_err(refused)?;
+                providers::tensorrt(&self.config, self.engine.as_deref(), spec)
+                    .register(&mut builder)
+                    .map_err(refused)?;
                 // TensorRT does not run every node; without CUDA the others run on the CPU, which is slow but right.
-                if let Err(error) = providers::cuda(&self.options).register(&mut builder) {
+                if let Err(error) = providers::cuda(&self.config).register(&mut builder) {
                     tracing::warn!("nodes that TensorRT cannot run will run on the CPU: {error}");
                 }
             }
@@ -140,11 +132,11 @@ impl OrtBackend {
     /// Where the tensors of a session lie; `None`: in ordinary memory.
     fn places(&self) -> Option<Places> {
         let graph = match self.kind {
-            BackendKind::Cuda => self.options.cuda.cuda_graph,
-            BackendKind::Tensorrt => self.options.tensorrt.cuda_graph,
+            BackendKind::Cuda => self.config.cuda.cuda_graph,
+            BackendKind::Tensorrt => self.config.tensorrt.cuda_graph,
             _ => return self.host.clone(),
         };
-        Some(Places::cuda(self.options.device, graph))
+        Some(Places::cuda(self.config.device, graph))
     }
 
     fn without_binding(&self, error: &ort::Error) {

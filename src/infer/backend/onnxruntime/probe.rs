@@ -10,7 +10,7 @@ use crate::infer::InferError;
 use crate::infer::backend::convert::chain;
 use crate::infer::backend::onnxruntime::library::open;
 use crate::infer::backend::onnxruntime::profile::Profile;
-use crate::infer::backend::onnxruntime::{OrtBackend, OrtOptions, providers};
+use crate::infer::backend::onnxruntime::{OrtBackend, providers};
 use crate::infer::backend::tiny;
 use crate::infer::runtime::elf;
 use crate::infer::runtime::probe::in_child;
@@ -86,8 +86,7 @@ pub(in crate::infer) fn try_library(library: &Path, kind: Option<BackendKind>) -
         return Ok(version(library));
     };
     let version = version(library);
-    let options = OrtOptions { threads: 1, ..OrtOptions::default() };
-    let backend = OrtBackend::proven(kind, library.to_owned(), version.clone(), options);
+    let backend = OrtBackend::proven(kind, library.to_owned(), version.clone(), 1);
     let builder = backend.builder(None).map_err(|error| error.to_string())?;
     let (builder, profile) = Profile::start(builder);
     let mut session = commit(builder)?;

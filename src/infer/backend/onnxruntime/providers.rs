@@ -1,9 +1,10 @@
 //! Options of ONNX Runtime's execution providers from the configuration.
 
+use std::path::Path;
+
 use ort::ep::{self, ArenaExtendStrategy, ExecutionProvider};
 
-use crate::config::{Arena, BatchProfile, CudnnSearch};
-use crate::infer::backend::onnxruntime::OrtOptions;
+use crate::config::{Arena, BatchProfile, CudnnSearch, ModelConfig};
 use crate::model::ModelSpec;
 use crate::types::BackendKind;
 
@@ -20,9 +21,9 @@ pub(in crate::infer) fn name(kind: BackendKind) -> &'static str {
 
 /// CUDA as configured. Only values that differ from the provider's default are set, because an old provider refuses
 /// options that it does not know.
-pub(in crate::infer) fn cuda(options: &OrtOptions) -> ep::CUDA {
-    let config = &options.cuda;
-    let mut cuda = ep::CUDA::default().with_device_id(options.device as i32);
+pub(in crate::infer) fn cuda(model: &ModelConfig) -> ep::CUDA {
+    let config = &model.cuda;
+    let mut cuda = ep::CUDA::default().with_device_id(model.device as i32);
     if let Some(megabytes) = config.memory_mb {
         cuda = cuda.with_memory_limit(megabytes as usize * MB);
     }
@@ -44,9 +45,9 @@ pub(in crate::infer) fn cuda(options: &OrtOptions) -> ep::CUDA {
 }
 
 /// TensorRT as configured, with its engine in the folder from the cache.
-pub(in crate::infer) fn tensorrt(options: &OrtOptions, spec: Option<&ModelSpec>) -> ep::TensorRT {
-    let config = &options.tensorrt;
-    let mut tensorrt = ep::TensorRT::default().with_device_id(options.device as i32);
+pub(in crate::infer) fn tensorrt(model: &ModelConfig, engine: Option<&Path>, spec: Option<&ModelSpec>) -> ep::TensorRT {
+    let config = &model.tensorrt;
+    let mut tensorrt = ep::TensorRT::default().with_device_id(model.device as i32);
     if config.fp16 {
         tensorrt = tensorrt.with_fp16(true);
     }
@@ -68,7 +69,7 @@ pub(in crate::infer) fn tensorrt(options: &OrtOptions, spec: Option<&ModelSpec>)
     if config.cuda_graph {
         tensorrt = tensorrt.with_cuda_graph(true);
     }
-    if let Some(folder) = &options.engine {
+    if let Some(folder) = engine {
         tensorrt = tensorrt.with_engine_cache(true).with_engine_cache_path(folder.display());
         if config.timing_cache {
             // Beside the engines, because builds of other models and options use it too.

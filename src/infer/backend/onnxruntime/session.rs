@@ -56,10 +56,7 @@ impl OrtSession {
         Self { untried, backend, spec, inner, binding, feed, converted, profile, nodes }
     }
 
-    /// Reads which provider ran the nodes of the first inference.
-    ///
-    /// # Errors
-    /// [`InferError::Provider`] if this session's provider ran none of them.
+    /// Reads which provider ran the nodes of the first inference. It is an error if this session's provider ran none.
     fn read_placement(&mut self, profile: Profile) -> Result<(), InferError> {
         let kind = self.backend.kind;
         match profile.read(&mut self.inner) {
@@ -148,7 +145,7 @@ impl OrtSession {
         let mut wholes: [&[f32]; MAX_OUTPUTS] = [&[]; MAX_OUTPUTS];
         for (at, ((tensor, converted), whole)) in tensors.iter().zip(&self.converted).zip(&mut wholes).enumerate() {
             *whole = match tensor.elem {
-                Elem::Float32 => outputs.floats(at, &tensor.name).map_err(failed)?,
+                Elem::Float32 => outputs.values(at, &tensor.name).map_err(failed)?,
                 _ => converted,
             };
         }

@@ -52,9 +52,6 @@ pub(in crate::infer) fn is_available(config: &ModelConfig) -> bool {
 }
 
 /// Checks in a child process whether a library that works computes in `precision` on this processor.
-///
-/// # Errors
-/// Why not.
 pub fn openvino_computes(path: &Path, precision: Precision) -> Result<(), String> {
     let args = ["--provider", "openvino", "--precision", precision.as_str()];
     match in_child(path, &args, OPENVINO.timeout, |reason| OPENVINO.unusable(path, reason)) {

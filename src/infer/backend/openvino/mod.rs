@@ -58,9 +58,6 @@ pub struct OpenvinoBackend {
 impl OpenvinoBackend {
     /// Finds a library (`library`, else below `OPENVINO_INSTALL_DIR` or `INTEL_OPENVINO_DIR`, else the searched folders)
     /// and probes it in a child process. `threads` (≥ 1) work on one inference.
-    ///
-    /// # Errors
-    /// [`InferError::NoLibrary`], [`InferError::Library`] or [`InferError::Prober`].
     pub fn new(library: Option<&Path>, threads: usize, precision: Precision) -> Result<Self, InferError> {
         let (library, version) = locate(&OPENVINO, library)?;
         Ok(Self { library, version, threads, precision })

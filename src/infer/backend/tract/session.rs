@@ -24,9 +24,6 @@ pub struct TractBackend;
 
 impl TractBackend {
     /// The plan that sessions run, for benchmarks.
-    ///
-    /// # Errors
-    /// [`InferError::Load`] if the file cannot be read or tract cannot run it.
     pub fn plan(&self, spec: &ModelSpec) -> Result<Arc<TypedRunnableModel>, InferError> {
         let bytes = load_bytes(BackendKind::Tract, spec)?;
         plan(spec, &bytes).map_err(|error| load_error(spec, &error))
