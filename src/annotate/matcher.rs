@@ -94,7 +94,10 @@ impl<T> Matcher<T> {
         if self.results.get(at).is_some_and(|r| r.meta.seq == seq) {
             return;
         }
-        push_bounded(&mut self.lags, now.saturating_duration_since(result.meta.captured), RECENT);
+        self.lags.push_back(now.saturating_duration_since(result.meta.captured));
+        if self.lags.len() > RECENT {
+            self.lags.pop_front();
+        }
         self.results.insert(at, result);
         if self.results.len() > self.capacity + RECENT {
             self.results.pop_front();
@@ -105,7 +108,7 @@ impl<T> Matcher<T> {
 
     /// The next frame that is due; call until `None`.
     pub fn pop(&mut self, now: Instant) -> Option<Released<T>> {
-        if self.due(now)? > now {
+        if self.next_deadline(now)? > now {
             return None;
         }
         let Held { seq, pts_ns, frame, .. } = self.held.pop_front()?;
@@ -114,7 +117,12 @@ impl<T> Matcher<T> {
 
     /// When [`Self::pop`] will return a frame if nothing else arrives; `None` when no frame waits.
     pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
-        self.due(now)
+        let first = self.held.front()?;
+        let answered = self.results.back().is_some_and(|r| r.meta.seq >= first.seq);
+        if self.held.len() > self.capacity || (answered && self.keeps_up()) {
+            return Some(now);
+        }
+        Some(first.at + self.timeout(now))
     }
 
     pub fn len(&self) -> usize {
@@ -144,15 +152,6 @@ impl<T> Matcher<T> {
         self.unanswered = None;
     }
 
-    fn due(&self, now: Instant) -> Option<Instant> {
-        let first = self.held.front()?;
-        let answered = self.results.back().is_some_and(|r| r.meta.seq >= first.seq);
-        if self.held.len() > self.capacity || (answered && self.keeps_up()) {
-            return Some(now);
-        }
-        Some(first.at + self.timeout(now))
-    }
-
     /// How long a frame may wait now.
     fn timeout(&self, now: Instant) -> Duration {
         if self.unanswered.is_some_and(|since| now.saturating_duration_since(since) > FORGET) {
@@ -168,15 +167,12 @@ impl<T> Matcher<T> {
 
     /// The second longest of the recent lags, so that a single outlier has no effect.
     fn lag(&self) -> Option<Duration> {
-        let mut top = [Duration::ZERO; 2];
-        for lag in &self.lags {
-            if *lag > top[0] {
-                top = [*lag, top[0]];
-            } else if *lag > top[1] {
-                top[1] = *lag;
-            }
+        let longest = self.lags.iter().max()?;
+        if self.lags.len() < RECENT {
+            return Some(*longest);
         }
-        (!self.lags.is_empty()).then(|| if self.lags.len() < RECENT { top[0] } else { top[1] })
+        let place = self.lags.iter().position(|lag| lag == longest)?;
+        self.lags.iter().enumerate().filter(|(n, _)| *n != place).map(|(_, lag)| *lag).max()
     }
 
     /// True when no frame was skipped between the latest results.
@@ -196,13 +192,6 @@ impl<T> Matcher<T> {
             _ => earlier.into_iter().chain(later).min_by_key(distance),
         };
         best.filter(|r| distance(r) <= FORGET.as_nanos() as u64).cloned()
-    }
-}
-
-fn push_bounded(lags: &mut VecDeque<Duration>, lag: Duration, limit: usize) {
-    lags.push_back(lag);
-    if lags.len() > limit {
-        lags.pop_front();
     }
 }
 

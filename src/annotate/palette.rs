@@ -1,6 +1,6 @@
 //! One colour per class, the same on every box and in every run.
 
-use crate::types::{ColorMatrix, ColorRange, ColorSpec};
+use crate::types::{ColorRange, ColorSpec};
 
 /// Far apart from each other, and bright enough for pictures at night.
 const PALETTE: [[u8; 3]; 20] = [
@@ -39,11 +39,7 @@ pub(super) fn text_color(plate: [u8; 3]) -> [u8; 3] {
 
 /// R'G'B' to the Y', Cb, Cr code values of a picture.
 pub(super) fn to_ycbcr(rgb: [u8; 3], color: ColorSpec) -> [u8; 3] {
-    let (kr, kb) = match color.matrix {
-        ColorMatrix::Bt601 => (0.299, 0.114),
-        ColorMatrix::Bt709 => (0.2126, 0.0722),
-        ColorMatrix::Bt2020 => (0.2627, 0.0593),
-    };
+    let (kr, kb) = color.matrix.red_and_blue();
     let [r, g, b] = rgb.map(|v| f32::from(v) / 255.0);
     let y = kr * r + (1.0 - kr - kb) * g + kb * b;
     let (cb, cr) = ((b - y) / (2.0 - 2.0 * kb), (r - y) / (2.0 - 2.0 * kr));
@@ -57,6 +53,7 @@ pub(super) fn to_ycbcr(rgb: [u8; 3], color: ColorSpec) -> [u8; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::ColorMatrix;
 
     #[test]
     fn known_code_values() {

@@ -2,62 +2,45 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Layout of the output. `b` is the batch (1), `nc` the number of classes, `N` the number of rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Family {
-    /// `[b, N, 5 + nc]`: cx, cy, w, h in input pixels, objectness, class scores; all decoded. N = Σ 3·(H/s)·(W/s).
-    /// YOLOv5, v6 and v7.
-    #[serde(rename = "yolov5")]
-    YoloV5,
-    /// One `[b, a, H/s, W/s, 5 + nc]` per stride s, before the sigmoid; boxes follow from `a` anchors per cell.
-    /// YOLOv5 and v7 exported without their last layer.
-    #[serde(rename = "yolov5_heads")]
-    YoloV5Heads,
-    /// `[b, 4 + nc, N]`: cx, cy, w, h in input pixels, class scores; N = Σ (H/s)·(W/s). YOLOv8, v9, 11 and 12.
-    #[serde(rename = "yolov8")]
-    YoloV8,
-    /// `[b, N, 5 + nc]`: undecoded grid offsets, objectness, class scores; N = Σ (H/s)·(W/s).
-    #[serde(rename = "yolox")]
-    YoloX,
-    /// `[b, N, 4]`: x1, y1, x2, y2 in input pixels, and `[b, N, nc]`: class scores; N = Σ (H/s)·(W/s). YOLO-NAS.
-    #[serde(rename = "yolonas")]
-    YoloNas,
-    /// `[b, N, 6]`: x1, y1, x2, y2 in input pixels, score, class; no NMS needed. YOLOv10, YOLO26, and exports of
-    /// Ultralytics with NMS inside.
-    EndToEnd,
-    /// `[n, 7]`: image of the batch, x1, y1, x2, y2 in input pixels, class, score; the n boxes that NMS in the graph has
-    /// kept. YOLOv7's export with NMS inside.
-    NmsClassScore,
-    /// The same with the last two columns exchanged: YOLO-NAS' own export.
-    NmsScoreClass,
-    /// `[b, N, 4 + nc]`: cx, cy, w, h as fractions of the input's sides, class scores; no NMS needed. RT-DETR as
-    /// Ultralytics exports it.
-    #[serde(rename = "rtdetr")]
-    RtDetr,
-    /// `[b, N, nc]`: classes before the sigmoid, and `[b, N, 4]`: cx, cy, w, h as fractions of the input's sides; no NMS
-    /// needed. RT-DETR and D-FINE as transformers exports them (`logits`, `pred_boxes`).
-    DetrLogits,
-    /// `[b, N]`: classes, `[b, N, 4]`: x1, y1, x2, y2 in pixels of the size that a second input `[b, 2]` takes, and `[b, N]`:
-    /// scores; no NMS needed. RT-DETR, D-FINE and DEIM as their own code exports them.
-    DetrBoxes,
+use crate::types::named;
+
+named! {
+    /// Layout of the output. `b` is the batch (1), `nc` the number of classes, `N` the number of rows.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+    pub enum Family {
+        /// `[b, N, 5 + nc]`: cx, cy, w, h in input pixels, objectness, class scores; all decoded. N = Σ 3·(H/s)·(W/s).
+        /// YOLOv5, v6 and v7.
+        YoloV5 = "yolov5",
+        /// One `[b, a, H/s, W/s, 5 + nc]` per stride s, before the sigmoid; boxes follow from `a` anchors per cell.
+        /// YOLOv5 and v7 exported without their last layer.
+        YoloV5Heads = "yolov5_heads",
+        /// `[b, 4 + nc, N]`: cx, cy, w, h in input pixels, class scores; N = Σ (H/s)·(W/s). YOLOv8, v9, 11 and 12.
+        YoloV8 = "yolov8",
+        /// `[b, N, 5 + nc]`: undecoded grid offsets, objectness, class scores; N = Σ (H/s)·(W/s).
+        YoloX = "yolox",
+        /// `[b, N, 4]`: x1, y1, x2, y2 in input pixels, and `[b, N, nc]`: class scores; N = Σ (H/s)·(W/s). YOLO-NAS.
+        YoloNas = "yolonas",
+        /// `[b, N, 6]`: x1, y1, x2, y2 in input pixels, score, class; no NMS needed. YOLOv10, YOLO26, and exports of
+        /// Ultralytics with NMS inside.
+        EndToEnd = "end_to_end",
+        /// `[n, 7]`: image of the batch, x1, y1, x2, y2 in input pixels, class, score; the n boxes that NMS in the graph has
+        /// kept. YOLOv7's export with NMS inside.
+        NmsClassScore = "nms_class_score",
+        /// The same with the last two columns exchanged: YOLO-NAS' own export.
+        NmsScoreClass = "nms_score_class",
+        /// `[b, N, 4 + nc]`: cx, cy, w, h as fractions of the input's sides, class scores; no NMS needed. RT-DETR as
+        /// Ultralytics exports it.
+        RtDetr = "rtdetr",
+        /// `[b, N, nc]`: classes before the sigmoid, and `[b, N, 4]`: cx, cy, w, h as fractions of the input's sides; no NMS
+        /// needed. RT-DETR and D-FINE as transformers exports them (`logits`, `pred_boxes`).
+        DetrLogits = "detr_logits",
+        /// `[b, N]`: classes, `[b, N, 4]`: x1, y1, x2, y2 in pixels of the size that a second input `[b, 2]` takes, and `[b, N]`:
+        /// scores; no NMS needed. RT-DETR, D-FINE and DEIM as their own code exports them.
+        DetrBoxes = "detr_boxes",
+    }
 }
 
 impl Family {
-    pub const ALL: [Self; 11] = [
-        Self::YoloV5,
-        Self::YoloV5Heads,
-        Self::YoloV8,
-        Self::YoloX,
-        Self::YoloNas,
-        Self::EndToEnd,
-        Self::NmsClassScore,
-        Self::NmsScoreClass,
-        Self::RtDetr,
-        Self::DetrLogits,
-        Self::DetrBoxes,
-    ];
-
     /// Rows per cell of a detection head's grid; 0: rows are not cells.
     pub const fn anchors(self) -> u64 {
         match self {
@@ -70,23 +53,6 @@ impl Family {
     /// Whether several boxes may stand for one object, so that NMS must follow.
     pub const fn wants_nms(self) -> bool {
         self.anchors() > 0
-    }
-
-    /// As in manifests.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::YoloV5 => "yolov5",
-            Self::YoloV5Heads => "yolov5_heads",
-            Self::YoloV8 => "yolov8",
-            Self::YoloX => "yolox",
-            Self::YoloNas => "yolonas",
-            Self::EndToEnd => "end_to_end",
-            Self::NmsClassScore => "nms_class_score",
-            Self::NmsScoreClass => "nms_score_class",
-            Self::RtDetr => "rtdetr",
-            Self::DetrLogits => "detr_logits",
-            Self::DetrBoxes => "detr_boxes",
-        }
     }
 
     /// Which models have this layout, for people.
@@ -125,7 +91,7 @@ mod tests {
 
     #[test]
     fn families_are_named_as_in_manifests() {
-        for family in Family::ALL {
+        for &family in Family::ALL {
             assert_eq!(serde_json::to_value(family).unwrap(), family.as_str());
         }
     }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::family::Family;
 use crate::onnx::messages::data_type;
-use crate::types::{Padding, Size};
+use crate::types::{Padding, Size, named};
 
 /// Width and height of one anchor in input pixels.
 pub type Anchor = [f32; 2];
@@ -12,16 +12,17 @@ pub type Anchor = [f32; 2];
 /// Most output tensors that a family's decoder reads.
 pub const MAX_OUTPUTS: usize = 4;
 
-/// Type of a tensor's elements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Elem {
-    #[default]
-    Float32,
-    Float16,
-    Uint8,
-    Int32,
-    Int64,
+named! {
+    /// Type of a tensor's elements.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+    pub enum Elem {
+        #[default]
+        Float32 = "float32",
+        Float16 = "float16",
+        Uint8 = "uint8",
+        Int32 = "int32",
+        Int64 = "int64",
+    }
 }
 
 impl Elem {
@@ -34,17 +35,6 @@ impl Elem {
             data_type::INT64 => Some(Self::Int64),
             data_type::HALF => Some(Self::Float16),
             _ => None,
-        }
-    }
-
-    /// As people and JSON read it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Float32 => "float32",
-            Self::Float16 => "float16",
-            Self::Uint8 => "uint8",
-            Self::Int32 => "int32",
-            Self::Int64 => "int64",
         }
     }
 }

@@ -5,7 +5,7 @@ use super::canvas::{Bytes, Canvas, Floats, Pixels, fill_border, planes};
 use super::planes::{Planes, PreprocessError, Rows};
 use super::still::Still;
 use crate::model::{ChannelOrder, InputSpec, InputTensor};
-use crate::types::{ColorMatrix, ColorRange, ColorSpec, ImageView, Letterbox, Padding, Size};
+use crate::types::{ColorRange, ColorSpec, ImageView, Letterbox, Padding, Size};
 
 /// Converts pictures to a model's input, with tables for the last source size. One per camera.
 #[derive(Debug)]
@@ -202,12 +202,7 @@ struct Convert {
 
 impl Convert {
     fn new(color: ColorSpec, gain: f32) -> Self {
-        // Weights of red and blue in luma, from the standards.
-        let (kr, kb): (f32, f32) = match color.matrix {
-            ColorMatrix::Bt601 => (0.299, 0.114),
-            ColorMatrix::Bt709 => (0.2126, 0.0722),
-            ColorMatrix::Bt2020 => (0.2627, 0.0593),
-        };
+        let (kr, kb) = color.matrix.red_and_blue();
         let kg = 1.0 - kr - kb;
         let (luma, chroma, black) = match color.range {
             ColorRange::Limited => (255.0 / 219.0 * gain, 255.0 / 224.0 * gain, 16.0),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::types::{BackendInfo, CameraState, Division, EngineState, EngineStatus, ModelId};
+use crate::types::{BackendInfo, CameraState, EngineState, EngineStatus, ModelId, SessionLayout};
 
 /// A model and the backend that runs it.
 #[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
@@ -145,7 +145,7 @@ pub struct DivisionStats {
 }
 
 impl DivisionStats {
-    fn new(division: &Division) -> Self {
+    fn new(division: &SessionLayout) -> Self {
         let rate = division.per_frame.map(|time| (10.0 / time.as_secs_f64().max(1e-9)).round() / 10.0);
         Self { sessions: division.sessions, threads: division.threads, frames_per_s: rate }
     }
@@ -183,8 +183,8 @@ impl EngineStats {
             elapsed_s: build.elapsed.as_secs(),
             expected_s: build.expected.map(|expected| expected.as_secs()),
         });
-        let mut divisions = status.divisions.iter().map(DivisionStats::new);
-        let (division, division_not_taken) = (divisions.next(), divisions.next());
+        let mut layouts = status.layouts.iter().map(DivisionStats::new);
+        let (division, division_not_taken) = (layouts.next(), layouts.next());
         Self { state: status.state, reason: status.reason.clone(), build, division, division_not_taken }
     }
 

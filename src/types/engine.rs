@@ -1,36 +1,25 @@
-//! What the inference engine says of itself.
+//! What the inference engine reports about itself.
 
 use std::time::Duration;
 
-use super::{BackendInfo, BackendKind};
+use super::named::named;
+use super::result::{BackendInfo, BackendKind};
 
-/// What the engine does now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, schemars::JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum EngineState {
-    /// A backend is being loaded; frames wait.
-    #[default]
-    Loading,
-    /// The GPU engine that was asked for by name is being built; frames wait.
-    Building,
-    /// Frames are inferred.
-    Serving,
-    /// Frames are tried, but inference fails, and there is no other backend to go to.
-    Degraded,
-    /// Nothing is inferred any more, and this process cannot change that.
-    Failed,
-}
-
-impl EngineState {
-    /// In one word, as JSON and metrics show it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Loading => "loading",
-            Self::Building => "building",
-            Self::Serving => "serving",
-            Self::Degraded => "degraded",
-            Self::Failed => "failed",
-        }
+named! {
+    /// What the engine does now.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, schemars::JsonSchema)]
+    pub enum EngineState {
+        /// A backend is being loaded; frames wait.
+        #[default]
+        Loading = "loading",
+        /// The GPU engine that was asked for by name is being built; frames wait.
+        Building = "building",
+        /// Frames are inferred.
+        Serving = "serving",
+        /// Frames are tried, but inference fails, and there is no other backend to go to.
+        Degraded = "degraded",
+        /// Nothing is inferred any more, and this process cannot change that.
+        Failed = "failed",
     }
 }
 
@@ -58,7 +47,7 @@ pub struct BuildProgress {
 
 /// A way to divide the cores between inferences.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Division {
+pub struct SessionLayout {
     /// Sessions side by side, each on its own frames.
     pub sessions: usize,
     /// Threads of each.
@@ -67,7 +56,7 @@ pub struct Division {
     pub per_frame: Option<Duration>,
 }
 
-impl std::fmt::Display for Division {
+impl std::fmt::Display for SessionLayout {
     /// `2 sessions of 1 thread (52.1 frames/s)`
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let s = |n: usize| if n == 1 { "" } else { "s" };
@@ -91,7 +80,7 @@ pub struct EngineStatus {
     pub backend: Option<BackendInfo>,
     /// How the cores are divided between inferences, and after it the way that was measured to be no better; empty before
     /// anything runs.
-    pub divisions: Vec<Division>,
+    pub layouts: Vec<SessionLayout>,
     /// The build that goes on meanwhile.
     pub build: Option<BuildProgress>,
     /// Why nothing will be inferred in this process any more, once that is so.

@@ -29,6 +29,17 @@ pub enum ColorMatrix {
     Bt2020,
 }
 
+impl ColorMatrix {
+    /// Weights of red and blue in luma, from the standards.
+    pub(crate) const fn red_and_blue(self) -> (f32, f32) {
+        match self {
+            Self::Bt601 => (0.299, 0.114),
+            Self::Bt709 => (0.2126, 0.0722),
+            Self::Bt2020 => (0.2627, 0.0593),
+        }
+    }
+}
+
 /// Which code values are black and white.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ColorRange {
@@ -45,61 +56,34 @@ pub struct ColorSpec {
     pub range: ColorRange,
 }
 
-/// Chroma planes hold `ceil(w/2)` × `ceil(h/2)` samples.
+/// A picture of planes `P`. Chroma planes hold `ceil(w/2)` × `ceil(h/2)` samples.
 #[derive(Debug, Clone, Copy)]
-pub enum ImageView<'a> {
+pub enum Image<P> {
     I420 {
         size: Size,
-        y: Plane<'a>,
-        u: Plane<'a>,
-        v: Plane<'a>,
+        y: P,
+        u: P,
+        v: P,
         color: ColorSpec,
     },
     Nv12 {
         size: Size,
-        y: Plane<'a>,
-        uv: Plane<'a>,
+        y: P,
+        uv: P,
         color: ColorSpec,
     },
     /// Still pictures only, never video.
     Rgb {
         size: Size,
-        rgb: Plane<'a>,
+        rgb: P,
     },
 }
 
-impl ImageView<'_> {
-    pub fn size(&self) -> Size {
-        match self {
-            Self::I420 { size, .. } | Self::Nv12 { size, .. } | Self::Rgb { size, .. } => *size,
-        }
-    }
-}
-
+pub type ImageView<'a> = Image<Plane<'a>>;
 /// What boxes are drawn into.
-#[derive(Debug)]
-pub enum ImageViewMut<'a> {
-    I420 {
-        size: Size,
-        y: PlaneMut<'a>,
-        u: PlaneMut<'a>,
-        v: PlaneMut<'a>,
-        color: ColorSpec,
-    },
-    Nv12 {
-        size: Size,
-        y: PlaneMut<'a>,
-        uv: PlaneMut<'a>,
-        color: ColorSpec,
-    },
-    /// Still pictures only.
-    Rgb {
-        size: Size,
-        rgb: PlaneMut<'a>,
-    },
-}
+pub type ImageViewMut<'a> = Image<PlaneMut<'a>>;
 
-impl ImageViewMut<'_> {
+impl<P> Image<P> {
     pub fn size(&self) -> Size {
         match self {
             Self::I420 { size, .. } | Self::Nv12 { size, .. } | Self::Rgb { size, .. } => *size,

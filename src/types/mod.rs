@@ -7,12 +7,14 @@ mod engine;
 mod frame;
 mod geometry;
 mod image;
+mod named;
 mod result;
 mod url;
 
-pub use engine::{BuildProgress, DEFAULT_MODEL, Division, Ended, EngineState, EngineStatus, Priority};
+pub use engine::{BuildProgress, DEFAULT_MODEL, Ended, EngineState, EngineStatus, Priority, SessionLayout};
 pub use frame::{CameraName, FrameMeta};
 pub use geometry::{Letterbox, NormBox, Padding, PixelBox, Size};
-pub use image::{ColorMatrix, ColorRange, ColorSpec, ImageView, ImageViewMut, Plane, PlaneMut};
+pub use image::{ColorMatrix, ColorRange, ColorSpec, Image, ImageView, ImageViewMut, Plane, PlaneMut};
+pub(crate) use named::named;
 pub use result::{BackendInfo, BackendKind, CameraState, CameraStatus, Detection, FrameResult, Latency, ModelId};
 pub use url::{HIDDEN, Url, redact, redact_with};

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::frame::{CameraName, FrameMeta};
 use super::geometry::PixelBox;
+use super::named::named;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Detection {
@@ -39,31 +40,26 @@ impl ModelId {
     }
 }
 
-/// What runs a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum BackendKind {
-    /// ONNX Runtime with the TensorRT provider.
-    Tensorrt,
-    /// ONNX Runtime with the CUDA provider.
-    Cuda,
-    /// OpenVINO on the CPU.
-    Openvino,
-    /// ONNX Runtime on the CPU.
-    Cpu,
-    /// tract, pure Rust, built in.
-    Tract,
+named! {
+    /// What runs a model.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+    pub enum BackendKind {
+        /// ONNX Runtime with the TensorRT provider.
+        Tensorrt = "tensorrt",
+        /// ONNX Runtime with the CUDA provider.
+        Cuda = "cuda",
+        /// OpenVINO on the CPU.
+        Openvino = "openvino",
+        /// ONNX Runtime on the CPU.
+        Cpu = "cpu",
+        /// tract, pure Rust, built in.
+        Tract = "tract",
+    }
 }
 
 impl std::fmt::Display for BackendKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Tensorrt => "tensorrt",
-            Self::Cuda => "cuda",
-            Self::Openvino => "openvino",
-            Self::Cpu => "cpu",
-            Self::Tract => "tract",
-        })
+        f.write_str(self.as_str())
     }
 }
 
@@ -110,38 +106,24 @@ pub struct FrameResult {
     pub latency: Latency,
 }
 
-/// State of a camera as users see it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum CameraState {
-    /// First connection, or trying again.
-    Connecting,
-    /// Frames arrive.
-    Online,
-    /// Connected, but no frame for `no_frame`.
-    Stalled,
-    /// Cannot be reached; retried with back-off.
-    Offline,
-    /// The camera refused the credentials; retried slowly.
-    AuthFailed,
-    /// Switched off in the configuration.
-    Disabled,
-    /// A file came to its end.
-    Ended,
-}
-
-impl CameraState {
-    /// As in topics, JSON and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Connecting => "connecting",
-            Self::Online => "online",
-            Self::Stalled => "stalled",
-            Self::Offline => "offline",
-            Self::AuthFailed => "auth_failed",
-            Self::Disabled => "disabled",
-            Self::Ended => "ended",
-        }
+named! {
+    /// State of a camera as users see it.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+    pub enum CameraState {
+        /// First connection, or trying again.
+        Connecting = "connecting",
+        /// Frames arrive.
+        Online = "online",
+        /// Connected, but no frame for `no_frame`.
+        Stalled = "stalled",
+        /// Cannot be reached; retried with back-off.
+        Offline = "offline",
+        /// The camera refused the credentials; retried slowly.
+        AuthFailed = "auth_failed",
+        /// Switched off in the configuration.
+        Disabled = "disabled",
+        /// A file came to its end.
+        Ended = "ended",
     }
 }
 

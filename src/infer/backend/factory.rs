@@ -17,7 +17,7 @@ use crate::infer::runtime::probe::locate;
 use crate::infer::runtime::{gpu, places};
 use crate::infer::{Backend, CacheError, InferError, Session};
 use crate::model::ModelSpec;
-use crate::types::{BackendInfo, BackendKind, Division};
+use crate::types::{BackendInfo, BackendKind, SessionLayout};
 
 /// Sessions at most, however many cores there are: each has its own memory.
 const MAX_SESSIONS: usize = 4;
@@ -228,7 +228,7 @@ impl Factory {
         let (kind, sessions) = (loaded.kind, self.sessions(loaded.kind));
         let kinds = backend(kind).sessions;
         let threads = if kinds == Sessions::OneThreadEach { 1 } else { self.threads() };
-        loaded.divisions = vec![Division { sessions, threads, per_frame: None }];
+        loaded.layouts = vec![SessionLayout { sessions, threads, per_frame: None }];
         let service = self.purpose == Purpose::Service;
         if kinds != Sessions::Measured || !service || sessions == 1 || frames_wait {
             return loaded;

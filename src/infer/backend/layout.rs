@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::infer::backend::load::Loaded;
 use crate::infer::{InferError, Session};
 use crate::model::{Input, ModelSpec};
-use crate::types::{BackendKind, Division};
+use crate::types::{BackendKind, SessionLayout};
 
 /// After a longer warm-up nothing is measured, so that a service does not start late.
 const TOO_SLOW: Duration = Duration::from_secs(1);
@@ -89,22 +89,22 @@ pub(in crate::infer) fn try_both(
         apart.push(other.as_mut());
     }
     let per_frame = measure(spec, loaded.kind, &mut apart, loaded.warm_up)?;
-    let side_by_side = Division { sessions, threads: 1, per_frame: Some(per_frame) };
+    let side_by_side = SessionLayout { sessions, threads: 1, per_frame: Some(per_frame) };
     drop(others);
     let mut one = together()?;
     let per_frame = measure(spec, loaded.kind, &mut [one.as_mut()], loaded.warm_up)?;
-    let together = Division { sessions: 1, threads: sessions, per_frame: Some(per_frame) };
-    loaded.divisions = choose(side_by_side, together);
-    let texts: Vec<String> = loaded.divisions.iter().map(Division::to_string).collect();
+    let together = SessionLayout { sessions: 1, threads: sessions, per_frame: Some(per_frame) };
+    loaded.layouts = choose(side_by_side, together);
+    let texts: Vec<String> = loaded.layouts.iter().map(SessionLayout::to_string).collect();
     tracing::info!("{}: {}", loaded.kind, texts.join(" rather than "));
-    if loaded.divisions.first().is_some_and(|best| best.sessions == 1) {
+    if loaded.layouts.first().is_some_and(|best| best.sessions == 1) {
         loaded.session = one;
     }
     Ok(())
 }
 
 /// Puts the better layout first.
-fn choose(side_by_side: Division, together: Division) -> Vec<Division> {
+fn choose(side_by_side: SessionLayout, together: SessionLayout) -> Vec<SessionLayout> {
     match (side_by_side.per_frame, together.per_frame) {
         (Some(apart), Some(one)) if one.as_secs_f64() * WORTH < apart.as_secs_f64() => vec![together, side_by_side],
         _ => vec![side_by_side, together],
@@ -117,8 +117,8 @@ mod tests {
     use super::*;
     use crate::infer::backend::fake::{FakeSession, Fault, Script, spec};
 
-    fn way(sessions: usize, threads: usize, ms: u64) -> Division {
-        Division { sessions, threads, per_frame: Some(Duration::from_millis(ms)) }
+    fn way(sessions: usize, threads: usize, ms: u64) -> SessionLayout {
+        SessionLayout { sessions, threads, per_frame: Some(Duration::from_millis(ms)) }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::infer::backend::build_child::Builder;
 use crate::infer::backend::table::on_gpu;
 use crate::infer::{Backend, InferError, Session};
 use crate::model::{Input, ModelSpec};
-use crate::types::{BackendInfo, BackendKind, Division};
+use crate::types::{BackendInfo, BackendKind, SessionLayout};
 
 /// Why a backend is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +64,7 @@ pub(in crate::infer) struct Loaded {
     /// Nodes of the graph by the provider that ran them, where the runtime reports it.
     pub(in crate::infer) nodes: BTreeMap<String, usize>,
     /// Session layouts, best first; empty: one session.
-    pub(in crate::infer) divisions: Vec<Division>,
+    pub(in crate::infer) layouts: Vec<SessionLayout>,
 }
 
 /// Loads the model on the first backend of the order that works.
@@ -105,7 +105,7 @@ pub(in crate::infer) fn run_on(
             warm_up = run_once(spec, kind, session.as_mut())?;
         }
         let nodes = session.nodes();
-        Ok(Loaded { session, kind, version, warm_up, nodes, divisions: Vec::new() })
+        Ok(Loaded { session, kind, version, warm_up, nodes, layouts: Vec::new() })
     });
     catch_unwind(run).unwrap_or_else(|_| {
         let reason = "the backend panicked over this model".into();

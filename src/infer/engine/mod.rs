@@ -24,13 +24,9 @@
 //! Waiting: a camera waits on its queue's condition variable, a worker on `work`, the thread `engine`, `Engine::serve` and
 //! `Engine::drop` on `watch`. No thread waits for a loader or for a build.
 
-#[cfg(test)]
-mod building_tests;
 pub(in crate::infer) mod camera_queue;
 pub(in crate::infer) mod crashes;
 mod event;
-#[cfg(test)]
-mod failover_tests;
 pub(in crate::infer) mod job;
 pub(in crate::infer) mod limits;
 mod machine;
@@ -39,8 +35,6 @@ mod machine_tests;
 mod run;
 mod scheduler;
 mod shared;
-#[cfg(test)]
-mod stage;
 pub(in crate::infer) mod status;
 #[cfg(test)]
 mod tests;
@@ -67,7 +61,7 @@ use crate::infer::engine::status::{Observer, StatusCell};
 use crate::infer::engine::threads::Phase;
 use crate::infer::{InferError, Session};
 use crate::model::ModelSpec;
-use crate::types::{BackendInfo, BackendKind, Division, Ended, EngineStatus, Priority};
+use crate::types::{BackendInfo, BackendKind, Ended, EngineStatus, Priority, SessionLayout};
 
 /// Shortest time that the engine's end allows its threads, so that idle ones can end after a deadline that has passed.
 const SHORTEST_STOP: Duration = Duration::from_millis(100);
@@ -145,7 +139,7 @@ impl Engine {
             // So that the timeout of an inference is that of a load.
             warm_up: limits.load / limits.factor.max(1),
             nodes: info.nodes,
-            divisions: vec![Division { sessions, threads: 1, per_frame: None }],
+            layouts: vec![SessionLayout { sessions, threads: 1, per_frame: None }],
         };
         let backends = Arc::new(OneSession { kinds: [info.kind], sessions, loaded: Mutex::new(Some(loaded)) });
         Self::with_backends(spec, backends, limits, CrashCounter::none(), false, &Cancel::new())

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use tracing::Level;
 
-use crate::infer::InferError;
 use crate::infer::backend::load::{Backends, Found, LoadReason, Loaded};
 use crate::infer::engine::crashes::CrashCounter;
 use crate::infer::engine::event::{Effect, Event, Outcome};
@@ -17,8 +16,9 @@ use crate::infer::engine::shared::{Message, Shared};
 use crate::infer::engine::status::StatusCell;
 use crate::infer::engine::threads::{NO_WORKER, Phase};
 use crate::infer::engine::worker::{self, Common};
+use crate::infer::{InferError, Session};
 use crate::model::{MAX_BATCH, ModelSpec};
-use crate::types::{BackendInfo, BackendKind, BuildProgress, Division, EngineStatus};
+use crate::types::{BackendInfo, BackendKind, BuildProgress, EngineStatus, SessionLayout};
 
 /// How often the log reports that a build goes on.
 const BUILD_NEWS: Duration = Duration::from_secs(30);
@@ -49,7 +49,7 @@ impl Drop for Build {
 struct Serving {
     common: Common,
     info: BackendInfo,
-    divisions: Vec<Division>,
+    layouts: Vec<SessionLayout>,
     /// Of an inference.
     timeout: Duration,
 }
@@ -275,7 +275,7 @@ impl Run {
             state: self.machine.state,
             reason: self.machine.reason.clone(),
             backend: serving.map(|serving| BackendInfo { fallbacks, ..serving.info.clone() }),
-            divisions: serving.map_or_else(Vec::new, |serving| serving.divisions.clone()),
+            layouts: serving.map_or_else(Vec::new, |serving| serving.layouts.clone()),
             build: self.build.as_ref().map(|build| BuildProgress {
                 backend: build.kind,
                 phase: build.phase(),
@@ -334,8 +334,8 @@ impl Run {
     /// The session that was just loaded replaces what served before: each older worker ends after the jobs that it has.
     fn serve(&mut self, kind: BackendKind, halt_on_failure: bool) -> Result<(), InferError> {
         let Some(Found::Session(loaded)) = self.found.take() else { return Ok(()) };
-        let Loaded { session, version, warm_up, nodes, divisions, .. } = loaded;
-        let workers = divisions.first().map_or(1, |best| best.sessions).max(1);
+        let Loaded { session, version, warm_up, nodes, layouts, .. } = loaded;
+        let workers = layouts.first().map_or(1, |best| best.sessions).max(1);
         let common = Common {
             shared: self.shared.clone(),
             spec: self.spec.clone(),
@@ -357,7 +357,7 @@ impl Run {
             tracing::warn!("inference goes on with {kind} ({version}) instead of {}", before.info.kind);
         }
         let info = BackendInfo { kind, version, fallbacks: Vec::new(), nodes };
-        self.serving = Some(Serving { common, info, divisions, timeout: self.limits.inference(kind, warm_up) });
+        self.serving = Some(Serving { common, info, layouts, timeout: self.limits.inference(kind, warm_up) });
         Ok(())
     }
 
@@ -371,7 +371,7 @@ impl Run {
     fn start_numbered(
         &mut self,
         common: &Common,
-        session: Option<Box<dyn crate::infer::Session>>,
+        session: Option<Box<dyn Session>>,
         phase: Phase,
     ) -> Result<(), InferError> {
         let number = self.next_worker;

@@ -1,6 +1,10 @@
 //! Jobs, queues and workers on real threads, with a session that runs when the test allows it.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod building;
+mod failover;
+mod stage;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};

@@ -64,7 +64,7 @@ fn tiny_models_of_every_family_find_the_reference_boxes() {
 #[test]
 fn there_is_a_tiny_model_of_every_family() {
     let families: std::collections::BTreeSet<String> = expected().into_values().map(|model| model.family).collect();
-    for family in ocelli::model::Family::ALL {
+    for &family in ocelli::model::Family::ALL {
         assert!(families.contains(family.as_str()), "no tiny model of {}", family.as_str());
     }
 }

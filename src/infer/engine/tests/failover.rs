@@ -9,7 +9,7 @@ use crate::cancel::Cancel;
 use crate::infer::backend::fake::{Fault, params, spec};
 use crate::infer::engine::crashes::{CrashCounter, Mark};
 use crate::infer::engine::limits::Limits;
-use crate::infer::engine::stage::{Fakes, LONG, Stage, calm, stage, stage_on, strict_on_gpu};
+use crate::infer::engine::tests::stage::{Fakes, LONG, Stage, calm, stage, stage_on, strict_on_gpu};
 use crate::infer::{Engine, InferError, Job};
 use crate::types::BackendKind::{Cpu, Cuda, Tensorrt, Tract};
 use crate::types::{Ended, EngineState, Priority};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::cancel::Cancel;
 use crate::infer::backend::fake::{params, spec};
 use crate::infer::engine::crashes::CrashCounter;
-use crate::infer::engine::stage::{Fakes, LONG, Stage, calm, stage_on};
+use crate::infer::engine::tests::stage::{Fakes, LONG, Stage, calm, stage_on};
 use crate::infer::{Engine, InferError, Job};
 use crate::types::BackendKind::{Cuda, Tensorrt};
 use crate::types::{Ended, EngineState};
