@@ -9,78 +9,51 @@ use crate::types::BackendKind;
 /// Why a model cannot be run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InferError {
-    /// No library in any of the searched folders.
     #[error("no {runtime} library found (looked in {searched}); {hint}")]
     NoLibrary { runtime: &'static str, searched: String, hint: String },
-    /// A library is there, but it cannot be used.
     #[error("{} cannot be used as {runtime}: {reason}; {hint}", path.display())]
-    Library {
-        /// Which runtime it was to be, `ONNX Runtime`.
-        runtime: &'static str,
-        path: PathBuf,
-        reason: String,
-        hint: String,
-    },
+    Library { runtime: &'static str, path: PathBuf, reason: String, hint: String },
     /// The library could not be probed in a child process, so it was not opened at all.
     #[error("{} was not opened, because it could not be probed in a child process first: {reason}", path.display())]
     Prober { path: PathBuf, reason: String },
     /// This process has opened another library already, and there can be only one.
     #[error("this process already runs {}; restart it to use {}", open.display(), wanted.display())]
     OtherLibrary { open: PathBuf, wanted: PathBuf },
-    /// An execution provider refuses.
     #[error("{backend}: {reason}")]
     Provider { backend: BackendKind, reason: String },
-    /// The backend is not part of this build.
     #[error("backend {0} is not part of this build; build with --features {0} or choose another backend")]
     NotBuilt(BackendKind),
-    /// The model cannot be loaded.
     #[error("{backend} cannot load {}: {reason}", model.display())]
     Load { backend: BackendKind, model: PathBuf, reason: String },
-    /// The backend failed while running the model.
     #[error("{backend} failed to run the model: {reason}")]
     Run { backend: BackendKind, reason: String },
     /// An inference, or the loading of a model, did not come back in time. Its thread is abandoned.
     #[error("{backend} did not come back within {} s; its thread is abandoned", limit.as_secs_f32())]
     Hung { backend: BackendKind, limit: Duration },
-    /// A GPU engine could not be built.
     #[error("{backend}: its engine could not be built: {reason}")]
     Build { backend: BackendKind, reason: String },
-    /// Builds of this GPU engine have failed too often.
     #[error("{backend}: its engine is not built again, because {reason}; `ocelli models build` tries it once more")]
     BuildRefused { backend: BackendKind, reason: String },
     /// There is no GPU engine for this model, and this program does not build one.
     #[error("{backend}: no engine is built for this model with these options; build it with `ocelli models build`")]
     NoEngine { backend: BackendKind },
-    /// The cache of GPU engines cannot be used.
     #[error(transparent)]
     Cache(#[from] CacheError),
     /// Nothing can infer in this process any more.
     #[error("inference has ended in this process: {reason}")]
     Ended { reason: String },
-    /// The input has the wrong length.
+    /// `expected` is `3·h·w`.
     #[error("the input tensor has {got} values, the model takes {expected}")]
-    Input {
-        /// `3·h·w`.
-        expected: usize,
-        got: usize,
-    },
-    /// More frames than one run takes, or none.
+    Input { expected: usize, got: usize },
     #[error("a run of {got} frames was asked for, the session takes 1 … {most}")]
     Batch { most: usize, got: usize },
-    /// The output does not have the shape that the model declares.
     #[error("the model's output has {got} values, its declared shape has {expected}; is the file damaged?")]
     Output { expected: usize, got: usize },
-    /// The camera has as many jobs in flight as it may have.
     #[error("camera {camera} already has {depth} jobs in flight; wait for one first")]
-    QueueFull {
-        camera: String,
-        /// Jobs in flight at most.
-        depth: usize,
-    },
+    QueueFull { camera: String, depth: usize },
     /// The engine has stopped, or its start was cancelled.
     #[error("the inference engine has stopped")]
     Stopped,
-    /// A thread could not be started.
     #[error("cannot start thread {name}: {reason}")]
     Thread { name: String, reason: String },
 }

@@ -25,7 +25,6 @@ pub enum ModelError {
     TooLarge { path: String, bytes: u64 },
     #[error("{path} is not an ONNX model: {reason}")]
     NotOnnx { path: String, reason: OnnxError },
-    /// The file contains something that no runtime may see.
     #[error("{path}: {reason}")]
     Gate { path: String, reason: GateError },
     #[error("{path} has SHA-256 {actual}, but {source_name} expects {expected}: the file is damaged or was exchanged")]
@@ -33,7 +32,6 @@ pub enum ModelError {
     /// The input is not `[b, 3, H, W]` of floats.
     #[error("{path}: {reason}")]
     Input { path: String, reason: String },
-    /// No known layout fits the outputs.
     #[error("{path}: unknown output layout: {reason}. Outputs: {outputs}")]
     Layout { path: String, reason: String, outputs: String },
     /// Labels and output disagree about the number of classes.
@@ -42,10 +40,8 @@ pub enum ModelError {
     /// The input size does not suit the strides, or the file fixes another one.
     #[error("{path}: {reason}")]
     Size { path: String, reason: String },
-    /// The model does not take as many frames at once.
     #[error("{path}: {reason}")]
     Batch { path: String, reason: String },
-    /// The file and its manifest disagree.
     #[error("{path}: {what}: the file has {file}, but {manifest_path} has {manifest}; correct the manifest")]
     Contradiction { path: String, what: &'static str, file: String, manifest_path: String, manifest: String },
     /// A label filter names a class that the model does not have.

@@ -38,7 +38,7 @@ impl ModelSpec {
     /// An `.onnx` file beside a `model.yaml` that names it is read together with it. `input_size` is for models whose
     /// height and width are dynamic; else it must equal the file's.
     pub fn open(path: &Path, input_size: Option<Size>) -> Result<Self, ModelError> {
-        let Located { file, manifest } = locate(path)?;
+        let (file, manifest) = locate(path)?;
         let bytes = file::read(&file)?;
         let sha256 = hex::encode(Sha256::digest(&bytes));
         if let Some((manifest_path, Manifest { sha256: Some(expected), .. })) = &manifest {
@@ -137,20 +137,18 @@ impl ModelSpec {
     pub fn class_mask(&self, labels: &[String]) -> Result<Vec<bool>, ModelError> {
         let mut mask = vec![false; self.output.classes];
         for wanted in labels {
-            let mut found = false;
-            for (class, slot) in mask.iter_mut().enumerate() {
-                // Two classes may have the same name; both pass.
-                if self.id.label(class as u32) == wanted.as_str() {
-                    *slot = true;
-                    found = true;
-                }
-            }
-            if !found {
+            // Two classes may have the same name; both pass.
+            let named = |class: &usize| self.id.label(*class as u32) == wanted.as_str();
+            let classes: Vec<usize> = (0..mask.len()).filter(named).collect();
+            if classes.is_empty() {
                 return Err(ModelError::Label {
                     model: self.id.name.clone(),
                     label: wanted.clone(),
                     hint: self.nearest_label(wanted),
                 });
+            }
+            for class in classes {
+                mask[class] = true;
             }
         }
         Ok(mask)
@@ -186,12 +184,8 @@ fn gated(path: &Path, bytes: Vec<u8>, manifest: Option<&Manifest>) -> Result<(Ve
     onnx::admit(bytes, folder, policy).map_err(refused)
 }
 
-struct Located {
-    file: PathBuf,
-    manifest: Option<(PathBuf, Manifest)>,
-}
-
-fn locate(path: &Path) -> Result<Located, ModelError> {
+/// The `.onnx` file, and the path and content of its manifest.
+fn locate(path: &Path) -> Result<(PathBuf, Option<(PathBuf, Manifest)>), ModelError> {
     let meta = fs::metadata(path).map_err(|source| match source.kind() {
         std::io::ErrorKind::NotFound => ModelError::NotFound(path.to_owned()),
         _ => ModelError::Read { path: path.display().to_string(), source },
@@ -210,7 +204,7 @@ fn locate(path: &Path) -> Result<Located, ModelError> {
                 message: format!("file: `{}` is not in this folder", manifest.file),
             });
         }
-        return Ok(Located { file, manifest: Some((manifest_path, manifest)) });
+        return Ok((file, Some((manifest_path, manifest))));
     }
     let beside = path.parent().unwrap_or(Path::new("")).join(MANIFEST);
     // Only a manifest that names this file counts: a broken one of another model must not matter.
@@ -218,7 +212,7 @@ fn locate(path: &Path) -> Result<Located, ModelError> {
         Ok(manifest) if Some(Path::new(&manifest.file).as_os_str()) == path.file_name() => Some((beside, manifest)),
         _ => None,
     };
-    Ok(Located { file: path.to_owned(), manifest })
+    Ok((path.to_owned(), manifest))
 }
 
 fn onnx_inside(folder: &Path) -> String {

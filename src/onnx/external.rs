@@ -3,6 +3,8 @@
 //! The path comes from the model and is not trusted. The kernel itself keeps it inside the folder (`openat2`): checking
 //! the text and then opening it would leave time to put a link in between.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Component, Path};
@@ -22,13 +24,14 @@ const MAX_LEVELS: u32 = 128;
 
 /// The model with the data of all its tensors inside.
 pub(crate) fn inline(bytes: &[u8], folder: &Path) -> Result<Vec<u8>, GateError> {
-    let mut inliner = Inliner { folder, files: Vec::new(), left: MAX_FILE.saturating_sub(bytes.len() as u64) };
+    let mut inliner = Inliner { folder, files: HashMap::new(), left: MAX_FILE.saturating_sub(bytes.len() as u64) };
     inliner.message(Slice { data: bytes, at: 0 }, Kind::Model, 0)
 }
 
 struct Inliner<'a> {
     folder: &'a Path,
-    files: Vec<(String, File, u64)>,
+    /// Each with its length, by location.
+    files: HashMap<String, (File, u64)>,
     /// Bytes that may still be added.
     left: u64,
 }
@@ -40,17 +43,14 @@ impl Inliner<'_> {
         }
         let mut out = Vec::with_capacity(body.data.len());
         let mut fields = body.fields();
-        let mut begin = fields.at();
-        while let Some((field, value)) = fields.next()? {
-            let end = fields.at();
+        while let Some(((field, value), raw)) = fields.next_raw()? {
             match (value, kind.part(field)) {
                 (Value::Bytes(part), Some(Kind::Tensor)) => put_bytes(field, &self.tensor(part)?, &mut out),
                 (Value::Bytes(part), Some(inner)) => {
                     put_bytes(field, &self.message(part, inner, level + 1)?, &mut out);
                 }
-                _ => out.extend_from_slice(body.data.get(begin - body.at..end - body.at).unwrap_or_default()),
+                _ => out.extend_from_slice(raw),
             }
-            begin = end;
         }
         Ok(out)
     }
@@ -63,13 +63,10 @@ impl Inliner<'_> {
         let data = self.take(&facts.external()?)?;
         let mut out = Vec::with_capacity(body.data.len() + data.len());
         let mut fields = body.fields();
-        let mut begin = fields.at();
-        while let Some((field, _)) = fields.next()? {
-            let end = fields.at();
+        while let Some(((field, _), raw)) = fields.next_raw()? {
             if !is_data(field) {
-                out.extend_from_slice(body.data.get(begin - body.at..end - body.at).unwrap_or_default());
+                out.extend_from_slice(raw);
             }
-            begin = end;
         }
         put_bytes(field::TENSOR_RAW, &data, &mut out);
         put_number(field::TENSOR_LOCATION, 0, &mut out);
@@ -103,22 +100,13 @@ impl Inliner<'_> {
             .left
             .checked_sub(external.needed)
             .ok_or_else(|| wrong(format!("this tensor makes the model longer than the limit of {MAX_FILE} bytes")))?;
-        let known = self.files.iter().position(|(name, ..)| *name == external.location);
-        let index = match known {
-            Some(index) => index,
-            None => {
-                if self.files.len() >= MAX_FILES {
-                    return Err(wrong(format!("the model uses more than {MAX_FILES} files")));
-                }
-                let (file, size) = open(self.folder, &external.location).map_err(wrong)?;
-                self.files.push((external.location.clone(), file, size));
-                self.files.len() - 1
-            }
+        let full = self.files.len() >= MAX_FILES;
+        let (file, size) = match self.files.entry(external.location.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(_) if full => return Err(wrong(format!("the model uses more than {MAX_FILES} files"))),
+            Entry::Vacant(new) => new.insert(open(self.folder, &external.location).map_err(wrong)?),
         };
-        match self.files.get(index) {
-            Some((_, file, size)) => Ok((file, *size)),
-            None => Err(wrong("cannot be opened".into())),
-        }
+        Ok((file, *size))
     }
 }
 

@@ -27,6 +27,9 @@ pub(super) enum Value<'a> {
     Bytes(Slice<'a>),
 }
 
+/// Number and value.
+pub(super) type Field<'a> = (u32, Value<'a>);
+
 /// Walks the fields of one message.
 pub(super) struct Fields<'a> {
     rest: &'a [u8],
@@ -61,7 +64,7 @@ impl<'a> Fields<'a> {
         Err(self.damaged("a number is longer than ten bytes"))
     }
 
-    pub(super) fn next(&mut self) -> Result<Option<(u32, Value<'a>)>, OnnxError> {
+    pub(super) fn next(&mut self) -> Result<Option<Field<'a>>, OnnxError> {
         if self.rest.is_empty() {
             return Ok(None);
         }
@@ -89,9 +92,11 @@ impl<'a> Fields<'a> {
         if self.rest.is_empty() { Ok(None) } else { self.varint().map(Some) }
     }
 
-    /// Where in the file the next field begins.
-    pub(super) fn at(&self) -> usize {
-        self.at
+    /// The next field, and all its bytes as they are in the file.
+    pub(super) fn next_raw(&mut self) -> Result<Option<(Field<'a>, &'a [u8])>, OnnxError> {
+        let before = self.rest;
+        let field = self.next()?;
+        Ok(field.map(|field| (field, &before[..before.len() - self.rest.len()])))
     }
 }
 

@@ -35,7 +35,6 @@ pub enum Ended {
 /// A GPU engine that is being built in another process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BuildProgress {
-    /// For which backend.
     pub backend: BackendKind,
     /// What the builder does now, for people.
     pub phase: String,
@@ -45,7 +44,7 @@ pub struct BuildProgress {
     pub expected: Option<Duration>,
 }
 
-/// A way to divide the cores between inferences.
+/// How sessions share the cores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionLayout {
     /// Sessions side by side, each on its own frames.
@@ -72,14 +71,12 @@ impl std::fmt::Display for SessionLayout {
 /// The engine's state with its reasons.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct EngineStatus {
-    /// In one word.
     pub state: EngineState,
     /// Why it is degraded or has failed.
     pub reason: Option<String>,
     /// What runs the model now; the last one that did when the engine has failed.
     pub backend: Option<BackendInfo>,
-    /// How the cores are divided between inferences, and after it the way that was measured to be no better; empty before
-    /// anything runs.
+    /// The layout in use, and after it the one that was measured to be no faster; empty before anything runs.
     pub layouts: Vec<SessionLayout>,
     /// The build that goes on meanwhile.
     pub build: Option<BuildProgress>,

@@ -23,7 +23,7 @@ struct Entry {
     /// When it is tried again while a worse one serves.
     retry_at: Option<Instant>,
     /// Why it does not serve.
-    passed_over: Option<String>,
+    fallback_reason: Option<String>,
 }
 
 struct Attempt {
@@ -69,7 +69,7 @@ pub(super) struct Machine {
 
 impl Machine {
     pub(super) fn new(kinds: &[BackendKind], limits: Limits) -> Self {
-        let entry = |&kind| Entry { kind, losses: 0, retry_at: None, passed_over: None };
+        let entry = |&kind| Entry { kind, losses: 0, retry_at: None, fallback_reason: None };
         Self { limits, order: kinds.iter().map(entry).collect(), ..Self::default() }
     }
 
@@ -97,7 +97,7 @@ impl Machine {
 
     /// Why each backend better than the present one does not serve.
     pub(super) fn fallbacks(&self) -> Vec<String> {
-        self.order.iter().take(self.current).filter_map(|entry| entry.passed_over.clone()).collect()
+        self.order.iter().take(self.current).filter_map(|entry| entry.fallback_reason.clone()).collect()
     }
 
     /// What serves, or served last.
@@ -138,7 +138,7 @@ impl Machine {
                 "{kind}: left out, because the last {crashes} starts on it crashed before it served (safe start)"
             );
             self.log(Level::WARN, format!("backend {why}"));
-            self.order[index].passed_over = Some(why);
+            self.order[index].fallback_reason = Some(why);
             self.order[index].losses = crashes - CRASHES;
             self.retry_later(index, now);
         }
@@ -179,7 +179,7 @@ impl Machine {
         for entry in self.order.iter_mut().skip(index) {
             entry.retry_at = None;
         }
-        self.order[index].passed_over = None;
+        self.order[index].fallback_reason = None;
         self.effects.push(Effect::Serve { kind: self.kind(), halt_on_failure: self.can_fall_back() });
     }
 
@@ -188,7 +188,7 @@ impl Machine {
         self.uncount();
         let (index, kind) = (attempt.index, self.order[attempt.index].kind);
         self.build = Some(Build { index, ended: false });
-        self.order[index].passed_over = Some(format!("{kind}: its engine is being built"));
+        self.order[index].fallback_reason = Some(format!("{kind}: its engine is being built"));
         self.effects.push(Effect::Build { kind });
         if !self.has_served {
             match index + 1 < self.order.len() {
@@ -204,7 +204,7 @@ impl Machine {
         if let Err(error) = outcome {
             let entry = &mut self.order[build.index];
             let sentence = error.sentence(entry.kind);
-            entry.passed_over = Some(sentence.clone());
+            entry.fallback_reason = Some(sentence.clone());
             self.log(Level::ERROR, format!("backend {sentence}"));
         }
         self.load_what_was_built();
@@ -226,7 +226,7 @@ impl Machine {
         if error.device_lost() && self.has_served {
             return self.end(Ended::DeviceLost, sentence);
         }
-        self.order[index].passed_over = Some(sentence.clone());
+        self.order[index].fallback_reason = Some(sentence.clone());
         let wait = (attempt.reason == LoadReason::Retry || error.is_transient()).then(|| self.retry_later(index, now));
         let frames_wait = matches!(attempt.reason, LoadReason::Start | LoadReason::Fallback) || !self.has_served;
         if self.order.len() > 1 {
@@ -310,7 +310,7 @@ impl Machine {
             Level::ERROR,
             format!("backend {sentence}; the next one is loaded, this one is tried again in {wait:?}"),
         );
-        self.order[self.current].passed_over = Some(format!("{sentence} while it ran"));
+        self.order[self.current].fallback_reason = Some(format!("{sentence} while it ran"));
         (self.state, self.reason) = (EngineState::Loading, Some(sentence));
         // The retry of a better backend that was under way is put off: frames wait now.
         if let Some(attempt) = self.attempt.take() {
