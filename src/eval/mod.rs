@@ -20,15 +20,9 @@ pub use plot::svg;
 
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
-    /// A line of a YOLO label file.
+    /// A line of a YOLO label file; lines count from 1.
     #[error("{path}:{line}: {key}: {message}")]
-    Line {
-        path: String,
-        /// Counts from 1.
-        line: usize,
-        key: &'static str,
-        message: String,
-    },
+    Line { path: String, line: usize, key: &'static str, message: String },
     /// A malformed file; the message has line and column where they are known.
     #[error("{path}: {message}")]
     File { path: String, message: String },

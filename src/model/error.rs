@@ -9,12 +9,9 @@ use crate::onnx::{GateError, OnnxError};
 pub enum ModelError {
     #[error("no model at {0}: give an .onnx file or a folder with a model.yaml")]
     NotFound(PathBuf),
+    /// `hint` starts with its own punctuation.
     #[error("{folder} is a folder without a model.yaml{hint}")]
-    NoManifest {
-        folder: String,
-        /// Starts with its own punctuation.
-        hint: String,
-    },
+    NoManifest { folder: String, hint: String },
     #[error("{path}: {message}")]
     Manifest { path: String, message: String },
     #[error("cannot read {path}")]
@@ -44,14 +41,9 @@ pub enum ModelError {
     Batch { path: String, reason: String },
     #[error("{path}: {what}: the file has {file}, but {manifest_path} has {manifest}; correct the manifest")]
     Contradiction { path: String, what: &'static str, file: String, manifest_path: String, manifest: String },
-    /// A label filter names a class that the model does not have.
+    /// `hint` starts with its own punctuation.
     #[error("the model {model} has no label `{label}`{hint}")]
-    Label {
-        model: String,
-        label: String,
-        /// Starts with its own punctuation.
-        hint: String,
-    },
+    Label { model: String, label: String, hint: String },
 }
 
 impl ModelError {

@@ -4,11 +4,7 @@
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OnnxError {
     #[error("damaged at byte {at}: {what}")]
-    Damaged {
-        /// Offset in the file.
-        at: usize,
-        what: &'static str,
-    },
+    Damaged { at: usize, what: &'static str },
     /// A message whose frame is sound, but whose fields are not.
     #[error("damaged: {0}")]
     Decode(#[from] prost::DecodeError),
