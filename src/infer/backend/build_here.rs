@@ -25,8 +25,7 @@ pub enum Built {
     Nothing,
 }
 
-/// Builds the engine of `kind` in a child process, whatever earlier builds gave. `phase` is called with what the builder
-/// does.
+/// Builds the engine of `kind` in a child process, however often earlier builds failed. `phase` is called with each phase.
 pub fn build_engine(
     spec: Arc<ModelSpec>,
     config: &ModelConfig,
@@ -52,12 +51,12 @@ pub type Proof<'a> = dyn Fn(Box<dyn Session>, BackendInfo) -> Result<(), String>
 pub fn build_here(
     spec: Arc<ModelSpec>,
     request: &BuildRequest,
-    say: &dyn Fn(BuildEvent),
+    report: &dyn Fn(BuildEvent),
     prove: &Proof<'_>,
 ) -> Result<(), InferError> {
     let (started, kind) = (Instant::now(), request.backend);
     let begin =
-        |phase: &str| say(BuildEvent::Phase { phase: phase.into(), elapsed_s: started.elapsed().as_secs_f64() });
+        |phase: &str| report(BuildEvent::Phase { phase: phase.into(), elapsed_s: started.elapsed().as_secs_f64() });
     let factory = Factory::named(spec.clone(), &request.config, kind);
     let failed = |reason| InferError::Provider { backend: kind, reason };
     let proven = |Loaded { session, version, nodes, .. }| {
@@ -73,7 +72,7 @@ pub fn build_here(
     }
     let (cache, key) = factory.engine(kind)?;
     if cache.lookup(&key)?.is_some() {
-        // It is there already, for example from another process. Does it work?
+        // It was built meanwhile, for example by another process. Check that it works.
         begin("loading the engine and running it");
         factory.run(kind)?;
         return Ok(());

@@ -189,7 +189,7 @@ impl Factory {
         Ok(Some(Arc::new(ChildBuilder { request: self.request(kind), cache, key })))
     }
 
-    /// Moves an engine that the runtime does not take out of the cache. False: there is none, or this program must not.
+    /// Moves an engine that the runtime rejects out of the cache. False: there is none, or this program must not change it.
     fn reject(&self, kind: BackendKind, reason: &str) -> bool {
         if !backend(kind).needs_engine || self.purpose == Purpose::Short {
             return false;

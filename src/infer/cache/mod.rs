@@ -72,7 +72,7 @@ struct Manifest {
 pub struct BuildRecord {
     /// Builds that failed since the last one that worked or that a user requested.
     pub failed: u32,
-    /// Engines that were built and then did not match.
+    /// Engines that were built and later rejected, here or by the runtime.
     pub rejected: u32,
     /// Of the last failure or rejection.
     pub reason: Option<String>,

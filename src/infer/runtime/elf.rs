@@ -62,7 +62,7 @@ pub fn check(path: &Path) -> Result<(), String> {
     let ends = segments.iter().map(|segment| segment.p_offset(endian).saturating_add(segment.p_filesz(endian)));
     let needed = ends.fold(header.e_shoff(endian).saturating_add(table), u64::max);
     if length < needed {
-        return Err(format!("it is truncated: it has {length} bytes, its own headers speak of {needed}"));
+        return Err(format!("it is truncated: it has {length} bytes, its headers describe {needed}"));
     }
     Ok(())
 }
@@ -95,7 +95,7 @@ fn folders(path: &Path) -> Vec<PathBuf> {
     folders
 }
 
-/// Whether the loader's cache has a library of this name. Each name stands in it as text between zero bytes.
+/// Whether the loader's cache has a library of this name. It holds each name as text between zero bytes.
 fn in_cache(cache: &[u8], name: &str) -> bool {
     let name = [b"\0", name.as_bytes(), b"\0"].concat();
     cache.windows(name.len()).any(|window| window == name)

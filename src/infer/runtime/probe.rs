@@ -21,7 +21,7 @@ pub struct ProbeReport {
     pub error: Option<String>,
 }
 
-/// The libraries of a runtime, and what probing them gave.
+/// The libraries of a runtime, and the results of probing them.
 #[derive(Debug, Clone)]
 pub struct Survey {
     runtime: &'static Runtime,
