@@ -63,10 +63,11 @@ impl Service {
             Err(error) => Err(format!("the new configuration is refused, the old one is in force: {error}")),
         };
         self.registry.reloaded(outcome.is_ok());
-        if let Err(error) = &outcome {
+        // Health first: whoever acts on the line in the log finds it there.
+        self.registry.fault(FAULT, outcome.as_ref().err().map(|error| one_line(error)));
+        if let Err(error) = outcome {
             tracing::error!("{error}");
         }
-        self.registry.fault(FAULT, outcome.err().map(|error| one_line(&error)));
     }
 
     fn plan(&self, new: &Config) -> Plan {
