@@ -202,7 +202,7 @@ fn whole(engine: &Engine, setup: &Setup) -> Round {
         frames,
         detector,
         fps: None,
-        sinks: vec![sink.clone()],
+        results: sink.clone(),
         registry: registry.clone(),
     };
     let camera = Camera::start(parts, &Cancel::new()).unwrap();
@@ -217,7 +217,7 @@ fn whole(engine: &Engine, setup: &Setup) -> Round {
             *now -= seconds;
         }
     }
-    camera.stop();
+    camera.join();
     source.stop();
     sink.stop(Duration::from_secs(5));
     let frames = registry.snapshot().cameras["bench"].results;

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use super::error::AppError;
 use super::outputs::CameraOutputs;
-use crate::cancel::{Cancel, HookGuard};
+use super::stop::Step;
+use crate::cancel::Cancel;
 use crate::config::{CameraConfig, SourceConfig};
 use crate::frame::Frame;
 use crate::infer::Engine;
@@ -16,19 +17,19 @@ use crate::source::{Outputs, Source};
 use crate::telemetry::Registry;
 use crate::types::{CameraState, CameraStatus};
 
-/// Longest stop of a camera that is removed or exchanged by a reload.
+/// Longest stop of a camera.
 pub(super) const STOP: Duration = Duration::from_secs(2);
 
 /// A camera of the configuration. A disabled one has neither source nor thread.
 pub(super) struct RunningCamera {
-    config: CameraConfig,
-    outputs: Arc<CameraOutputs>,
+    /// Changes while the camera runs, except for what concerns the source.
+    pub(super) config: CameraConfig,
+    pub(super) outputs: Arc<CameraOutputs>,
     registry: Registry,
     cancel: Cancel,
     /// The source, and the queue of its frames.
     source: Option<(Source, Receiver<Frame>)>,
     thread: Option<Camera>,
-    _parent: HookGuard,
 }
 
 impl RunningCamera {
@@ -40,15 +41,13 @@ impl RunningCamera {
         registry: &Registry,
         cancel: &Cancel,
     ) -> Result<Self, AppError> {
-        let (cancel, parent) = cancel.child();
         let mut camera = Self {
             config: config.clone(),
             outputs: outputs.clone(),
             registry: registry.clone(),
-            cancel,
+            cancel: cancel.child(),
             source: None,
             thread: None,
-            _parent: parent,
         };
         if !config.enabled {
             outputs.status(&CameraStatus {
@@ -100,24 +99,11 @@ impl RunningCamera {
             frames: frames.clone(),
             detector,
             fps: self.config.detect.fps,
-            sinks: vec![self.outputs.clone()],
+            results: self.outputs.clone(),
             registry: self.registry.clone(),
         };
         self.thread = Some(Camera::start(parts, &self.cancel)?);
         Ok(())
-    }
-
-    /// Takes over a configuration with the same source; the caller passes the detector that goes with it.
-    pub(super) fn set_config(&mut self, config: &CameraConfig) {
-        self.config = config.clone();
-    }
-
-    pub(super) fn config(&self) -> &CameraConfig {
-        &self.config
-    }
-
-    pub(super) fn outputs(&self) -> &CameraOutputs {
-        &self.outputs
     }
 
     /// True when it was enabled and has ended: a source that failed for good or a file that ended closes the queue of
@@ -127,14 +113,17 @@ impl RunningCamera {
     }
 
     /// Disconnects the camera and ends its thread.
-    pub(super) fn stop(self) {
-        // Both begin to stop at once.
-        self.cancel.cancel(STOP);
-        if let Some(thread) = self.thread {
-            thread.stop();
-        }
-        if let Some((source, _)) = self.source {
-            source.stop();
-        }
+    pub(super) fn stop(self) -> Step {
+        let stop = move || {
+            // Source and thread begin to stop at once.
+            self.cancel.cancel(STOP);
+            if let Some(thread) = self.thread {
+                thread.join();
+            }
+            if let Some((source, _)) = self.source {
+                source.stop();
+            }
+        };
+        (format!("camera {}", self.config.name), Box::new(stop))
     }
 }

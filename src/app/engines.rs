@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::error::AppError;
+use super::stop::Step;
 use crate::cancel::Cancel;
 use crate::config::{Config, ModelConfig};
 use crate::infer::Engine;
@@ -26,7 +27,7 @@ pub(super) fn start(
     cancel: &Cancel,
 ) -> Result<Engine, AppError> {
     let engine = Engine::serve(spec, model, starts_folder(name, config).as_deref(), cancel)?;
-    // The engine itself logs each backend that it passes over, and that it builds.
+    // The engine itself logs each backend that it skips, and that it builds.
     if let Some(info) = engine.status().backend {
         tracing::info!(
             model = engine.spec().id.name, backend = %info.kind, version = info.version, workers = engine.workers(),
@@ -50,4 +51,9 @@ fn starts_folder(name: &str, config: &Config) -> Option<PathBuf> {
 pub(super) fn observe(name: &str, engine: &Engine, registry: &Registry) {
     let (name, registry, model) = (name.to_owned(), registry.clone(), engine.spec().id.clone());
     engine.observe(Some(Arc::new(move |status| registry.engine_status(&name, &model, status))));
+}
+
+/// Ends the engine, which may wait for a running inference.
+pub(super) fn stop((name, engine): (String, Engine)) -> Step {
+    (format!("the engine of model {name}"), Box::new(move || drop(engine)))
 }

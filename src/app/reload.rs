@@ -11,7 +11,7 @@ use super::error::AppError;
 use super::plan::{Change, Plan};
 use super::service::Service;
 use super::sinks::{self, FLUSH};
-use super::stop::{Step, stop_all};
+use super::stop::stop_all;
 use crate::config::{Config, ConfigErrors};
 use crate::infer::Engine;
 use crate::pipeline::Detector;
@@ -78,16 +78,13 @@ impl Service {
     }
 
     /// Fails only where the system refuses what it granted before (a thread, a port); the rest is done all the same.
-    fn apply(&mut self, plan: &Plan, new: Config, prepared: Prepared) -> Result<(), AppError> {
+    fn apply(&mut self, plan: &Plan, new: Config, mut prepared: Prepared) -> Result<(), AppError> {
         self.remove_cameras(plan, &new);
-        let sinks = self.exchange_sinks(plan, &new, prepared.http, prepared.jsonl, prepared.rtsp);
+        let sinks = self.exchange_sinks(plan, &new, &mut prepared);
         let old_engines = self.exchange_engines(plan, &new, prepared.engines);
-        let cameras = self.change_cameras(plan, &new, prepared.detectors);
+        let cameras = self.change_cameras(&new, prepared.detectors);
         // No camera uses them any more. One that hangs must not hold up the service.
-        let ends = old_engines.into_iter().map(|engine| -> Step {
-            (format!("the engine of model {}", engine.spec().id.name), Box::new(move || drop(engine)))
-        });
-        stop_all(self.signals.cancel(), ENGINE, ends.collect());
+        stop_all(self.signals.cancel(), ENGINE, old_engines.into_iter().map(engines::stop).collect());
         self.config = new;
         sinks.and(cameras)
     }
@@ -96,20 +93,11 @@ impl Service {
         if let (true, Some(mqtt)) = (plan.mqtt, &new.mqtt) {
             MqttSink::check(mqtt, &new.node)?;
         }
-        let http = match plan.http {
-            true => sinks::start_http(new, &self.registry)?,
-            false => None,
-        };
-        let jsonl = match plan.jsonl {
-            true => sinks::start_jsonl(new, &self.registry)?,
-            false => None,
-        };
+        let http = if plan.http { sinks::start_http(new, &self.registry)? } else { None };
+        let jsonl = if plan.jsonl { sinks::start_jsonl(new, &self.registry)? } else { None };
         // On the same address the old server must stop first.
         let moved = self.config.rtsp.as_ref().map(|rtsp| rtsp.listen) != new.rtsp.as_ref().map(|rtsp| rtsp.listen);
-        let rtsp = match plan.rtsp && moved {
-            true => sinks::start_rtsp(new)?,
-            false => None,
-        };
+        let rtsp = if plan.rtsp && moved { sinks::start_rtsp(new)? } else { None };
         let mut made = BTreeMap::new();
         for (name, model) in new.used_models() {
             if plan.models.contains(name) {
@@ -129,9 +117,9 @@ impl Service {
     }
 
     /// Returns the engines that are no longer used.
-    fn exchange_engines(&mut self, plan: &Plan, new: &Config, made: BTreeMap<String, Engine>) -> Vec<Engine> {
-        let old: Vec<Engine> = plan.models.iter().filter_map(|name| self.engines.remove(name)).collect();
-        old.iter().for_each(|engine| engine.observe(None));
+    fn exchange_engines(&mut self, plan: &Plan, new: &Config, made: BTreeMap<String, Engine>) -> Vec<(String, Engine)> {
+        let old: Vec<_> = plan.models.iter().filter_map(|name| self.engines.remove_entry(name)).collect();
+        old.iter().for_each(|(_, engine)| engine.observe(None));
         let names: Vec<String> = new.used_models().into_keys().map(str::to_owned).collect();
         self.registry.use_models(&names);
         for (name, engine) in made {
@@ -144,10 +132,7 @@ impl Service {
     /// Stops the cameras that are gone, and those that come back with another source.
     fn remove_cameras(&mut self, plan: &Plan, new: &Config) {
         let ends = plan.cameras.iter().filter(|(_, change)| matches!(change, Change::Removed | Change::Source));
-        let steps = ends.filter_map(|(name, _)| {
-            let camera = self.cameras.remove(name)?;
-            Some::<Step>((format!("camera {name}"), Box::new(move || camera.stop())))
-        });
+        let steps = ends.filter_map(|(name, _)| self.cameras.remove(name).map(RunningCamera::stop));
         stop_all(self.signals.cancel(), camera::STOP, steps.collect());
         for (name, _) in plan.cameras.iter().filter(|(_, change)| **change == Change::Removed) {
             self.registry.forget(name);
@@ -160,25 +145,18 @@ impl Service {
         }
     }
 
-    fn exchange_sinks(
-        &mut self,
-        plan: &Plan,
-        new: &Config,
-        http: Option<HttpServer>,
-        jsonl: Option<Arc<JsonlSink>>,
-        rtsp: Option<RtspServer>,
-    ) -> Result<(), AppError> {
+    fn exchange_sinks(&mut self, plan: &Plan, new: &Config, prepared: &mut Prepared) -> Result<(), AppError> {
         let flush = self.signals.cancel().remaining(FLUSH);
         let mut outcome = Ok(());
         if plan.node {
             self.registry.set_node(&new.node);
         }
-        if plan.http
-            && let Some(old) = std::mem::replace(&mut self.sinks.http, http)
-        {
-            old.stop();
+        if plan.http {
+            self.sinks.http = prepared.http.take();
         }
-        let old_jsonl = plan.jsonl.then(|| std::mem::replace(&mut self.sinks.jsonl, jsonl)).flatten();
+        if plan.jsonl {
+            std::mem::swap(&mut self.sinks.jsonl, &mut prepared.jsonl);
+        }
         if plan.mqtt {
             // One client id, so the old session must end before the new one begins.
             if let Some(old) = self.sinks.mqtt.take() {
@@ -190,30 +168,29 @@ impl Service {
                 Err(error) => outcome = Err(error),
             }
             match &self.sinks.mqtt {
-                Some(mqtt) => self.cameras.values().for_each(|camera| camera.outputs().introduce(&**mqtt)),
+                Some(mqtt) => self.cameras.values().for_each(|camera| camera.outputs.introduce(&**mqtt)),
                 None => self.registry.no_mqtt(),
             }
         }
         self.sinks.share();
-        if let Some(old) = old_jsonl {
+        // The old one; its last result is in its queue.
+        if let Some(old) = prepared.jsonl.take() {
             old.stop(flush);
         }
-        outcome.and(self.exchange_streams(plan, new, rtsp))
+        outcome.and(self.exchange_streams(plan, new, prepared.rtsp.take()))
     }
 
     fn exchange_streams(&mut self, plan: &Plan, new: &Config, rtsp: Option<RtspServer>) -> Result<(), AppError> {
         let mut outcome = Ok(());
         if plan.rtsp {
-            if let Some(old) = self.sinks.rtsp.take() {
-                self.cameras.values().for_each(|camera| camera.outputs().set_view(None));
-                old.stop();
-            }
+            self.cameras.values().for_each(|camera| camera.outputs.set_view(None));
+            drop(self.sinks.rtsp.take());
             match rtsp.map_or_else(|| sinks::start_rtsp(new), |made| Ok(Some(made))) {
                 Ok(rtsp) => self.sinks.rtsp = rtsp,
                 Err(error) => outcome = Err(error),
             }
             for (name, camera) in &self.cameras {
-                camera.outputs().set_view(self.sinks.view(name));
+                camera.outputs.set_view(self.sinks.view(name));
             }
         } else if let Some(rtsp) = &mut self.sinks.rtsp {
             for name in sinks::enabled(new) {
@@ -227,31 +204,17 @@ impl Service {
         outcome
     }
 
-    fn change_cameras(
-        &mut self,
-        plan: &Plan,
-        new: &Config,
-        mut detectors: BTreeMap<CameraName, Detector>,
-    ) -> Result<(), AppError> {
+    fn change_cameras(&mut self, new: &Config, mut detectors: BTreeMap<CameraName, Detector>) -> Result<(), AppError> {
         let mut outcome = Ok(());
         for config in &new.cameras {
-            let name = &config.name;
-            if !self.cameras.contains_key(name) {
-                match self.open_camera(config) {
-                    Ok(camera) => drop(self.cameras.insert(name.clone(), camera)),
-                    Err(error) => {
-                        outcome = Err(error);
-                        continue;
-                    }
-                }
-            }
-            let Some(camera) = self.cameras.get_mut(name) else { continue };
-            if plan.cameras.contains_key(name) {
-                camera.set_config(config);
-            }
-            if let Some(detector) = detectors.remove(name) {
-                outcome = outcome.and(camera.detect_with(detector));
-            }
+            let camera = self.cameras.remove(&config.name).map_or_else(|| self.open_camera(config), Ok);
+            let changed = camera.and_then(|mut camera| {
+                camera.config = config.clone();
+                let detects = detectors.remove(&config.name).map_or(Ok(()), |detector| camera.detect_with(detector));
+                self.cameras.insert(config.name.clone(), camera);
+                detects
+            });
+            outcome = outcome.and(changed);
         }
         outcome
     }

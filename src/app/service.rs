@@ -1,17 +1,18 @@
 //! `ocelli run` without its command line: what is started, in which order, and how it is stopped.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::camera::RunningCamera;
+use super::camera::{self, RunningCamera};
 use super::engines::{self, open_model};
 use super::error::AppError;
-use super::lock::{Locked, StateLock};
+use super::lock::{Locked, lock};
 use super::outputs::CameraOutputs;
 use super::signals::Signals;
-use super::sinks::Sinks;
-use super::stop::{STOP_WITHIN, Step, stop_all};
+use super::sinks::{FLUSH, Sinks};
+use super::stop::{STOP_WITHIN, stop_all};
 use super::watchdog::{Event, Watchdog};
 use crate::config::{CameraConfig, Config};
 use crate::ffi::glibc;
@@ -22,9 +23,6 @@ use crate::types::CameraName;
 
 /// Name of the fault of an unusable state folder.
 const STATE_FAULT: &str = "state_dir";
-/// Of the time until the deadline, cameras and sinks get this much each; the engines get the rest.
-const CAMERAS: Duration = Duration::from_secs(2);
-const SINKS: Duration = Duration::from_secs(3);
 
 /// The running service.
 pub struct Service {
@@ -36,7 +34,8 @@ pub struct Service {
     pub(super) engines: BTreeMap<String, Engine>,
     pub(super) watchdog: Watchdog,
     pub(super) signals: Signals,
-    _state: Option<StateLock>,
+    /// The lock on the state folder.
+    _state: Option<File>,
 }
 
 impl Service {
@@ -91,9 +90,9 @@ impl Service {
         }
         let loaded = begun.elapsed();
         glibc::trim_heap();
-        for camera in self.cameras.values_mut().filter(|camera| camera.config().enabled) {
-            let engine = self.engines.get(&camera.config().detect.model).ok_or(AppError::NoModel)?;
-            camera.detect_with(RunningCamera::detector(camera.config(), engine)?)?;
+        for camera in self.cameras.values_mut().filter(|camera| camera.config.enabled) {
+            let engine = self.engines.get(&camera.config.detect.model).ok_or(AppError::NoModel)?;
+            camera.detect_with(RunningCamera::detector(&camera.config, engine)?)?;
         }
         self.watchdog.notify(Event::Started { loaded });
         Ok(())
@@ -101,7 +100,7 @@ impl Service {
 
     /// Connects a camera, with the sinks that are in place now.
     pub(super) fn open_camera(&self, camera: &CameraConfig) -> Result<RunningCamera, AppError> {
-        let outputs = Arc::new(CameraOutputs::new(self.registry.camera(&camera.name), self.sinks.shared().clone()));
+        let outputs = Arc::new(CameraOutputs::new(self.registry.camera(&camera.name), self.sinks.shared.clone()));
         outputs.set_view(self.sinks.view(&camera.name));
         RunningCamera::open(camera, outputs, &self.registry, self.signals.cancel())
     }
@@ -116,25 +115,18 @@ impl Service {
         let cancel = self.signals.cancel().clone();
         cancel.cancel(STOP_WITHIN);
         self.watchdog.notify(Event::Stopping);
-        let cameras = self
-            .cameras
-            .into_iter()
-            .map(|(name, camera)| -> Step { (format!("camera {name}"), Box::new(move || camera.stop())) });
-        stop_all(&cancel, CAMERAS, cameras.collect());
-        stop_all(&cancel, SINKS, self.sinks.stop(&cancel));
-        let engines = self
-            .engines
-            .into_iter()
-            .map(|(name, engine)| -> Step { (format!("the engine of model {name}"), Box::new(move || drop(engine))) });
-        stop_all(&cancel, STOP_WITHIN, engines.collect());
+        // Cameras and sinks get a part of the time each, the engines the rest.
+        stop_all(&cancel, camera::STOP, self.cameras.into_values().map(RunningCamera::stop).collect());
+        stop_all(&cancel, FLUSH, self.sinks.stop(&cancel));
+        stop_all(&cancel, STOP_WITHIN, self.engines.into_iter().map(engines::stop).collect());
     }
 }
 
 /// The lock on the state folder; `None` without a folder, or when it cannot be written, which health shows.
-fn lock_state(config: &Config, registry: &Registry) -> Result<Option<StateLock>, AppError> {
+fn lock_state(config: &Config, registry: &Registry) -> Result<Option<File>, AppError> {
     let Some(folder) = &config.state_dir else { return Ok(None) };
-    match StateLock::acquire(folder)? {
-        Locked::Held(lock) => Ok(Some(lock)),
+    match lock(folder)? {
+        Locked::Held(file) => Ok(Some(file)),
         Locked::Unwritable(why) => {
             tracing::warn!("{why}; continuing without it");
             registry.fault(STATE_FAULT, Some(why));

@@ -24,8 +24,8 @@ pub(super) struct Sinks {
     pub(super) jsonl: Option<Arc<JsonlSink>>,
     pub(super) http: Option<HttpServer>,
     pub(super) mqtt: Option<Arc<MqttSink>>,
-    /// The sinks that the cameras' outputs write to.
-    shared: Arc<SharedSinks>,
+    /// The sinks that serve all cameras; a camera's RTSP view is its own.
+    pub(super) shared: Arc<SharedSinks>,
 }
 
 impl Sinks {
@@ -39,11 +39,6 @@ impl Sinks {
         };
         sinks.share();
         Ok(sinks)
-    }
-
-    /// The sinks that serve all cameras; a camera's RTSP view is its own.
-    pub(super) fn shared(&self) -> &Arc<SharedSinks> {
-        &self.shared
     }
 
     /// Gives the cameras the sinks that are in place now.

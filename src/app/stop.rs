@@ -1,8 +1,6 @@
 //! Stopping several parts at once, in bounded time.
 
-use std::collections::BTreeSet;
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::cancel::{self, Cancel};
 
@@ -10,47 +8,26 @@ use crate::cancel::{self, Cancel};
 /// process is killed.
 pub const STOP_WITHIN: Duration = Duration::from_secs(8);
 
-/// Longest wait before the deadline is read again: a signal may come meanwhile.
-const TICK: Duration = Duration::from_millis(250);
-
 /// One part's stop, and the part's name for the log.
 pub(super) type Step = (String, Box<dyn FnOnce() + Send>);
 
 /// Runs `steps` side by side, each on a thread of its own, and waits for them: `at_most`, and no longer than until the
 /// deadline of `cancel`. A step that is still at work then is left behind.
 pub(super) fn stop_all(cancel: &Cancel, at_most: Duration, steps: Vec<Step>) {
-    let (done, ended) = sync_channel(steps.len());
-    let mut waiting = BTreeSet::new();
-    for (name, step) in steps {
-        let (done, ended_name) = (done.clone(), name.clone());
-        // Without a thread the step is dropped here, and with it the part.
-        if let Ok(thread) = std::thread::Builder::new().name("stop".into()).spawn(move || {
-            step();
-            let _ = done.send(ended_name);
-        }) {
-            waiting.insert(name);
-            drop(thread);
-        }
-    }
-    drop(done);
-    let begun = Instant::now();
-    while !waiting.is_empty() {
-        let left = cancel.remaining(at_most.saturating_sub(begun.elapsed()));
-        match ended.recv_timeout(left.min(TICK)) {
-            Ok(name) => _ = waiting.remove(&name),
-            Err(RecvTimeoutError::Timeout) if left > TICK => {}
-            Err(_) => {
-                let names: Vec<String> = waiting.into_iter().collect();
-                tracing::warn!("{} did not stop in time: left behind", names.join(", "));
-                cancel::leave_behind();
-                return;
-            }
-        }
+    // Without a thread the step is dropped here, and with it the part.
+    let threads = steps.into_iter().filter_map(|(name, step)| std::thread::Builder::new().name(name).spawn(step).ok());
+    let hung = cancel.join(at_most, threads.collect());
+    if !hung.is_empty() {
+        let names: Vec<&str> = hung.iter().filter_map(|thread| thread.thread().name()).collect();
+        tracing::warn!("{} did not stop in time: left behind", names.join(", "));
+        cancel::leave_behind();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::sync_channel;
+
     use super::*;
 
     #[test]

@@ -53,7 +53,7 @@ impl Service {
     }
 
     fn all_ended(&self) -> bool {
-        let mut enabled = self.cameras.values().filter(|camera| camera.config().enabled).peekable();
+        let mut enabled = self.cameras.values().filter(|camera| camera.config.enabled).peekable();
         enabled.peek().is_some() && enabled.all(RunningCamera::is_finished)
     }
 
@@ -61,7 +61,7 @@ impl Service {
         let stats = self.registry.snapshot();
         let backend_of = |name: &str| {
             let (_, camera) = self.cameras.iter().find(|(camera, _)| &***camera == name)?;
-            Some(stats.models.get(&camera.config().detect.model)?.model.as_ref()?.backend.as_str())
+            Some(stats.models.get(&camera.config.detect.model)?.model.as_ref()?.backend.as_str())
         };
         for (name, camera) in &stats.cameras {
             let backend = backend_of(name).unwrap_or("none");

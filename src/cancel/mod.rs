@@ -8,7 +8,11 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+/// Time between two checks whether a thread has ended: the standard library has no join with a timeout.
+const POLL: Duration = Duration::from_millis(5);
 
 static LEFT_BEHIND: AtomicBool = AtomicBool::new(false);
 
@@ -31,6 +35,7 @@ struct State {
     deadline: Option<Instant>,
     hooks: Vec<(u64, Hook)>,
     next_hook: u64,
+    children: Vec<Weak<Inner>>,
 }
 
 #[derive(Default)]
@@ -63,15 +68,16 @@ impl Cancel {
     }
 
     /// A token that is cancelled with this one, and can be cancelled alone: for one camera, one model, one reload.
-    pub fn child(&self) -> (Self, HookGuard) {
+    pub fn child(&self) -> Self {
         let child = Self::new();
-        let inner = Arc::downgrade(&child.0);
-        let guard = self.on_cancel(move |deadline| {
-            if let Some(inner) = inner.upgrade() {
-                Self(inner).cancel_at(deadline);
-            }
-        });
-        (child, guard)
+        let mut state = self.0.lock();
+        if let Some(deadline) = state.deadline {
+            child.cancel_at(deadline);
+        }
+        state.children.retain(|child| child.strong_count() > 0);
+        state.children.push(Arc::downgrade(&child.0));
+        drop(state);
+        child
     }
 
     /// Asks everything to end within `within`. Of several deadlines the earliest holds.
@@ -87,6 +93,9 @@ impl Cancel {
         state.deadline = Some(deadline);
         for (_, hook) in &state.hooks {
             hook(deadline);
+        }
+        for child in state.children.iter().filter_map(Weak::upgrade) {
+            Self(child).cancel_at(deadline);
         }
         drop(state);
         self.0.cancelled.notify_all();
@@ -107,6 +116,26 @@ impl Cancel {
         let state = self.0.lock();
         let wait = self.0.cancelled.wait_timeout_while(state, time, |state| state.deadline.is_none());
         wait.unwrap_or_else(PoisonError::into_inner).0.deadline.is_some()
+    }
+
+    /// Joins the threads that end within `at_most` and before the deadline; returns the others.
+    pub fn join(&self, at_most: Duration, mut threads: Vec<JoinHandle<()>>) -> Vec<JoinHandle<()>> {
+        let end = Instant::now() + at_most;
+        loop {
+            let (ended, running) = threads.into_iter().partition(JoinHandle::is_finished);
+            threads = running;
+            for thread in ended {
+                let name = thread.thread().name().unwrap_or_default().to_owned();
+                if thread.join().is_err() {
+                    tracing::error!("the thread {name} panicked; please report this");
+                }
+            }
+            let left = self.remaining(end.saturating_duration_since(Instant::now()));
+            if threads.is_empty() || left.is_zero() {
+                return threads;
+            }
+            std::thread::sleep(left.min(POLL));
+        }
     }
 
     /// Calls `hook` with the deadline when the token is cancelled, and again when the deadline moves forward; at once when
@@ -185,13 +214,12 @@ mod tests {
     #[test]
     fn a_child_ends_with_its_parent_but_not_the_other_way_round() {
         let parent = Cancel::new();
-        let ((one, _one), (other, _other)) = (parent.child(), parent.child());
+        let (one, other) = (parent.child(), parent.child());
         one.cancel(LONG);
         assert!(one.is_cancelled() && !parent.is_cancelled() && !other.is_cancelled());
         parent.cancel(Duration::ZERO);
         assert!(other.is_cancelled());
         assert_eq!(one.remaining(LONG), Duration::ZERO, "the parent's earlier deadline");
-        let (late, _guard) = parent.child();
-        assert!(late.is_cancelled());
+        assert!(parent.child().is_cancelled());
     }
 }

@@ -71,7 +71,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     while !stop.load(Ordering::Acquire) && !simulator.finished() {
         std::thread::park_timeout(POLL);
     }
-    simulator.stop();
+    drop(simulator);
     Ok(())
 }
 

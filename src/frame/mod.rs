@@ -49,9 +49,7 @@ impl Frame {
         let buffer = self.buffer.make_mut();
         let mut frame = gst_video::VideoFrameRef::from_buffer_ref_writable(buffer, &self.info)
             .map_err(|_| FrameError::Map(size))?;
-        let strides: [usize; 3] =
-            std::array::from_fn(|n| self.info.stride().get(n).copied().unwrap_or(0).max(0) as usize);
-        let strides = frame_strides(&frame, strides);
+        let strides = strides(&frame);
         let nv12 = frame.format() == gst_video::VideoFormat::Nv12;
         let mut planes = frame.planes_data_mut().into_iter();
         let mut next = |stride| planes.next().map(|data| PlaneMut { data, stride });
@@ -69,8 +67,9 @@ impl Frame {
     }
 }
 
-fn frame_strides<T>(frame: &gst_video::VideoFrameRef<T>, fallback: [usize; 3]) -> [usize; 3] {
-    std::array::from_fn(|n| frame.plane_stride().get(n).map_or(fallback[n], |s| (*s).max(0) as usize))
+/// Bytes per row of each plane; 0 for a plane that the format does not have.
+fn strides<T>(frame: &gst_video::VideoFrameRef<T>) -> [usize; 3] {
+    std::array::from_fn(|n| frame.plane_stride().get(n).map_or(0, |s| (*s).max(0) as usize))
 }
 
 /// A frame mapped for reading; unmapped when dropped.
@@ -82,7 +81,7 @@ pub struct MappedFrame<'a> {
 
 impl MappedFrame<'_> {
     pub fn view(&self) -> Result<ImageView<'_>, FrameError> {
-        let strides = frame_strides(&self.inner, [0; 3]);
+        let strides = strides(&self.inner);
         let plane = |n: u32| {
             self.inner
                 .plane_data(n)

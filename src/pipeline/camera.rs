@@ -26,23 +26,22 @@ pub struct CameraParts {
     pub detector: Detector,
     /// Most frames per second given to the detector.
     pub fps: Option<f64>,
-    pub sinks: Vec<Arc<dyn Sink>>,
+    pub results: Arc<dyn Sink>,
     pub registry: Registry,
 }
 
 /// A running camera thread.
 pub struct Camera {
     name: CameraName,
-    cancel: Cancel,
     leave: Arc<AtomicBool>,
     thread: JoinHandle<()>,
-    _hooks: [HookGuard; 2],
+    _waking: HookGuard,
 }
 
 impl Camera {
-    /// Starts the thread. It ends when the queue of frames is closed and all are done, or when `cancel` is cancelled.
+    /// Starts the thread. It ends when the queue of frames is closed and all are done, or when
+    /// `cancel` is cancelled, which drops the frames in work.
     pub fn start(mut parts: CameraParts, cancel: &Cancel) -> std::io::Result<Self> {
-        let (cancel, parent) = cancel.child();
         let leave = Arc::new(AtomicBool::new(false));
         let name = parts.name.clone();
         let (waker, cancelled) = (parts.frames.waker(), parts.frames.waker());
@@ -63,7 +62,7 @@ impl Camera {
             }
             .run(&stop, &leaves);
         })?;
-        Ok(Self { name, cancel, leave, thread, _hooks: [parent, waking] })
+        Ok(Self { name, leave, thread, _waking: waking })
     }
 
     pub fn is_finished(&self) -> bool {
@@ -77,13 +76,8 @@ impl Camera {
         self.join();
     }
 
-    /// Drops the frames in work and joins the thread.
-    pub fn stop(self) {
-        self.cancel.cancel(Duration::ZERO);
-        self.join();
-    }
-
-    fn join(self) {
+    /// Joins the thread, which the caller has cancelled.
+    pub fn join(self) {
         if self.thread.join().is_err() {
             tracing::error!(camera = &*self.name, "the camera's thread panicked; please report this");
         }
@@ -161,10 +155,7 @@ impl Worker {
                     tracing::warn!(camera = &*self.parts.name, "detection works again");
                 }
                 self.metrics.result(&result);
-                let result = Arc::new(result);
-                for sink in &self.parts.sinks {
-                    sink.result(&result);
-                }
+                self.parts.results.result(&Arc::new(result));
             }
             Err((_, error)) => self.failed(&error.to_string()),
         }

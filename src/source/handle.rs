@@ -1,7 +1,6 @@
 //! A running camera or file, as its owner sees it.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -22,8 +21,8 @@ pub struct Source {
     camera: CameraName,
     cancel: Cancel,
     facts: Arc<Facts>,
-    thread: Option<(JoinHandle<()>, Receiver<()>)>,
-    _hooks: [HookGuard; 2],
+    thread: Option<JoinHandle<()>>,
+    _closing: HookGuard,
 }
 
 impl Source {
@@ -34,22 +33,17 @@ impl Source {
     /// GStreamer does not start, or no thread can be started.
     pub fn start(camera: &CameraConfig, outputs: Outputs, cancel: &Cancel) -> Result<Self, SourceError> {
         gst::init().map_err(|e| SourceError::Init(e.to_string()))?;
-        let (cancel, parent) = cancel.child();
+        let cancel = cancel.child();
         let facts = Arc::new(Facts::default());
         // Frees a streaming thread that waits for a slow reader; otherwise the pipeline could not be torn down.
         let frames = outputs.frames.clone();
         let closing = cancel.on_cancel(move |_| frames.close());
         let runner = Runner::new(camera, outputs, cancel.clone(), facts.clone());
-        let (done, ended) = sync_channel(1);
         let thread = std::thread::Builder::new()
             .name(format!("src-{}", camera.name))
-            .spawn(move || {
-                runner.run();
-                let _ = done.send(());
-            })
+            .spawn(move || runner.run())
             .map_err(|e| SourceError::Thread(e.to_string()))?;
-        let thread = Some((thread, ended));
-        Ok(Self { camera: camera.name.clone(), cancel, facts, thread, _hooks: [parent, closing] })
+        Ok(Self { camera: camera.name.clone(), cancel, facts, thread: Some(thread), _closing: closing })
     }
 
     /// How the source ended by itself; `None` while it runs, and for sources that never end (cameras, loops).
@@ -70,16 +64,11 @@ impl Source {
     }
 
     fn shut_down(&mut self) {
-        let Some((thread, ended)) = self.thread.take() else { return };
+        let Some(thread) = self.thread.take() else { return };
         self.cancel.cancel(STOP);
-        match ended.recv_timeout(self.cancel.remaining(STOP)) {
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => {
-                let _ = thread.join();
-            }
-            Err(RecvTimeoutError::Timeout) => {
-                cancel::leave_behind();
-                tracing::warn!(camera = %self.camera, "the camera's source thread did not end in time: left behind");
-            }
+        if !self.cancel.join(STOP, vec![thread]).is_empty() {
+            cancel::leave_behind();
+            tracing::warn!(camera = %self.camera, "the camera's source thread did not end in time: left behind");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The pipelines of cameras on the box itself: USB cameras, and sensors on a Jetson's CSI connector.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
@@ -15,23 +15,8 @@ pub(super) const USB_ELEMENTS: [&str; 3] = ["v4l2src", "capsfilter", "videoconve
 /// The elements of a CSI camera's pipeline.
 pub(super) const CSI_ELEMENTS: [&str; 4] = ["nvarguscamerasrc", "nvvidconv", "capsfilter", "videoconvert"];
 
-#[derive(Debug)]
-pub(super) enum LocalSpec {
-    /// Video4Linux.
-    Usb { device: PathBuf, format: UsbFormat, capture: Capture },
-    /// Jetson's own camera stack.
-    Csi { sensor: u32, capture: Capture },
-}
-
-pub(super) fn local(spec: &LocalSpec, draft: &Draft) -> Result<(), SourceError> {
-    match spec {
-        LocalSpec::Usb { device, format, capture } => usb(device, *format, *capture, draft),
-        LocalSpec::Csi { sensor, capture } => csi(*sensor, *capture, draft),
-    }
-}
-
 /// `v4l2src ! capsfilter ! decoder ! tail`. What follows the filter is added when the camera's stream is known.
-fn usb(device: &Path, format: UsbFormat, capture: Capture, draft: &Draft) -> Result<(), SourceError> {
+pub(super) fn usb(device: &Path, format: UsbFormat, capture: Capture, draft: &Draft) -> Result<(), SourceError> {
     let path = device.to_str().ok_or_else(|| {
         SourceError::Stream(format!("the name of the device {} is not valid UTF-8", device.display()))
     })?;
@@ -89,7 +74,7 @@ fn structure(media: &str, capture: Capture) -> gst::Structure {
 }
 
 /// `nvarguscamerasrc ! capsfilter ! nvvidconv ! tail`: the sensor writes NVMM memory, which the VIC copies.
-fn csi(sensor: u32, capture: Capture, draft: &Draft) -> Result<(), SourceError> {
+pub(super) fn csi(sensor: u32, capture: Capture, draft: &Draft) -> Result<(), SourceError> {
     let (source, filter) = (make("nvarguscamerasrc")?, make("capsfilter")?);
     source.set_property_from_str("sensor-id", &sensor.to_string());
     let mut structure = structure("video/x-raw", capture);
@@ -123,10 +108,9 @@ mod tests {
     #[test]
     fn an_absent_device_is_named() {
         gst::init().unwrap();
-        let usb =
-            LocalSpec::Usb { device: "/dev/video-none".into(), format: UsbFormat::Auto, capture: Capture::default() };
         let draft = Draft::new(false, |_| gstreamer_app::AppSinkCallbacks::builder().build()).unwrap();
-        let error = local(&usb, &draft).err().unwrap().to_string();
+        let error =
+            usb("/dev/video-none".as_ref(), UsbFormat::Auto, Capture::default(), &draft).err().unwrap().to_string();
         assert!(error.contains("/dev/video-none") && error.contains("plugged in"), "{error}");
     }
 }

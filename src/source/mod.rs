@@ -12,6 +12,7 @@ mod counter;
 mod decoder;
 mod error;
 mod file;
+mod first;
 mod handle;
 mod handover;
 mod input;
@@ -26,7 +27,7 @@ mod runner;
 mod simulate;
 mod status;
 
-pub use counter::{read_counter, write_counter};
+pub use counter::write_counter;
 pub use error::{SourceError, package};
 pub use handle::Source;
 pub use outputs::{FrameTap, Outcome, Outputs};

@@ -1,24 +1,20 @@
 //! A short connection to a camera or file: does a frame come, of which codec and size, and which element decodes it?
 
-use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use gstreamer_video as gst_video;
 use serde::{Deserialize, Serialize};
 
 use super::error::SourceError;
-use super::handle::Source;
-use super::outputs::Outputs;
+use super::first;
 use crate::cancel::Cancel;
 use crate::config::{CameraConfig, SourceConfig};
 use crate::frame::Frame;
 use crate::queue::{self, Receiver};
-use crate::types::CameraStatus;
 
 /// How long frames are counted after the first one, for cameras that do not declare their rate.
 const COUNTING: Duration = Duration::from_secs(2);
-/// Time between two checks for an error.
+/// Time between two checks of the source's facts.
 const TICK: Duration = Duration::from_millis(20);
 
 /// The stream of a camera or file.
@@ -42,18 +38,8 @@ pub struct CameraProbe {
 /// The reason of the first attempt that failed.
 pub fn probe(camera: &CameraConfig) -> Result<CameraProbe, SourceError> {
     let (sender, frames) = queue::latest("probe");
-    let (reported, states) = sync_channel(16);
-    let status = Arc::new(move |status: CameraStatus| _ = reported.try_send(status));
     let begin = Instant::now();
-    let source = Source::start(camera, Outputs { frames: sender, tap: None, status }, &Cancel::new())?;
-    let first = loop {
-        if let Ok(frame) = frames.recv_timeout(TICK) {
-            break frame;
-        }
-        if let Some(reason) = states.try_iter().find_map(|status| status.reason) {
-            return Err(SourceError::Stream(reason));
-        }
-    };
+    let (source, first) = first::start(camera, sender, &frames, Duration::ZERO, &Cancel::new())?;
     let first_frame_s = begin.elapsed().as_secs_f64();
     let live = !matches!(camera.source, SourceConfig::File { .. });
     let fps = declared(first.info()).or_else(|| live.then(|| counted(&frames)).flatten());

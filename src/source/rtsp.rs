@@ -18,25 +18,23 @@ const TCP_TIMEOUT: Duration = Duration::from_secs(5);
 /// `rtspsrc` itself.
 pub(super) const ELEMENTS: [&str; 5] = ["rtspsrc", "videoconvert", "rtpbin", "rtpjitterbuffer", "udpsrc"];
 
-/// An RTSP camera, its address without credentials.
-#[derive(Debug)]
-pub(super) struct RtspSpec {
-    pub(super) url: String,
-    pub(super) username: Option<String>,
-    pub(super) password: Option<String>,
-    pub(super) transport: Transport,
-    pub(super) latency: Duration,
-}
-
 /// `rtspsrc ! depay ! parse ! decoder ! tail`. What follows `rtspsrc` is added when the camera's stream is known.
-pub(super) fn rtsp(spec: &RtspSpec, draft: &Draft) -> Result<(), SourceError> {
+/// `url` has no credentials.
+pub(super) fn rtsp(
+    url: &str,
+    username: Option<&str>,
+    password: Option<&str>,
+    transport: Transport,
+    latency: Duration,
+    draft: &Draft,
+) -> Result<(), SourceError> {
     let source = make("rtspsrc")?;
-    source.set_property("location", &spec.url);
+    source.set_property("location", url);
     // Properties, never the URL: GStreamer prints URLs in its messages.
-    source.set_property("user-id", &spec.username);
-    source.set_property("user-pw", &spec.password);
-    source.set_property_from_str("protocols", if spec.transport == Transport::Tcp { "tcp" } else { "udp" });
-    let latency = spec.latency.as_millis().min(u128::from(u32::MAX)) as u32;
+    source.set_property("user-id", username);
+    source.set_property("user-pw", password);
+    source.set_property_from_str("protocols", if transport == Transport::Tcp { "tcp" } else { "udp" });
+    let latency = latency.as_millis().min(u128::from(u32::MAX)) as u32;
     source.set_property("latency", latency);
     // Bounds the jitter buffer; with no buffer at all it would drop everything.
     source.set_property("drop-on-latency", latency > 0);

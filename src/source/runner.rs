@@ -1,7 +1,6 @@
 //! The thread of one source: `run` is the retry loop around `run_once`.
 
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -194,13 +193,10 @@ impl Runner {
 
     /// Stops the pipeline in a thread of its own, because a frozen camera can hold it up.
     fn tear_down(&mut self, pipeline: gst::Pipeline) {
-        let (done, finished) = sync_channel(1);
         let thread = std::thread::Builder::new().name(format!("end-{}", self.camera)).spawn({
             let pipeline = pipeline.clone();
             move || {
                 let _ = pipeline.set_state(gst::State::Null);
-                drop(pipeline);
-                let _ = done.send(());
             }
         });
         let Ok(thread) = thread else {
@@ -208,11 +204,10 @@ impl Runner {
             let _ = pipeline.set_state(gst::State::Null);
             return;
         };
-        if finished.recv_timeout(self.cancel.remaining(TEAR_DOWN)).is_ok() {
-            let _ = thread.join();
-        } else {
+        let hung = self.cancel.join(TEAR_DOWN, vec![thread]);
+        if !hung.is_empty() {
             tracing::warn!(camera = %self.camera, "closing the connection takes too long: left to a thread");
-            self.hung.push(thread);
+            self.hung.extend(hung);
         }
     }
 }

@@ -16,10 +16,10 @@ use gstreamer_video as gst_video;
 use ocelli::annotate::class_color;
 use ocelli::frame::Frame;
 use ocelli::sink::video_file::VideoFile;
-use ocelli::source::read_counter;
 use ocelli::types::{FrameMeta, ImageView, PixelBox, Size};
 
 use crate::common::{Guard, Lines, free_port, http_get, ocelli, signal, wait_end, wait_exit, wait_for_port};
+use crate::counter::read_counter;
 
 const SIZE: Size = Size::new(640, 360);
 const SIDE: usize = 64;

@@ -8,6 +8,7 @@ mod common;
 mod completions;
 mod config;
 mod conformance;
+mod counter;
 mod detect;
 mod doctor;
 mod e2e;

@@ -12,10 +12,11 @@ use ocelli::cancel::Cancel;
 use ocelli::config::{CameraConfig, DetectConfig, ReconnectConfig, SourceConfig, Transport};
 use ocelli::frame::Frame;
 use ocelli::queue::{self, DropPolicy, Receiver, RecvError};
-use ocelli::source::{Outcome, Outputs, Source, SourceError, read_counter};
+use ocelli::source::{Outcome, Outputs, Source, SourceError};
 use ocelli::types::{CameraState, CameraStatus, Size};
 
 use crate::common::{Guard, free_port, ocelli};
+use crate::counter::read_counter;
 
 /// Timeout of every wait. Nothing is timed: this only ends a test that has failed.
 const TIMEOUT: Duration = Duration::from_secs(60);

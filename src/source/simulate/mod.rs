@@ -10,9 +10,9 @@ mod feed;
 mod server;
 mod slot;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gstreamer as gst;
 use gstreamer::glib;
@@ -23,22 +23,18 @@ use self::feed::{Feed, number_frame};
 use self::server::{encoder, host, listen};
 use self::slot::Shared;
 use super::error::SourceError;
+use super::first;
 use super::handle::Source;
-use super::outputs::{Outcome, Outputs};
 use crate::cancel::Cancel;
 use crate::config::{CameraConfig, DetectConfig, ReconnectConfig, SourceConfig};
-use crate::frame::Frame;
-use crate::queue::{self, DropPolicy, RecvError};
-use crate::types::CameraStatus;
+use crate::queue::{self, DropPolicy};
 
-/// Timeout for a file's first frame.
-const FIRST_FRAME: Duration = Duration::from_secs(30);
 /// Longest wait for the source's thread in a stop.
 const STOP: Duration = Duration::from_secs(2);
 /// Decoded frames kept ready: they hide the seam of a loop.
 const AHEAD: usize = 6;
 
-/// A running simulated camera. Dropping it stops it.
+/// A running simulated camera. Dropping it stops serving and joins all threads.
 pub struct Simulator {
     cancel: Cancel,
     url: String,
@@ -58,8 +54,7 @@ impl Simulator {
         let encoder = encoder()?;
         let (frames, received) = queue::bounded("simulate", AHEAD, DropPolicy::Block);
         let cancel = Cancel::new();
-        let (source, failure) = play(config, frames, &cancel)?;
-        let mut first = first_frame(&source, &failure, &received, config.start)?;
+        let (source, mut first) = first::start(&played(config), frames, &received, config.start, &cancel)?;
         let zero_ns = std::mem::take(&mut first.meta.pts_ns);
         number_frame(&mut first, 0, config.counter);
         let declared = first.info().fps();
@@ -100,13 +95,10 @@ impl Simulator {
     pub fn finished(&self) -> bool {
         self.feeder.as_ref().is_none_or(JoinHandle::is_finished)
     }
+}
 
-    /// Stops serving and joins all threads.
-    pub fn stop(mut self) {
-        self.shut_down();
-    }
-
-    fn shut_down(&mut self) {
+impl Drop for Simulator {
+    fn drop(&mut self) {
         self.cancel.cancel(STOP);
         // From inside the loop: a quit before the thread runs it would be lost.
         let main_loop = self.main_loop.clone();
@@ -122,62 +114,13 @@ impl Simulator {
     }
 }
 
-impl Drop for Simulator {
-    fn drop(&mut self) {
-        self.shut_down();
-    }
-}
-
-/// Why the file cannot be played, once the source has reported it.
-type Failure = Arc<Mutex<Option<String>>>;
-
 /// The file as a source of frames, as fast as the queue takes them.
-fn play(
-    config: &SimulatorConfig,
-    frames: queue::Sender<Frame>,
-    cancel: &Cancel,
-) -> Result<(Source, Failure), SourceError> {
-    let failure = Failure::default();
-    let reported = failure.clone();
-    let camera = CameraConfig {
+fn played(config: &SimulatorConfig) -> CameraConfig {
+    CameraConfig {
         name: "simulated".into(),
         enabled: true,
         source: SourceConfig::File { path: config.file.clone(), looped: !config.once, realtime: false },
         detect: DetectConfig::default(),
         reconnect: ReconnectConfig::default(),
-    };
-    let status = Arc::new(move |status: CameraStatus| {
-        if status.reason.is_some() {
-            *reported.lock().unwrap_or_else(PoisonError::into_inner) = status.reason;
-        }
-    });
-    Ok((Source::start(&camera, Outputs { frames, tap: None, status }, cancel)?, failure))
-}
-
-fn first_frame(
-    source: &Source,
-    failure: &Failure,
-    frames: &queue::Receiver<Frame>,
-    from: Duration,
-) -> Result<Frame, SourceError> {
-    let deadline = Instant::now() + FIRST_FRAME;
-    loop {
-        match frames.recv_timeout(Duration::from_millis(50)) {
-            Ok(frame) if u128::from(frame.meta.pts_ns) < from.as_nanos() => {}
-            Ok(frame) => return Ok(frame),
-            Err(RecvError::Closed) => {
-                return Err(match source.outcome() {
-                    Some(Outcome::Failed(error)) => error,
-                    _ => SourceError::NoVideo("the file ended without a frame".into()),
-                });
-            }
-            Err(RecvError::Timeout | RecvError::Woken) => {}
-        }
-        if let Some(reason) = failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            return Err(SourceError::Stream(reason));
-        }
-        if Instant::now() >= deadline {
-            return Err(SourceError::NeverAFrame(FIRST_FRAME));
-        }
     }
 }
