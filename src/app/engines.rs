@@ -1,6 +1,5 @@
 //! The engines of the service: one per model that an enabled camera uses.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::error::AppError;
@@ -26,7 +25,14 @@ pub(super) fn start(
     config: &Config,
     cancel: &Cancel,
 ) -> Result<Engine, AppError> {
-    let engine = Engine::serve(spec, model, starts_folder(name, config).as_deref(), cancel)?;
+    let folder = config.starts_folder(name);
+    if let Some(folder) = &folder
+        && let Err(error) = std::fs::create_dir_all(folder)
+    {
+        // A state folder that cannot be written was reported at the start.
+        tracing::debug!("cannot create {}: {error}", folder.display());
+    }
+    let engine = Engine::serve(spec, model, folder.as_deref(), cancel)?;
     // The engine itself logs each backend that it skips, and that it builds.
     if let Some(info) = engine.status().backend {
         tracing::info!(
@@ -35,16 +41,6 @@ pub(super) fn start(
         );
     }
     Ok(engine)
-}
-
-/// The folder in which the starts of this model are recorded, created if absent.
-fn starts_folder(name: &str, config: &Config) -> Option<PathBuf> {
-    let folder = config.starts_folder(name)?;
-    // A state folder that cannot be written was reported at the start.
-    if let Err(error) = std::fs::create_dir_all(&folder) {
-        tracing::debug!("cannot create {}: {error}", folder.display());
-    }
-    Some(folder)
 }
 
 /// From now on the registry shows the state of this engine.

@@ -11,7 +11,6 @@ use crate::sink::mqtt::MqttError;
 use crate::sink::rtsp::RtspError;
 use crate::source::SourceError;
 
-/// Why the service did not start, or did not take over a new configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     #[error("stopped by a signal during the start")]

@@ -74,7 +74,7 @@ pub(super) fn detect_all<'a, T>(
     let mut finish_one = |detector: &mut Detector, waiting: &mut VecDeque<Picture<'a, T>>| {
         let Some(picture) = waiting.pop_front() else { return Ok(()) };
         let result = match detector.finish(DEADLINE) {
-            Some(outcome) => outcome.map_err(|(_, error)| error).with_context(|| picture.path.display().to_string())?,
+            Some(outcome) => outcome.with_context(|| picture.path.display().to_string())?,
             None => anyhow::bail!("{}: no answer within {DEADLINE:?}", picture.path.display()),
         };
         bar.inc(1);

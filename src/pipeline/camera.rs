@@ -11,7 +11,7 @@ use crate::frame::Frame;
 use crate::queue::{Receiver, RecvError};
 use crate::sink::Sink;
 use crate::telemetry::{CameraMetrics, Count, Progress, Registry};
-use crate::types::{CameraName, FrameMeta, FrameResult};
+use crate::types::{CameraName, FrameResult};
 
 /// Longest wait for a frame or a result before the flags are read again.
 const TICK: Duration = Duration::from_millis(250);
@@ -100,8 +100,7 @@ impl Worker {
         self.metrics.detects_with(Some(&self.parts.model));
         while !cancel.is_cancelled() && !leave.load(Ordering::Relaxed) {
             self.publish_done(Duration::ZERO);
-            self.progress.turns += 1;
-            self.metrics.progress(self.progress);
+            self.turn();
             if !self.parts.detector.has_room() {
                 // The engine is full. Newer frames push older ones out of the queue meanwhile.
                 self.publish_done(TICK);
@@ -116,10 +115,15 @@ impl Worker {
         }
         while self.parts.detector.in_flight() > 0 && !cancel.is_cancelled() {
             self.publish_done(TICK);
-            self.progress.turns += 1;
-            self.metrics.progress(self.progress);
+            self.turn();
         }
         self.metrics.detects_with(None);
+    }
+
+    /// Shows the watchdog that the loop runs.
+    fn turn(&mut self) {
+        self.progress.turns += 1;
+        self.metrics.progress(self.progress);
     }
 
     fn take(&mut self, frame: Frame) {
@@ -146,7 +150,7 @@ impl Worker {
         }
     }
 
-    fn publish(&mut self, outcome: Result<FrameResult, (FrameMeta, DetectorError)>) {
+    fn publish(&mut self, outcome: Result<FrameResult, DetectorError>) {
         self.progress.finished += 1;
         match outcome {
             Ok(result) => {
@@ -157,7 +161,7 @@ impl Worker {
                 self.metrics.result(&result);
                 self.parts.results.result(&Arc::new(result));
             }
-            Err((_, error)) => self.failed(&error.to_string()),
+            Err(error) => self.failed(&error.to_string()),
         }
     }
 

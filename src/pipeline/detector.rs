@@ -115,7 +115,7 @@ impl Detector {
     }
 
     /// The result of the oldest frame in the engine. `None` when it is not done within `timeout`, or there is none.
-    pub fn finish(&mut self, timeout: Duration) -> Option<Result<FrameResult, (FrameMeta, DetectorError)>> {
+    pub fn finish(&mut self, timeout: Duration) -> Option<Result<FrameResult, DetectorError>> {
         if self.pending.is_empty() {
             return None;
         }
@@ -135,7 +135,7 @@ impl Detector {
             self.idle.push(job);
         }
         if let Err(error) = outcome {
-            return Some(Err((pending.meta, error.into())));
+            return Some(Err(error.into()));
         }
         let latency = Latency {
             wait: pending.wait,

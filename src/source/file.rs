@@ -53,7 +53,7 @@ pub(super) fn file(path: &Path, draft: &Draft) -> Result<(), SourceError> {
     Ok(())
 }
 
-/// The path as GStreamer wants it. A pipe or a device is refused: it would block the opening thread for ever.
+/// The path as GStreamer wants it. A pipe or a device is refused: it would block the opening thread without end.
 fn playable(path: &Path) -> Result<&str, SourceError> {
     let refuse = |reason: String| SourceError::File { path: path.to_owned(), reason };
     let data = std::fs::metadata(path).map_err(|e| refuse(e.to_string()))?;

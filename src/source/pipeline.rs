@@ -1,7 +1,7 @@
 //! What all pipelines share: the end, an `appsink` that takes I420 or NV12 and nothing else, and the way to report a fault
 //! that is found on one of GStreamer's threads.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gstreamer as gst;
 use gstreamer::glib;
@@ -32,42 +32,46 @@ pub(super) fn pad_caps(pad: &gst::Pad) -> gst::Caps {
 
 /// The fault that was found on one of GStreamer's threads and that the bus does not describe.
 #[derive(Clone, Default)]
-pub(super) struct Fault {
-    first: Arc<Mutex<Option<SourceError>>>,
-    streams: Arc<Mutex<Streams>>,
-}
+pub(super) struct Fault(Arc<Mutex<Found>>);
 
-/// The streams of a file.
 #[derive(Default)]
-struct Streams {
-    /// A video stream was found: that one is played.
+struct Found {
+    first: Option<SourceError>,
+    /// A file's video stream was found: that one is played.
     video: bool,
-    /// Media types of the others.
+    /// Media types of a file's other streams.
     others: Vec<String>,
 }
 
 impl Fault {
+    // Its fields are always whole, so a poisoned lock is still good.
+    fn lock(&self) -> MutexGuard<'_, Found> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Notes a stream of a file. True: it is the video stream to be played.
     pub(super) fn stream(&self, media: &str) -> bool {
-        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut found = self.lock();
         let video = media.starts_with("video/") || media.starts_with("image/");
-        if streams.video || !video {
-            streams.others.push(media.to_owned());
+        if found.video || !video {
+            found.others.push(media.to_owned());
             return false;
         }
-        streams.video = true;
+        found.video = true;
         true
     }
 
     /// The fault, or what a file without video holds instead: GStreamer's own error for such a file is empty.
     pub(super) fn explain(&self) -> Option<SourceError> {
-        let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        let others = || SourceError::NoVideo(format!("it holds {}, but no video", streams.others.join(", ")));
-        self.take().or_else(|| (!streams.video && !streams.others.is_empty()).then(others))
+        let mut found = self.lock();
+        let no_video = !found.video && !found.others.is_empty();
+        let others =
+            no_video.then(|| SourceError::NoVideo(format!("it holds {}, but no video", found.others.join(", "))));
+        found.first.take().or(others)
     }
 
     pub(super) fn take(&self) -> Option<SourceError> {
-        self.first.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.lock().first.take()
     }
 }
 
@@ -143,7 +147,7 @@ impl WeakDraft {
         let Some(pipeline) = self.pipeline.upgrade() else { return };
         let draft = Draft { pipeline, head: self.head.clone(), fault: self.fault.clone() };
         if let Err(error) = work(&draft) {
-            draft.fault.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            draft.fault.lock().first.get_or_insert(error);
             if let Some(bus) = draft.pipeline.bus() {
                 wake(&bus);
             }

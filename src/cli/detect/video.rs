@@ -164,7 +164,7 @@ impl Run<'_> {
         let mut timeout = timeout;
         let mut any = false;
         while let Some(outcome) = self.detector.finish(timeout) {
-            let result = outcome.map_err(|(_, error)| error)?;
+            let result = outcome?;
             let Some(frame) = self.waiting.pop_front() else { break };
             self.output.frame(&result)?;
             self.writer.push(frame, &result)?;
