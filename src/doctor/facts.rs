@@ -11,6 +11,7 @@ use super::media::Media;
 use super::runtime::Runtime;
 use super::system::{Clock, Folder, Memory, Power};
 use crate::config::{BackendChoice, Config};
+use crate::infer::{self, Device};
 use crate::source::CameraProbe;
 
 /// The configuration, as far as it could be read.
@@ -36,6 +37,11 @@ impl Scope {
     /// `auto` without a configuration.
     pub fn backend(&self) -> BackendChoice {
         self.config.as_ref().map_or(BackendChoice::Auto, |config| config.model.backend)
+    }
+
+    /// Whether the configuration names a backend that runs on a GPU.
+    pub fn wants_gpu(&self) -> bool {
+        infer::named_backend(self.backend()).is_some_and(|backend| backend.device == Device::Gpu)
     }
 }
 

@@ -10,7 +10,7 @@ use super::facts::{Broker, Credentials, Facts, Port, Scope};
 use super::limit::{Limited, Task};
 use super::system::Folder;
 use super::{DROPIN, Root, board, devices, dropin, libraries, media, network, runtime, system};
-use crate::config::{BackendChoice, ModelConfig};
+use crate::config::ModelConfig;
 use crate::model::ModelSpec;
 use crate::sink::mqtt;
 
@@ -39,7 +39,7 @@ pub fn gather(request: &Request) -> Facts {
     let gpu = runtime::gpu(&root);
     let model_config = scope.config.as_ref().map(|config| config.model.clone());
     let asked = model_config.clone().unwrap_or_default();
-    let ask_gpu = !gpu.is_empty() || matches!(scope.backend(), BackendChoice::Cuda | BackendChoice::Tensorrt);
+    let ask_gpu = !gpu.is_empty() || scope.wants_gpu();
     let runtime = Task::start("runtime", runtime::TIMEOUT, move || runtime::runtime(&asked, ask_gpu));
     let media = Task::start("media", MEDIA, media::media);
     let broker = broker(&scope);
@@ -61,11 +61,15 @@ pub fn gather(request: &Request) -> Facts {
         memory: system::memory(&root),
         power: system::power(&root),
         clock: system::clock(&root, SystemTime::now()),
-        folders: folders.into_iter().map(|(folder, task)| task.wait().unwrap_or_else(folder)).collect(),
+        folders: folders
+            .into_iter()
+            .map(|(folder, task)| task.wait().unwrap_or_else(|late| Folder { trouble: Some(late), ..folder }))
+            .collect(),
         gpu,
         libraries: libraries.wait(),
         model: model.wait().and_then(|outcome| outcome),
-        broker: broker.map(BrokerProbe::wait),
+        broker: broker
+            .map(|(broker, probe)| Broker { outcome: probe.map(|probe| probe.wait().unwrap_or_else(Err)), ..broker }),
         runtime: runtime.wait(),
         media: media.wait().and_then(|outcome| outcome),
         credentials,
@@ -81,27 +85,14 @@ fn allowed(root: &Root, board: &Board, devices: &Devices) -> Option<bool> {
     asked.then(|| dropin::current(&dropin::dropin(board, devices), &there))
 }
 
-/// A broker that is being probed.
-struct BrokerProbe {
-    address: String,
-    tls: bool,
-    task: Option<Task<Limited<()>>>,
-}
-
-impl BrokerProbe {
-    fn wait(self) -> Broker {
-        let outcome = self.task.map(|task| task.wait().unwrap_or_else(Err));
-        Broker { address: self.address, tls: self.tls, outcome }
-    }
-}
-
-fn broker(scope: &Scope) -> Option<BrokerProbe> {
+/// The broker without its outcome, and the probe that is under way, unless its password is not available.
+fn broker(scope: &Scope) -> Option<(Broker, Option<Task<Limited<()>>>)> {
     let config = scope.config.as_ref()?;
     let mqtt = config.mqtt.clone()?;
     let (node, address, tls) = (config.node.clone(), format!("{}:{}", mqtt.url.host, mqtt.url.port), mqtt.url.tls);
     let asked = !scope.lacks(mqtt.password.as_ref());
     let task = asked.then(|| Task::start("broker", BROKER, move || mqtt::probe(&mqtt, &node)));
-    Some(BrokerProbe { address, tls, task })
+    Some((Broker { address, tls, outcome: None }, task))
 }
 
 /// Opens the models as the service does.
@@ -120,8 +111,8 @@ fn model(config: &ModelConfig) -> Limited<String> {
     Ok(format!("{name}, {input}, {classes} classes ({})", spec.path.display()))
 }
 
-/// Folders that systemd provides, and those that the configuration names.
-fn folders(scope: &Scope) -> Vec<(impl FnOnce(String) -> Folder, Task<Folder>)> {
+/// Folders that systemd provides, and those that the configuration names; each with its check, which is under way.
+fn folders(scope: &Scope) -> Vec<(Folder, Task<Folder>)> {
     let given = |variable: &str| {
         let value = std::env::var(variable).unwrap_or_default();
         value.split(':').next().filter(|folder| !folder.is_empty()).map(PathBuf::from)
@@ -141,8 +132,7 @@ fn folders(scope: &Scope) -> Vec<(impl FnOnce(String) -> Folder, Task<Folder>)> 
         .map(|(purpose, path)| {
             let asked = path.clone();
             let task = Task::start(purpose, FILES, move || system::folder(purpose, &asked));
-            let timed_out = move |late| Folder { purpose: purpose.into(), path, free: None, trouble: Some(late) };
-            (timed_out, task)
+            (Folder { purpose: purpose.into(), path, free: None, trouble: None }, task)
         })
         .collect()
 }

@@ -1,7 +1,12 @@
 //! Work with a timeout, on a thread that is left behind when it does not end in time.
 
+use std::ffi::OsStr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
+
+use serde::de::DeserializeOwned;
+
+use crate::infer;
 
 /// A result, or why there is none.
 pub(super) type Limited<T> = Result<T, String>;
@@ -30,6 +35,15 @@ impl<T: Send + 'static> Task<T> {
             RecvTimeoutError::Timeout => format!("no answer within {} s", self.limit.as_secs_f32()),
             RecvTimeoutError::Disconnected => "the check itself failed; please report this".into(),
         })
+    }
+}
+
+/// What a child process reports that runs this program with `call`; `name` is the child's in a reason.
+pub(super) fn child<T: DeserializeOwned>(call: &[&OsStr], timeout: Duration, name: &str) -> Limited<T> {
+    let answer = infer::ask(call, timeout).map_err(|error| error.to_string())?;
+    match answer.crash() {
+        Some(signal) => Err(format!("{name} crashed ({signal})")),
+        None => answer.report().unwrap_or_else(|| Err(format!("{name} ended with {}", answer.status))),
     }
 }
 

@@ -5,20 +5,13 @@ use std::time::Duration;
 use gstreamer as gst;
 use serde::{Deserialize, Serialize};
 
-use super::limit::Limited;
-use crate::infer;
+use super::limit::{Limited, child};
 use crate::sink::encoder::{self, EncoderPlan};
 use crate::sink::rtsp;
 use crate::source::{self, ElementPlan, SourcePlan};
 
 /// The first start builds the registry of all plugins, which is slow on a small machine.
 const TIMEOUT: Duration = Duration::from_secs(40);
-
-/// A plugin that GStreamer could not load.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Broken {
-    pub file: String,
-}
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Media {
@@ -30,7 +23,8 @@ pub struct Media {
     pub encoders: Vec<EncoderPlan>,
     /// Elements that annotated streams need besides the encoder.
     pub output: Vec<ElementPlan>,
-    pub broken: Vec<Broken>,
+    /// Files of plugins that GStreamer could not load.
+    pub broken: Vec<String>,
 }
 
 /// Examines GStreamer in this process: what the child (`ocelli probe-media`) does.
@@ -42,7 +36,7 @@ pub fn look() -> Result<Media, String> {
         .plugins()
         .into_iter()
         .filter(|plugin| plugin.plugin_flags().contains(gst::PluginFlags::BLACKLISTED))
-        .filter_map(|plugin| Some(Broken { file: plugin.filename()?.display().to_string() }))
+        .filter_map(|plugin| Some(plugin.filename()?.display().to_string()))
         .collect();
     Ok(Media {
         version: format!("{major}.{minor}.{micro}"),
@@ -54,11 +48,5 @@ pub fn look() -> Result<Media, String> {
 }
 
 pub(super) fn media() -> Limited<Media> {
-    let answer = infer::ask(&["probe-media".as_ref()], TIMEOUT).map_err(|error| error.to_string())?;
-    if let Some(signal) = answer.crash() {
-        return Err(format!("its plugins crashed the process that examined them ({signal})"));
-    }
-    answer
-        .report::<Limited<Media>>()
-        .unwrap_or_else(|| Err(format!("the process that examined it ended with {}", answer.status)))
+    child(&["probe-media".as_ref()], TIMEOUT, "the process that examined its plugins")
 }

@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use super::Root;
 use super::facts::{CameraFacts, Port, Probed, Scope};
-use super::limit::{Limited, Task};
+use super::limit::{Limited, Task, child};
 use crate::config::{CameraConfig, SourceConfig};
-use crate::infer;
 use crate::source::CameraProbe;
 
 /// A camera has 15 s for its first picture; then frames are counted.
@@ -117,12 +116,7 @@ fn probe(scope: &Scope, camera: &CameraConfig, arguments: &[OsString]) -> Result
 
 fn look(call: &[OsString]) -> Limited<CameraProbe> {
     let call: Vec<&std::ffi::OsStr> = call.iter().map(OsString::as_os_str).collect();
-    let answer = infer::ask(&call, CAMERA).map_err(|error| error.to_string())?;
-    if let Some(signal) = answer.crash() {
-        return Err(format!("the process that probed it crashed ({signal})"));
-    }
-    let report = answer.report::<Limited<CameraProbe>>();
-    report.unwrap_or_else(|| Err(format!("the process that probed it ended with {}", answer.status)))
+    child(&call, CAMERA, "the process that probed it")
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@ mod orin_nano;
 use std::path::{Path, PathBuf};
 
 use super::facts::Probed;
-use super::media::Broken;
 use super::runtime::{Runtime, Search};
 use super::*;
 use crate::config::BackendChoice;
@@ -203,6 +202,7 @@ fn openvino_is_reported_where_it_is_installed_or_configured() {
     facts.runtime.as_mut().unwrap().openvino.refused = Some("this processor does not compute in bf16".into());
     let checks = judge(&facts);
     assert_eq!(of(&checks, "openvino").status, Status::Warning);
+    assert!(of(&checks, "openvino").fix.as_ref().unwrap().contains("precision"));
     assert!(of(&checks, "openvino").detail.ends_with("libopenvino_c.so): this processor does not compute in bf16"));
     assert!(of(&checks, "backend").detail.contains("gives cpu (ONNX Runtime 1.23.2), because openvino does not run"));
     facts.runtime.as_mut().unwrap().openvino.refused = None;
@@ -256,7 +256,7 @@ fn a_plugin_that_does_not_load_differs_from_one_that_is_not_installed() {
     let mut facts = orin_nano();
     let mut media = media();
     media.encoders[1].trouble = Some("x264enc: not installed".into());
-    media.broken.push(Broken { file: "/usr/lib/gstreamer-1.0/libgstx264.so".into() });
+    media.broken.push("/usr/lib/gstreamer-1.0/libgstx264.so".into());
     facts.media = Ok(media);
     let checks = judge(&facts);
     assert!(of(&checks, "encode.h264").detail.contains("libgstx264.so does not load"));

@@ -1,7 +1,6 @@
 //! The model, and the backends that can run it.
 
 use super::listed;
-use crate::config::BackendChoice;
 use crate::doctor::check::{Check, Section, Status};
 use crate::doctor::facts::Facts;
 use crate::doctor::libraries::Library;
@@ -19,8 +18,8 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     match &facts.runtime {
         Ok(runtime) => {
             checks.push(library(facts, runtime));
-            let gpu = [BackendKind::Tensorrt, BackendKind::Cuda].into_iter();
-            checks.extend(gpu.filter_map(|kind| provider(facts, runtime, kind)));
+            let gpu = infer::backends().iter().filter(|backend| backend.device == Device::Gpu);
+            checks.extend(gpu.filter_map(|backend| provider(facts, runtime, backend.kind)));
             checks.extend(openvino(facts, runtime));
             checks.push(backend(facts, runtime));
         }
@@ -51,14 +50,10 @@ fn status(facts: &Facts, kind: BackendKind) -> Status {
     if named(facts, kind) { Status::Failed } else { Status::Warning }
 }
 
-fn wants_gpu(facts: &Facts) -> bool {
-    named(facts, BackendKind::Cuda) || named(facts, BackendKind::Tensorrt)
-}
-
 fn nvidia(facts: &Facts) -> Vec<Check> {
     if facts.gpu.is_empty() {
         let id = |status, detail: &str| check("gpu", status, detail).named("GPU");
-        return vec![match wants_gpu(facts) {
+        return vec![match facts.scope.wants_gpu() {
             true => id(Status::Failed, "no device of an NVIDIA GPU here, but the configuration asks for one")
                 .fix("install NVIDIA's driver (nvidia-smi, or on a Jetson tegrastats, must see the GPU), or set `model.backend: auto`"),
             false => id(Status::Skipped, "no NVIDIA GPU: CUDA, cuDNN and TensorRT are not checked"),
@@ -97,7 +92,7 @@ fn nvidia(facts: &Facts) -> Vec<Check> {
 /// The driver consists of device nodes and a library.
 fn driver(facts: &Facts, library: Option<&Library>, nodes: &str) -> Check {
     let id = |status, detail: String| check("gpu", status, detail).named("GPU");
-    let worst = if wants_gpu(facts) { Status::Failed } else { Status::Warning };
+    let worst = if facts.scope.wants_gpu() { Status::Failed } else { Status::Warning };
     let fix = match facts.board.container {
         true => "start the container with `--runtime nvidia` or `--gpus all`",
         false => {
@@ -145,22 +140,20 @@ fn library(facts: &Facts, runtime: &Runtime) -> Check {
     let id = |status, detail: String| check("onnxruntime", status, detail).named("ONNX Runtime");
     let search = &runtime.onnxruntime;
     let choice = facts.scope.backend();
+    // `auto` can do without it.
+    let needed = infer::named_backend(choice).map(|b| b.runtime.is_some_and(|own| own.name == ONNX_RUNTIME.name));
     match describe(search, ["model.ort_library", "ORT_DYLIB_PATH"]) {
         Ok(detail) if search.broken().is_empty() => id(Status::Ok, detail),
-        Ok(detail) => id(Status::Warning, format!("{detail}; passed over: {}", search.broken().join("; ")))
+        Ok(detail) => id(Status::Warning, format!("{detail}; these do not work: {}", search.broken().join("; ")))
             .fix("remove the libraries that do not work, or name the right one in `model.ort_library`"),
-        Err(_) if search.tried.is_empty() && matches!(choice, BackendChoice::Tract | BackendChoice::Openvino) => {
-            id(Status::Skipped, format!("none, and `backend: {}` needs none", word(choice)))
+        Err(_) if search.tried.is_empty() && needed == Some(false) => {
+            id(Status::Skipped, format!("none, and `backend: {}` needs none", choice.as_str()))
         }
-        Err(detail) => id(any(facts), detail).fix(format!(
+        Err(detail) => id(if needed == Some(true) { Status::Failed } else { Status::Warning }, detail).fix(format!(
             "install ONNX Runtime {} or newer for {} and name its libonnxruntime.so in `model.ort_library`",
             ONNX_RUNTIME.oldest, facts.board.arch
         )),
     }
-}
-
-fn word(choice: BackendChoice) -> String {
-    format!("{choice:?}").to_lowercase()
 }
 
 /// `None` where OpenVINO is neither installed nor configured.
@@ -178,21 +171,14 @@ fn openvino(facts: &Facts, runtime: &Runtime) -> Option<Check> {
     let names = ["model.openvino.library", "OPENVINO_INSTALL_DIR or INTEL_OPENVINO_DIR"];
     Some(match (describe(search, names), refused) {
         (Ok(detail), None) => id(Status::Ok, detail),
-        (Ok(detail), Some(reason)) => id(failed, format!("{detail}: {reason}")),
+        (Ok(detail), Some(reason)) => id(failed, format!("{detail}: {reason}"))
+            .fix("set `model.openvino.precision: f32`, or another precision that this processor computes in"),
         (Err(detail), _) => id(failed, detail).fix(format!(
             "install OpenVINO {} or newer for {} and name its libopenvino_c.so in `model.openvino.library`, \
              its other libraries beside it",
             OPENVINO.oldest, facts.board.arch
         )),
     })
-}
-
-/// The status when ONNX Runtime has no working library.
-fn any(facts: &Facts) -> Status {
-    match facts.scope.backend() {
-        BackendChoice::Auto | BackendChoice::Tract | BackendChoice::Openvino => Status::Warning,
-        _ => Status::Failed,
-    }
 }
 
 /// `None` where the GPU provider was not tried.
@@ -266,18 +252,18 @@ fn products(libraries: &[String]) -> Vec<String> {
 /// The backend that `backend:` gives here: the first of the service's fallback order whose probe succeeds.
 fn backend(facts: &Facts, runtime: &Runtime) -> Check {
     let choice = facts.scope.backend();
-    let asked = word(choice);
+    let asked = choice.as_str();
     let openvino = !runtime.openvino.search.tried.is_empty() || runtime.openvino.unknown.is_some();
     let order = infer::fallback_order(choice, Machine { gpu: !facts.gpu.is_empty(), openvino });
-    let mut passed_over = Vec::new();
+    let mut failures = Vec::new();
     for &kind in &order {
         match probed(runtime, kind) {
             Ok(version) => {
                 let detail = format!("`backend: {asked}` gives {kind} ({version})");
-                if passed_over.is_empty() {
+                if failures.is_empty() {
                     return check("backend", Status::Ok, detail);
                 }
-                let detail = format!("{detail}, because {}", passed_over.join("; "));
+                let detail = format!("{detail}, because {}", failures.join("; "));
                 let slow = !facts.gpu.is_empty() && infer::backend(kind).device == Device::Cpu;
                 // Without a GPU the loss is small, and the line of ONNX Runtime names it.
                 return match slow {
@@ -287,13 +273,13 @@ fn backend(facts: &Facts, runtime: &Runtime) -> Check {
                     false => check("backend", Status::Ok, detail),
                 };
             }
-            Err(reason) => passed_over.push(format!("{kind} {reason}")),
+            Err(reason) => failures.push(format!("{kind} {reason}")),
         }
     }
     let reasons = match order.as_slice() {
         // A named backend: its name is in the sentence already.
-        [kind] => passed_over.concat().replacen(&kind.to_string(), "", 1),
-        _ => format!(" gives nothing that runs: {}", passed_over.join("; ")),
+        [kind] => failures.concat().replacen(&kind.to_string(), "", 1),
+        _ => format!(" gives nothing that runs: {}", failures.join("; ")),
     };
     check("backend", Status::Failed, format!("`backend: {asked}`{reasons}"))
         .fix("fix what the lines above name, or set `model.backend: auto`")
@@ -301,10 +287,10 @@ fn backend(facts: &Facts, runtime: &Runtime) -> Check {
 
 /// The version of a backend that runs, or why it does not.
 fn probed(runtime: &Runtime, kind: BackendKind) -> Result<String, String> {
-    if kind == BackendKind::Tract {
+    let Some(library) = infer::backend(kind).runtime else {
         return runtime.tract.clone().ok_or_else(|| "is not part of this build".into());
-    }
-    if kind == BackendKind::Openvino {
+    };
+    if library.name == OPENVINO.name {
         if runtime.openvino.unknown.is_some() {
             return Err("cannot be checked".into());
         }

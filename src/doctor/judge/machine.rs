@@ -3,7 +3,6 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::{listed, size};
-use crate::config::BackendChoice;
 use crate::doctor::board::{Board, Jetson};
 use crate::doctor::check::{Check, Section, Status};
 use crate::doctor::devices::User;
@@ -113,7 +112,7 @@ fn clock(facts: &Facts) -> Check {
             true => (Status::Failed, ", and TLS refuses every certificate"),
             false => (Status::Warning, ""),
         };
-        return check("clock", status, format!("it says {now}, which is wrong: messages carry wrong times{more}"))
+        return check("clock", status, format!("it shows {now}, which is wrong: messages carry wrong times{more}"))
             .fix(enable);
     }
     match (&clock.keeper, clock.synchronised) {
@@ -121,7 +120,7 @@ fn clock(facts: &Facts) -> Check {
         (Some(keeper), None) => check("clock", Status::Ok, format!("{now}, kept by {keeper}")),
         (Some(keeper), Some(false)) => {
             let detail = format!("{now}, but {keeper} has not reached a time server yet");
-            check("clock", Status::Warning, detail).fix("timedatectl timesync-status says which server it asks")
+            check("clock", Status::Warning, detail).fix("timedatectl timesync-status shows which server it asks")
         }
         (None, _) if facts.board.container => check("clock", Status::Ok, format!("{now}; the host keeps it")),
         (None, _) => {
@@ -194,8 +193,7 @@ fn devices(facts: &Facts) -> Check {
         groups => format!("sudo usermod -aG {} {}, then log in again", groups.join(","), user.name),
     };
     let gpu = shut.iter().any(|node| node.path.starts_with("/dev/nv"));
-    let needed = matches!(facts.scope.backend(), BackendChoice::Cuda | BackendChoice::Tensorrt);
-    check("devices", if gpu && needed { Status::Failed } else { Status::Warning }, detail).fix(fix)
+    check("devices", if gpu && facts.scope.wants_gpu() { Status::Failed } else { Status::Warning }, detail).fix(fix)
 }
 
 /// The unit allows only devices that it names; a new JetPack brings new names.

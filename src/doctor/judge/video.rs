@@ -5,7 +5,6 @@ use crate::config::{Config, SourceConfig};
 use crate::doctor::check::{Check, Section, Status};
 use crate::doctor::facts::Facts;
 use crate::doctor::media::Media;
-use crate::sink::encoder::EncoderPlan;
 use crate::source::{CodecPlan, ElementPlan};
 
 /// Oldest GStreamer that works: JetPack 5's.
@@ -28,47 +27,28 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     };
     let mut checks = vec![version(media)];
     checks.extend(broken(media));
-    let needs = Needs::of(facts.scope.config.as_ref());
-    checks.push(elements(facts, media, "input.rtsp", "RTSP input", &media.source.rtsp, needs.cameras));
+    // Without a configuration: RTSP cameras and annotated streams, as by default.
+    let config = facts.scope.config.as_ref();
+    let uses = |default: bool, kind: fn(&SourceConfig) -> bool| {
+        let any = |config: &Config| config.cameras.iter().any(|camera| camera.enabled && kind(&camera.source));
+        config.map_or(default, any)
+    };
+    let cameras = uses(true, |source| matches!(source, SourceConfig::Rtsp { .. }));
+    let output = config.is_none_or(|config| config.rtsp.is_some());
+    checks.push(elements(facts, media, "input.rtsp", "RTSP input", &media.source.rtsp, cameras));
     // Checked only where such a camera is configured: a PC has none of NVIDIA's elements.
-    if needs.usb {
+    if uses(false, |source| matches!(source, SourceConfig::Usb { .. })) {
         checks.push(elements(facts, media, "input.usb", "USB input", &media.source.usb, true));
     }
-    if needs.csi {
+    if uses(false, |source| matches!(source, SourceConfig::Csi { .. })) {
         checks.push(elements(facts, media, "input.csi", "CSI input", &media.source.csi, true));
     }
-    checks.push(elements(facts, media, "input.file", "file input", &media.source.file, needs.files));
-    checks.extend(media.source.codecs.iter().map(|codec| decoding(facts, media, codec, needs.cameras)));
-    checks.push(encoding(facts, media, needs.output));
-    checks.push(elements(facts, media, "output.rtsp", "RTSP output", &media.output, needs.output));
+    let files = uses(false, |source| matches!(source, SourceConfig::File { .. }));
+    checks.push(elements(facts, media, "input.file", "file input", &media.source.file, files));
+    checks.extend(media.source.codecs.iter().map(|codec| decoding(facts, media, codec, cameras)));
+    checks.push(encoding(facts, media, output));
+    checks.push(elements(facts, media, "output.rtsp", "RTSP output", &media.output, output));
     checks
-}
-
-/// What the configuration uses. Without one: cameras and annotated streams, as by default.
-struct Needs {
-    cameras: bool,
-    usb: bool,
-    csi: bool,
-    files: bool,
-    output: bool,
-}
-
-impl Needs {
-    fn of(config: Option<&Config>) -> Self {
-        let Some(config) = config else {
-            return Self { cameras: true, usb: false, csi: false, files: false, output: true };
-        };
-        let any = |kind: fn(&SourceConfig) -> bool| {
-            config.cameras.iter().any(|camera| camera.enabled && kind(&camera.source))
-        };
-        Self {
-            cameras: any(|source| matches!(source, SourceConfig::Rtsp { .. })),
-            usb: any(|source| matches!(source, SourceConfig::Usb { .. })),
-            csi: any(|source| matches!(source, SourceConfig::Csi { .. })),
-            files: any(|source| matches!(source, SourceConfig::File { .. })),
-            output: config.rtsp.is_some(),
-        }
-    }
 }
 
 fn version(media: &Media) -> Check {
@@ -84,11 +64,10 @@ fn version(media: &Media) -> Check {
 }
 
 fn broken(media: &Media) -> Option<Check> {
-    let files: Vec<&str> = media.broken.iter().map(|broken| broken.file.as_str()).collect();
-    let first = files.first()?;
-    let detail = match files.len() {
+    let first = media.broken.first()?;
+    let detail = match media.broken.len() {
         1 => format!("{first} does not load"),
-        count => format!("{count} do not load: {}", files.join(", ")),
+        count => format!("{count} do not load: {}", media.broken.join(", ")),
     };
     let fix = format!("ldd {first} shows what is missing; once fixed: rm -rf ~/.cache/gstreamer-1.0");
     Some(check("plugins", Status::Warning, detail).named("plugins").fix(fix))
@@ -113,9 +92,9 @@ fn elements(facts: &Facts, media: &Media, id: &str, name: &str, needed: &[Elemen
 /// `x264enc is not installed`, or that its plugin does not load.
 fn absent(media: &Media, element: &str) -> String {
     let file = format!("libgst{}.so", plugin(element));
-    match media.broken.iter().find(|broken| broken.file.ends_with(&file)) {
-        Some(_) => format!("{element} is not usable ({file} does not load)"),
-        None => format!("{element} is not installed"),
+    match media.broken.iter().any(|broken| broken.ends_with(&file)) {
+        true => format!("{element} is not usable ({file} does not load)"),
+        false => format!("{element} is not installed"),
     }
 }
 
@@ -212,9 +191,8 @@ fn encoding(facts: &Facts, media: &Media, used: bool) -> Check {
     if jetson.no_encoder {
         return id(Status::Ok, format!("{detail}: this module has no encoder chip"));
     }
-    let passed_over = |encoder: &&EncoderPlan| encoder.element.starts_with("nvv4l2");
-    let reason =
-        media.encoders.iter().find(passed_over).and_then(|encoder| encoder.trouble.clone()).unwrap_or_default();
+    let nvidias = media.encoders.iter().find(|encoder| encoder.element.starts_with("nvv4l2"));
+    let reason = nvidias.and_then(|encoder| encoder.trouble.as_deref()).unwrap_or_default();
     let fix = match reason.contains("not installed") {
         true => install(facts, ["nvidia-l4t-gstreamer"]),
         false => "see the line `devices`: the encoder is opened through them".to_owned(),

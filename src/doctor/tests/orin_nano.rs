@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use crate::config::Config;
 use crate::doctor::devices::{Devices, Node, User};
 use crate::doctor::facts::{Broker, Port, Probed};
-use crate::doctor::media::{Broken, Media};
+use crate::doctor::media::Media;
 use crate::doctor::runtime::{Runtime, Search};
 use crate::doctor::system::Folder;
 use crate::doctor::*;
@@ -103,7 +103,7 @@ pub(super) fn media() -> Media {
             EncoderPlan { element: "x264enc".into(), hardware: false, trouble: None },
         ],
         output: vec![element("rtph264pay")],
-        broken: vec![Broken { file: "/usr/lib/aarch64-linux-gnu/gstreamer-1.0/libgstnvdsosd.so".into() }],
+        broken: vec!["/usr/lib/aarch64-linux-gnu/gstreamer-1.0/libgstnvdsosd.so".into()],
     }
 }
 
