@@ -106,7 +106,7 @@ fn input(spec: &ModelSpec) -> InputTensor {
     input
 }
 
-/// The same for models of single floats.
+/// The same for models that take f32.
 fn planes(spec: &ModelSpec) -> Vec<f32> {
     match input(spec) {
         InputTensor::Planes(planes) => planes,
@@ -205,7 +205,7 @@ fn untouched_tract(spec: &ModelSpec) -> Option<Candidate> {
 /// What our session costs over the runtime's own call with the same options on the same input.
 fn overhead(spec: &ModelSpec, rounds: usize) {
     if spec.input.elem != Elem::Float32 {
-        println!("  session over the bare call: only measured where the model takes single floats");
+        println!("  session over the bare call: only measured where the model takes f32");
         return;
     }
     let input = planes(spec);
