@@ -1,8 +1,8 @@
 //! Convolutions in which each output sees all channels: a matrix product over packed windows.
 
-use super::block::{self, Block, Start, plain};
+use super::block::{Block, Start, plain};
 use super::stage::Stage;
-use super::{Activation, DEPTH, ROWS, WIDTH, Window, vectors};
+use super::{Activation, DEPTH, ROWS, WIDTH, Window};
 
 /// A dense convolution with packed weights.
 #[derive(Debug, Clone)]
@@ -57,7 +57,7 @@ impl Conv {
             return false;
         }
         #[cfg(target_arch = "x86_64")]
-        if vectors() {
+        if super::vectors() {
             // SAFETY: the processor has AVX2 and FMA.
             #[allow(unsafe_code)]
             unsafe {
@@ -72,7 +72,7 @@ impl Conv {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
     fn run_avx2(&self, input: &[f32], residual: Option<&[f32]>, output: &mut [f32]) {
-        self.run_with(input, residual, output, |block| block::avx2(block));
+        self.run_with(input, residual, output, |block| super::block::avx2(block));
     }
 
     #[inline(always)]

@@ -6,7 +6,7 @@ use std::arch::x86_64::{__m256, _mm256_fmadd_ps, _mm256_set1_ps};
 #[cfg(target_arch = "x86_64")]
 use super::block::{load, silu, store};
 use super::stage::Stage;
-use super::{Activation, WIDTH, Window};
+use super::{Activation, Window};
 
 #[derive(Debug, Clone)]
 pub(in crate::tract_conv) struct Depthwise {
@@ -58,7 +58,7 @@ impl Depthwise {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
     fn run_avx2(&self, input: &[f32], output: &mut [f32]) {
-        if self.window.output[1] < WIDTH {
+        if self.window.output[1] < super::WIDTH {
             self.run_with(input, output, |row, out| avx2::<1>(row, out));
         } else {
             self.run_with(input, output, |row, out| avx2::<2>(row, out));
