@@ -1,7 +1,8 @@
 //! Good probe results, kept in one small file, so that a restart does not probe again.
 //!
-//! A result holds while the same files are in the same places and this program has the same version. Failed probes are not
-//! stored, because the machine may be repaired meanwhile.
+//! A result holds while the same files are in the same places and this program has the same version and architecture: a
+//! folder may be shared, and a machine may run both. Failed probes are not stored, because the machine may be repaired
+//! meanwhile.
 
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -53,7 +54,7 @@ impl Probed {
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Stored {
-    program_version: String,
+    program: String,
     probed: Vec<Probed>,
 }
 
@@ -106,8 +107,9 @@ impl ProbeCache {
 fn read(file: &Path) -> Stored {
     let text = check_owner(file).ok().and_then(|()| atomic::read(file).ok()).unwrap_or_default();
     let mut stored: Stored = serde_json::from_str(&text).unwrap_or_default();
-    if stored.program_version != env!("CARGO_PKG_VERSION") {
-        stored = Stored { program_version: env!("CARGO_PKG_VERSION").into(), probed: Vec::new() };
+    let program = format!("{} {}", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
+    if stored.program != program {
+        stored = Stored { program, probed: Vec::new() };
     }
     stored.probed.retain(|probed| !probed.version.is_empty() && probed.version.len() <= LONGEST_VERSION);
     stored
@@ -217,8 +219,9 @@ mod tests {
         let bench = Bench::new();
         bench.start("runtime");
         let good = std::fs::read_to_string(bench.file()).unwrap();
-        let version = env!("CARGO_PKG_VERSION");
-        for text in ["", "{", "null", &good.replace(version, "0.0.0"), &good.replace("1.24.4", ""), &good[..200]] {
+        let (version, arch) = (env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
+        let others = [good.replace(version, "0.0.0"), good.replace(arch, "another")];
+        for text in ["", "{", "null", &others[0], &others[1], &good.replace("1.24.4", ""), &good[..200]] {
             let before = bench.probes.get();
             std::fs::write(bench.file(), text).unwrap();
             assert_eq!(bench.start("runtime"), before + 1, "{text}");
